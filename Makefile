@@ -1,0 +1,28 @@
+# The verbs of this project. Each is a script in docker/dev/.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check env logs stop clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: ## install, build, start, and take a request to a running container; then return
+	@docker/dev/run
+
+test: ## all tests on real Postgres, Redis and Docker (ARGS="…" goes to cargo test)
+	@docker/dev/test $(ARGS)
+
+check: ## formatting, lints, documentation: as strict as CI
+	@docker/dev/check
+
+env: ## the private services and .app/dev.env, without the app
+	@docker/dev/env
+
+logs: ## follow the app's log
+	@docker/dev/logs
+
+stop: ## stop the app and the private services; data stays
+	@docker/dev/stop
+
+clean: ## remove everything that make run made
+	@docker/dev/clean

@@ -1,0 +1,142 @@
+# install.sh: gets what is missing with apt, and nothing else on the machine
+# changes: no service is started (policy-rc.d), no default cluster is created,
+# nothing is restarted (needrestart). What is there already is left alone.
+#
+# Sourced after place.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # variables for other parts
+
+POLICY=/usr/sbin/policy-rc.d
+NO_CLUSTER=/etc/postgresql-common/createcluster.d/app-dev.conf
+
+postgres_bin() {
+	local newest
+	newest=$(printf '%s\n' /usr/lib/postgresql/*/bin/initdb | sort -V | tail -n 1)
+	[ -x "$newest" ] && dirname "$newest"
+}
+
+# A busybox that runs in an empty image. Prints its path.
+busybox_static() {
+	local file
+	for file in "$DEV/busybox/bin/busybox" "$DEV/busybox/usr/bin/busybox" "$(command -v busybox || true)"; do
+		[ -x "$file" ] || continue
+		ldd "$file" 2>&1 | grep -q '=>' && continue
+		printf '%s' "$file"
+		return
+	done
+	return 1
+}
+
+has() { command -v "$1" >/dev/null; }
+
+# The packages that are missing, one a line. Wanted are words out of
+# "postgres redis docker demo"; a compiler always is.
+missing() {
+	has cc || printf '%s\n' gcc libc6-dev
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+	[ $# -gt 0 ] || return 0
+	has curl || echo curl
+	has jq || echo jq
+	has setpriv || echo util-linux
+	case " $* " in *" postgres "*) postgres_bin >/dev/null || echo postgresql ;; esac
+	case " $* " in *" redis "*) has redis-server || echo redis-server ;; esac
+	case " $* " in *" docker "*)
+		has dockerd || echo docker.io
+		has iptables || echo iptables
+		has ip || echo iproute2
+		# Without its parser no container starts where the kernel has AppArmor on.
+		if grep -qs Y /sys/module/apparmor/parameters/enabled && ! has apparmor_parser; then
+			echo apparmor
+		fi
+		;;
+	esac
+	case " $* " in *" demo "*) busybox_static >/dev/null || has busybox || echo busybox-static ;; esac
+	# The command line is a package of its own in newer releases.
+	case " $* " in *" docker "* | *" demo "*)
+		has docker || if apt-cache show docker-cli >/dev/null 2>&1; then echo docker-cli; else echo docker.io; fi
+		;;
+	esac
+}
+
+apt_get() {
+	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l \
+		apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+}
+
+policy_placed="" cluster_placed=""
+
+# Both only while we install, and only if nobody put them there before us.
+install_quietly() {
+	if [ ! -e "$POLICY" ]; then
+		policy_placed=yes
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+		as_root chmod 755 "$POLICY"
+	fi
+	case " $* " in *" postgresql "*)
+		if [ ! -e "$NO_CLUSTER" ] && ! postgres_bin >/dev/null; then
+			cluster_placed=yes
+			as_root mkdir -p "$(dirname "$NO_CLUSTER")"
+			printf 'create_main_cluster = false\n' | as_root tee "$NO_CLUSTER" >/dev/null
+		fi
+		;;
+	esac
+	apt_get install --no-install-recommends "$@"
+	install_undo
+}
+
+# Also from the EXIT trap: an interrupted installation leaves no policy behind.
+install_undo() {
+	[ -z "$policy_placed" ] || as_root rm -f "$POLICY"
+	[ -z "$cluster_placed" ] || as_root rm -f "$NO_CLUSTER"
+	policy_placed="" cluster_placed=""
+}
+
+# The EXIT trap of whatever installs.
+install_end() {
+	local status=$?
+	install_undo
+	phase_failed "$status"
+}
+
+# install_missing postgres redis docker demo (those that are wanted)
+install_missing() {
+	local packages=() refreshed=""
+	mapfile -t packages < <(missing "$@" | sort -u)
+	if ((${#packages[@]})); then
+		has apt-get || die "not found: ${packages[*]} (Debian's names). This machine has no apt-get: install them and run make again"
+		may_root || die "not installed: run 'apt-get install ${packages[*]}' as root, or allow $(id -un) sudo without a password"
+		say "    installing ${packages[*]}"
+		apt_get update
+		refreshed=yes
+		# The list may be longer now that the package lists are known (docker-cli).
+		mapfile -t packages < <(missing "$@" | sort -u)
+		install_quietly "${packages[@]}"
+	fi
+	case " $* " in *" demo "*) install_busybox "$refreshed" ;; esac
+	has cargo || die "cargo not found: install Rust with rustup, then run make again"
+	PHASE_NOTE=${packages[*]:-"nothing missing"}
+}
+
+# Where the machine has a busybox that is not static, the package is unpacked, not
+# installed: installed, it would replace the machine's own.
+install_busybox() {
+	local refreshed=$1
+	! busybox_static >/dev/null || return 0
+	has apt-get || die "no static busybox found: put one on the PATH"
+	[ -n "$refreshed" ] || ! may_root || apt_get update
+	mkdir -p "$DEV/busybox"
+	(
+		cd "$DEV/busybox" || exit
+		apt-get -q download busybox-static
+		dpkg-deb -x busybox-static_*.deb .
+		rm -f busybox-static_*.deb
+	)
+	busybox_static >/dev/null || die "busybox-static does not run here"
+}
+
+redis_new_enough() {
+	local version
+	version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
+	[ "${version:-0}" -ge 7 ] ||
+		die "redis-server $(redis-server --version | sed -n 's/.* v=\([0-9.]*\).*/\1/p') is too old, 7.0 is needed: install a newer one, or set REDIS_URL"
+}

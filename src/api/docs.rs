@@ -1,0 +1,78 @@
+//! `/openapi.json`: generated from the handlers.
+
+use actix_web::HttpResponse;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use super::{health, instances, jobs, keys, metrics, networks};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "app", description = "Turns POST /instances into a running, networked container."),
+    paths(
+        instances::create, instances::list, instances::show, instances::delete,
+        jobs::list, jobs::show,
+        networks::list, networks::show,
+        keys::myself, keys::create, keys::list, keys::revoke,
+        health::live, health::ready, metrics::show, show,
+    ),
+    security(("api_key" = []), ("bearer" = [])),
+    modifiers(&Keys),
+)]
+pub struct Document;
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Default::default);
+        let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
+        components.add_security_scheme("api_key", header);
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("bearer", bearer);
+    }
+}
+
+#[utoipa::path(get, path = "/openapi.json", tag = "health", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+pub async fn show() -> HttpResponse {
+    HttpResponse::Ok().json(Document::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::routes;
+
+    #[test]
+    fn the_document_has_exactly_the_routes_of_the_table() {
+        let document = serde_json::to_value(Document::openapi()).expect("serializes");
+        let paths = document["paths"].as_object().expect("paths");
+        let documented: BTreeSet<(String, String)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().expect("a path item").keys();
+                methods.map(|method| (path.clone(), method.to_uppercase())).collect::<Vec<_>>()
+            })
+            .collect();
+        let served: BTreeSet<(String, String)> =
+            routes().iter().map(|route| (route.path.to_owned(), route.method.to_string())).collect();
+        assert_eq!(documented, served);
+        assert_eq!(document["openapi"], "3.1.0");
+    }
+
+    #[test]
+    fn every_answer_but_the_public_ones_documents_its_errors() {
+        let document = serde_json::to_value(Document::openapi()).expect("serializes");
+        for route in routes().iter().filter(|route| route.access != crate::api::Access::Public) {
+            let method = route.method.as_str().to_lowercase();
+            let responses = &document["paths"][route.path][&method]["responses"];
+            assert!(responses["default"].is_object(), "{method} {}", route.path);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Errors to problems: one table, exhaustive. What is inside stays inside; clients get the code.
+
+use actix_web::{HttpResponse, ResponseError, http::StatusCode};
+use thiserror::Error;
+
+use crate::{
+    core::{db::DbError, identity::IdentityError, invalid::Invalid, protocol::accept_create::AcceptError},
+    http::problem::{Code, Problem},
+};
+
+#[derive(Debug, Error)]
+pub enum ApiError {
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    #[error(transparent)]
+    Identity(IdentityError),
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl std::error::Error for Problem {}
+
+impl ApiError {
+    fn problem(&self) -> Problem {
+        match self {
+            Self::Problem(problem) => problem.clone(),
+            Self::Identity(IdentityError::Unauthenticated) => {
+                Problem::new(Code::Unauthenticated, "send a valid key as X-API-Key or Authorization: Bearer")
+            }
+            Self::Identity(IdentityError::Db(error)) | Self::Db(error) | Self::Accept(AcceptError::Db(error)) => {
+                db(error)
+            }
+            Self::Accept(AcceptError::NameTaken) => {
+                Problem::new(Code::NameTaken, "another instance of this tenant has the name")
+            }
+            Self::Accept(AcceptError::UnknownNetwork) => {
+                Problem::invalid(vec![Invalid::new("/network", "not_found", "the tenant has no such network")])
+            }
+            Self::Accept(AcceptError::AddressExhausted) => {
+                Problem::new(Code::AddressExhausted, "every address of the network is in use")
+            }
+            Self::Accept(AcceptError::PortTaken(detail)) => Problem::new(Code::PortTaken, detail.as_str()),
+            Self::Accept(AcceptError::QuotaExceeded(detail)) => Problem::new(Code::QuotaExceeded, detail.as_str()),
+            Self::Accept(AcceptError::KeyReused) => {
+                Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
+            }
+            Self::Accept(AcceptError::KeyInProgress) => Problem::new(
+                Code::IdempotencyInProgress,
+                "the first request with this Idempotency-Key has not ended; send it again",
+            ),
+        }
+    }
+}
+
+fn db(error: &DbError) -> Problem {
+    match error {
+        DbError::Unavailable(_) | DbError::Locked => {
+            tracing::warn!(%error, "answering 503");
+            Problem::new(Code::Unavailable, "the database does not answer; if this was a write, its outcome is unknown")
+        }
+        DbError::Refused { .. } | DbError::Conflict { .. } | DbError::Statement { .. } => {
+            tracing::error!(%error, "answering 500");
+            Problem::new(Code::Internal, "the request id leads to the log")
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.problem().status_code()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.problem().error_response()
+    }
+}

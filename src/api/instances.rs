@@ -1,0 +1,314 @@
+//! `/instances`: asked for, looked at, deleted.
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    accepted::{Accepted, accepted},
+    auth::caller,
+    error::ApiError,
+    idempotency, wait,
+};
+use crate::{
+    core::{
+        id::{HostId, InstanceId, JobId, NetworkId, TenantId},
+        identity::Scope,
+        instances::{
+            InstanceSpec, RawInstance, Status,
+            spec::{Placement, Port},
+            store::{self, InstanceFilter, InstanceRecord},
+        },
+        kind::JobKind,
+        protocol::{accept_create, accept_delete},
+        queue::Door,
+    },
+    http::{
+        body,
+        problem::{Problem, ProblemBody},
+        query::Query,
+    },
+};
+
+/// How long a job may wait for a host with room.
+const QUEUE_DEADLINE_S: f64 = 600.0;
+
+/// An instance.
+#[derive(Serialize, ToSchema)]
+pub struct Instance {
+    #[schema(value_type = Uuid)]
+    id: InstanceId,
+    name: String,
+    #[schema(value_type = Uuid)]
+    tenant_id: TenantId,
+    image: String,
+    #[schema(value_type = Option<Vec<String>>)]
+    command: Option<Value>,
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    env: Value,
+    cpu_millis: i32,
+    memory_mib: i32,
+    network: InstanceNetwork,
+    #[schema(value_type = Vec<Port>)]
+    ports: Value,
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    labels: Value,
+    restart_policy: String,
+    #[schema(value_type = Placement)]
+    placement: Value,
+    /// `pending`, `provisioning`, `running`, `stopping`, `stopped`, `starting`, `failed`, `unknown`, `deleting`, `deleted`.
+    #[schema(example = "running")]
+    status: String,
+    #[schema(value_type = Option<Reason>)]
+    status_reason: Option<Value>,
+    host: Option<InstanceHost>,
+    /// The newest intent's job.
+    #[schema(value_type = Uuid)]
+    job_id: JobId,
+    restart_count: i32,
+    exit_code: Option<i64>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    started_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    finished_at: Option<OffsetDateTime>,
+}
+
+/// An instance's place in its network.
+#[derive(Serialize, ToSchema)]
+pub struct InstanceNetwork {
+    #[schema(value_type = Uuid)]
+    id: NetworkId,
+    name: String,
+    address: String,
+    mac: String,
+}
+
+/// The host that runs an instance.
+#[derive(Serialize, ToSchema)]
+pub struct InstanceHost {
+    #[schema(value_type = Uuid)]
+    id: HostId,
+    name: String,
+    /// Where its published ports are reached; its name when none is set.
+    address: String,
+}
+
+/// Why a status or a job is as it is.
+#[derive(Serialize, ToSchema)]
+pub struct Reason {
+    code: String,
+    detail: String,
+}
+
+/// One page of instances.
+#[derive(Serialize, ToSchema)]
+pub struct InstanceList {
+    items: Vec<Instance>,
+    next_cursor: Option<String>,
+}
+
+impl From<InstanceRecord> for Instance {
+    fn from(record: InstanceRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            tenant_id: record.tenant,
+            image: record.image,
+            command: record.command,
+            env: record.env,
+            cpu_millis: record.cpu_millis,
+            memory_mib: record.memory_mib,
+            network: InstanceNetwork {
+                id: record.network,
+                name: record.network_name,
+                address: record.address.to_string(),
+                mac: record.mac,
+            },
+            ports: record.ports,
+            labels: record.labels,
+            restart_policy: record.restart_policy,
+            placement: record.placement,
+            status: record.status,
+            status_reason: record.status_reason,
+            host: record.host.map(|(id, name, address)| InstanceHost {
+                id,
+                address: address.unwrap_or_else(|| name.clone()),
+                name,
+            }),
+            job_id: record.job,
+            restart_count: record.restart_count,
+            exit_code: record.exit_code,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+        }
+    }
+}
+
+/// The id in the path; what is not a UUID names nothing.
+pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    // Only the usual form: a UUID has others, which are no ids here.
+    if text.len() != 36 {
+        return Err(Problem::not_found());
+    }
+    Uuid::parse_str(text).map_err(|_| Problem::not_found())
+}
+
+#[utoipa::path(post, path = "/instances", tag = "instances", request_body = RawInstance,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, kept 24 h")),
+    responses((status = 202, body = Accepted), (status = "default", body = ProblemBody<'static>)))]
+pub async fn create(
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    Query::of(&request)?.finish()?;
+    let body = body::json::<RawInstance>(&request, payload).await?;
+    let idempotency = idempotency::key(&request, &body.sent)?;
+    let range = &state.instances.port_range;
+    let spec = InstanceSpec::parse(body.value, range).map_err(Problem::invalid)?;
+    let create = accept_create::Create {
+        tenant: caller.tenant,
+        spec: &spec,
+        idempotency: idempotency.as_ref(),
+        port_range: range.clone(),
+        queue_deadline_s: QUEUE_DEADLINE_S,
+    };
+    match accept_create::create(&state.db, &create).await? {
+        accept_create::Accepted::New(record) => {
+            state.recent_writers.wrote(caller.tenant);
+            state.bell.ring(Door::Any, record.job, JobKind::Provision).await;
+            Ok(accepted(record.job, *record, false))
+        }
+        accept_create::Accepted::Replayed(replay) => {
+            let record = store::get(&state.db, caller.tenant, replay.instance).await?.ok_or_else(Problem::not_found)?;
+            Ok(accepted(replay.job, record, true))
+        }
+    }
+}
+
+#[utoipa::path(get, path = "/instances", tag = "instances",
+    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query), ("status" = Option<String>, Query),
+           ("name" = Option<String>, Query), ("label" = Option<Vec<String>>, Query, description = "key=value, all of them"),
+           ("network" = Option<String>, Query, description = "name or id"),
+           ("host" = Option<String>, Query, description = "name or id"),
+           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
+    responses((status = 200, body = InstanceList), (status = "default", body = ProblemBody<'static>)))]
+pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let mut query = Query::of(&request)?;
+    let page = query.take_page();
+    let tenant = take_tenant(&mut query, &caller);
+    let status = query.take_parsed("status", "must be an instance's status", |text| text.parse::<Status>().ok());
+    let mut labels = Map::new();
+    for label in query.take_all("label") {
+        match label.split_once('=') {
+            Some((key, value)) => drop(labels.insert(key.to_owned(), json!(value))),
+            None => query.refuse("label", "invalid", "must be key=value"),
+        }
+    }
+    let filter = InstanceFilter {
+        tenant: Some(tenant),
+        status: status.map(|status| status.to_string()),
+        name: query.take("name"),
+        labels: Value::Object(labels),
+        network: query.take("network"),
+        host: query.take("host"),
+    };
+    query.finish()?;
+    let page = store::list(&state.db, state.recent_writers.consistency(tenant), filter, page).await?;
+    let items = page.items.into_iter().map(Instance::from).collect();
+    Ok(HttpResponse::Ok().json(InstanceList { items, next_cursor: page.next_cursor }))
+}
+
+/// Whose things a list shows: the caller's, or for an admin any tenant's.
+pub(super) fn take_tenant(query: &mut Query, caller: &crate::core::identity::Caller) -> TenantId {
+    let asked = query.take_parsed("tenant_id", "must be a tenant's id", |text| text.parse::<TenantId>().ok());
+    match asked {
+        Some(tenant) if tenant == caller.tenant || caller.may(Scope::Admin) => tenant,
+        Some(_) => {
+            query.refuse("tenant_id", "invalid", "only an admin may name another tenant");
+            caller.tenant
+        }
+        None => caller.tenant,
+    }
+}
+
+#[utoipa::path(get, path = "/instances/{id}", tag = "instances",
+    params(("id" = Uuid, Path), ("wait" = Option<String>, Query, description = "a status to wait for"),
+           ("timeout" = Option<f64>, Query, description = "seconds, at most 60"),
+           ("If-None-Match" = Option<String>, Header)),
+    responses((status = 200, body = Instance), (status = 304), (status = "default", body = ProblemBody<'static>)))]
+pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let id = InstanceId::from(path_id(&request)?);
+    let load =
+        async || store::get(&state.db, caller.tenant, id).await?.ok_or_else(|| ApiError::from(Problem::not_found()));
+    let mut record = load().await?;
+    let mut query = Query::of(&request)?;
+    let target = query.take_parsed("wait", "must be an instance's status", |text| text.parse::<Status>().ok());
+    let deadline = wait::take_deadline(&mut query);
+    query.finish()?;
+    if let Some(target) = target {
+        loop {
+            let status: Option<Status> = record.status.parse().ok();
+            let settled = status.is_none_or(|status| status == target || !status.can_become(target));
+            if settled || state.stopping.is_cancelled() {
+                break;
+            }
+            let mut waiter = state.instance_watch.wait(id.uuid(), &record.status);
+            tokio::select! {
+                () = waiter.changed() => record = load().await?,
+                () = tokio::time::sleep_until(deadline) => break,
+                () = state.stopping.cancelled() => break,
+            }
+        }
+    }
+    let body = serde_json::to_string(&Instance::from(record)).map_err(|error| {
+        tracing::error!(%error, "an instance that cannot be shown");
+        Problem::new(crate::http::problem::Code::Internal, "the request id leads to the log")
+    })?;
+    let digest = Sha256::digest(body.as_bytes());
+    let etag = format!("\"{}\"", data_encoding::HEXLOWER.encode(&digest[..16]));
+    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if known.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == etag) {
+        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
+    }
+    Ok(HttpResponse::Ok().insert_header((header::ETAG, etag)).content_type("application/json").body(body))
+}
+
+#[utoipa::path(delete, path = "/instances/{id}", tag = "instances",
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = Accepted), (status = "default", body = ProblemBody<'static>)))]
+pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let id = InstanceId::from(path_id(&request)?);
+    let checked = Query::of(&request).and_then(Query::finish).and_then(|()| idempotency::key(&request, &Value::Null));
+    let idempotency = match checked {
+        Ok(idempotency) => idempotency,
+        // Existence is judged before the query.
+        Err(problem) => {
+            store::get(&state.db, caller.tenant, id).await?.ok_or_else(Problem::not_found)?;
+            return Err(problem.into());
+        }
+    };
+    let deletion = accept_delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
+    let deletion = deletion.ok_or_else(Problem::not_found)?;
+    state.recent_writers.wrote(caller.tenant);
+    if let Some(host) = deletion.host {
+        state.bell.ring(Door::Host(host), deletion.job, JobKind::Delete).await;
+    }
+    Ok(accepted(deletion.job, deletion.instance, deletion.replayed))
+}

@@ -1,0 +1,136 @@
+//! `/jobs`: what is being done, how far it is, and why it failed.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    auth::caller,
+    error::ApiError,
+    instances::{Reason, path_id, take_tenant},
+    wait,
+};
+use crate::{
+    core::{
+        id::{InstanceId, JobId},
+        jobs::{
+            JobStatus,
+            step::Step,
+            store::{self, JobFilter, JobRecord},
+        },
+    },
+    http::{
+        problem::{Problem, ProblemBody},
+        query::Query,
+    },
+};
+
+/// Asynchronous work on one instance.
+#[derive(Serialize, ToSchema)]
+pub struct Job {
+    #[schema(value_type = Uuid)]
+    id: JobId,
+    #[schema(example = "provision")]
+    kind: String,
+    #[schema(value_type = Uuid)]
+    instance_id: InstanceId,
+    /// `queued`, `running`, `succeeded`, `failed`, `cancelled`, `superseded`.
+    #[schema(example = "succeeded")]
+    status: String,
+    attempt: i32,
+    max_attempts: i32,
+    crashes: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    run_at: OffsetDateTime,
+    #[schema(value_type = Vec<Step>)]
+    steps: Value,
+    #[schema(value_type = Option<Reason>)]
+    error: Option<Value>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    started_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    finished_at: Option<OffsetDateTime>,
+    #[schema(value_type = Option<Uuid>)]
+    retry_of: Option<JobId>,
+}
+
+/// One page of jobs.
+#[derive(Serialize, ToSchema)]
+pub struct JobList {
+    items: Vec<Job>,
+    next_cursor: Option<String>,
+}
+
+impl From<JobRecord> for Job {
+    fn from(record: JobRecord) -> Self {
+        Self {
+            id: record.id,
+            kind: record.kind,
+            instance_id: record.instance,
+            status: record.status,
+            attempt: record.attempt,
+            max_attempts: record.max_attempts,
+            crashes: record.crashes,
+            run_at: record.run_at,
+            steps: record.steps,
+            error: record.error,
+            created_at: record.created_at,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            retry_of: record.retry_of,
+        }
+    }
+}
+
+#[utoipa::path(get, path = "/jobs", tag = "jobs",
+    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query), ("status" = Option<String>, Query),
+           ("kind" = Option<String>, Query), ("instance" = Option<Uuid>, Query),
+           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
+    responses((status = 200, body = JobList), (status = "default", body = ProblemBody<'static>)))]
+pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let mut query = Query::of(&request)?;
+    let page = query.take_page();
+    let tenant = take_tenant(&mut query, &caller);
+    let status = query.take_parsed("status", "must be a job's status", |text| text.parse::<JobStatus>().ok());
+    let filter = JobFilter {
+        tenant: Some(tenant),
+        status: status.map(|status| status.to_string()),
+        kind: query.take("kind"),
+        instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
+    };
+    query.finish()?;
+    let page = store::list(&state.db, state.recent_writers.consistency(tenant), filter, page).await?;
+    let items = page.items.into_iter().map(Job::from).collect();
+    Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
+}
+
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs",
+    params(("id" = Uuid, Path), ("wait" = Option<bool>, Query, description = "true: until it has ended"),
+           ("timeout" = Option<f64>, Query, description = "seconds, at most 60")),
+    responses((status = 200, body = Job), (status = "default", body = ProblemBody<'static>)))]
+pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let id = JobId::from(path_id(&request)?);
+    let load =
+        async || store::get(&state.db, caller.tenant, id).await?.ok_or_else(|| ApiError::from(Problem::not_found()));
+    let mut record = load().await?;
+    let mut query = Query::of(&request)?;
+    let wait = query.take_parsed("wait", "must be true or false", |text| text.parse::<bool>().ok()).unwrap_or_default();
+    let deadline = wait::take_deadline(&mut query);
+    query.finish()?;
+    while wait && !record.status.parse::<JobStatus>().is_ok_and(JobStatus::has_ended) {
+        let mut waiter = state.job_watch.wait(id.uuid(), &record.status);
+        tokio::select! {
+            () = waiter.changed() => record = load().await?,
+            () = tokio::time::sleep_until(deadline) => break,
+            () = state.stopping.cancelled() => break,
+        }
+    }
+    Ok(HttpResponse::Ok().json(Job::from(record)))
+}

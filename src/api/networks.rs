@@ -1,0 +1,79 @@
+//! `/networks`: where a tenant's instances have their addresses.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{
+    ApiState,
+    auth::caller,
+    error::ApiError,
+    instances::{path_id, take_tenant},
+};
+use crate::{
+    core::{
+        id::{NetworkId, TenantId},
+        networks::store::{self, NetworkRecord},
+    },
+    http::{
+        problem::{Problem, ProblemBody},
+        query::Query,
+    },
+};
+
+/// A network.
+#[derive(Serialize, ToSchema)]
+pub struct Network {
+    #[schema(value_type = Uuid)]
+    id: NetworkId,
+    name: String,
+    #[schema(value_type = Uuid)]
+    tenant_id: TenantId,
+    #[schema(example = "10.64.0.0/16")]
+    cidr: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+/// One page of networks.
+#[derive(Serialize, ToSchema)]
+pub struct NetworkList {
+    items: Vec<Network>,
+    next_cursor: Option<String>,
+}
+
+impl From<NetworkRecord> for Network {
+    fn from(record: NetworkRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            tenant_id: record.tenant,
+            cidr: record.cidr.to_string(),
+            created_at: record.created_at,
+        }
+    }
+}
+
+#[utoipa::path(get, path = "/networks", tag = "networks",
+    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query),
+           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
+    responses((status = 200, body = NetworkList), (status = "default", body = ProblemBody<'static>)))]
+pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let mut query = Query::of(&request)?;
+    let page = query.take_page();
+    let tenant = take_tenant(&mut query, &caller(&request));
+    query.finish()?;
+    let page = store::list(&state.db, state.recent_writers.consistency(tenant), Some(tenant), page).await?;
+    let items = page.items.into_iter().map(Network::from).collect();
+    Ok(HttpResponse::Ok().json(NetworkList { items, next_cursor: page.next_cursor }))
+}
+
+#[utoipa::path(get, path = "/networks/{id}", tag = "networks", params(("id" = Uuid, Path)),
+    responses((status = 200, body = Network), (status = "default", body = ProblemBody<'static>)))]
+pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let id = NetworkId::from(path_id(&request)?);
+    let record = store::get(&state.db, caller(&request).tenant, id).await?.ok_or_else(Problem::not_found)?;
+    Query::of(&request)?.finish()?;
+    Ok(HttpResponse::Ok().json(Network::from(record)))
+}

@@ -1,0 +1,31 @@
+//! What handlers need. Nothing here is state of a client: any replica answers any request.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::freshness::RecentWriters;
+use crate::{
+    config::instances::InstanceConfig,
+    core::{
+        db::DualDb,
+        identity::{PgIdentity, api_key::KeyRing},
+        queue::Bell,
+        watch::Watch,
+    },
+};
+
+pub struct ApiState {
+    pub db: DualDb,
+    pub identity: PgIdentity,
+    pub ring: Arc<KeyRing>,
+    pub bell: Bell,
+    pub instances: InstanceConfig,
+    pub instance_watch: Watch,
+    pub job_watch: Watch,
+    pub recent_writers: RecentWriters,
+    pub metrics: PrometheusHandle,
+    /// Readiness fails from here on.
+    pub stopping: CancellationToken,
+}

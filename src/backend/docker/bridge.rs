@@ -1,0 +1,174 @@
+//! Bridge networks: one per tenant network and host, found by name and label.
+//!
+//! Promises: `ensure` and `release` can be repeated and, through the network's lock, run at once in one process;
+//! between processes the engine itself refuses the second of two networks with one CIDR. A network that any
+//! container names, running or not, is kept: a stopped container needs it to start again.
+//! Refuses: adopting a network that has our name but not our label.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    models::{Ipam, IpamConfig, Network, NetworkCreateRequest},
+    query_parameters::{ListContainersOptions, ListNetworksOptions},
+};
+use cidr::Ipv4Cidr;
+use tokio::time;
+
+use super::{
+    client::{Engine, LONG, SHORT, within},
+    error, labels,
+};
+use crate::{
+    backend::{BackendError, NetworkPlan},
+    core::id::NetworkId,
+};
+
+/// How often a CIDR that is taken by nothing visible is tried again.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(200);
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+
+/// Under the network's exclusive lock.
+pub(super) async fn ensure(engine: &Engine, plan: &NetworkPlan) -> Result<(), BackendError> {
+    let mut found = find(engine, plan.id).await?;
+    // Engines up to 24 allow one name twice; all but the oldest go, so that the name is unambiguous.
+    for twin in found.drain(1.min(found.len())..) {
+        remove(engine, &twin).await?;
+    }
+    match found.first() {
+        Some(network) if subnet(network) == Some(plan.cidr) => return Ok(()),
+        Some(network) if remove(engine, network).await? => {}
+        Some(_) => return Err(BackendError::NetworkSetup(format!("{} is in use with another CIDR", plan.id))),
+        None => {}
+    }
+    create(engine, plan).await
+}
+
+async fn create(engine: &Engine, plan: &NetworkPlan) -> Result<(), BackendError> {
+    let docker = engine.docker().await?;
+    let mut attempts = ATTEMPTS;
+    loop {
+        let Err(error) = within(LONG, docker.create_network(request(engine, plan))).await else { return Ok(()) };
+        let is_taken = matches!(error::status(&error), Some(403 | 409));
+        if is_taken && exists(engine, plan).await? {
+            return Ok(());
+        }
+        // Taken, but by nothing that shows: another process is just making it, or a removal is not yet through.
+        if !is_taken || attempts == 0 || is_overlapped(engine, plan).await? {
+            return Err(error::networking(plan.cidr, error));
+        }
+        attempts -= 1;
+        time::sleep(PAUSE).await;
+    }
+}
+
+async fn is_overlapped(engine: &Engine, plan: &NetworkPlan) -> Result<bool, BackendError> {
+    let (first, last) = (plan.cidr.first_address(), plan.cidr.last_address());
+    let all = list(engine, HashMap::new()).await?;
+    Ok(all.iter().filter_map(subnet).any(|other| other.first_address() <= last && first <= other.last_address()))
+}
+
+pub(super) async fn exists(engine: &Engine, plan: &NetworkPlan) -> Result<bool, BackendError> {
+    Ok(find(engine, plan.id).await?.first().is_some_and(|network| subnet(network) == Some(plan.cidr)))
+}
+
+/// Under the network's exclusive lock.
+pub(super) async fn release(engine: &Engine, network: NetworkId) -> Result<(), BackendError> {
+    let found = find(engine, network).await?;
+    if found.is_empty() || is_named_by_a_container(engine, network).await? {
+        return Ok(());
+    }
+    for network in &found {
+        remove(engine, network).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn all(engine: &Engine) -> Result<Vec<NetworkId>, BackendError> {
+    let found = list(engine, labels::ours(engine.cluster)).await?;
+    let mut ids: Vec<_> =
+        found.iter().filter_map(|network| labels::network_mark(engine.cluster, network.labels.as_ref())).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// Ours of that name, the oldest first.
+async fn find(engine: &Engine, network: NetworkId) -> Result<Vec<Network>, BackendError> {
+    let name = labels::network_name(network);
+    let mut found = list(engine, HashMap::from([("name".to_owned(), vec![name.clone()])])).await?;
+    // The engine's filter also finds longer names.
+    found.retain(|candidate| candidate.name.as_deref() == Some(&name));
+    if found.iter().any(|found| labels::network_mark(engine.cluster, found.labels.as_ref()) != Some(network)) {
+        return Err(BackendError::NetworkSetup(format!("a network named {name} exists and is not ours")));
+    }
+    found.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+    Ok(found)
+}
+
+async fn list(engine: &Engine, filters: HashMap<String, Vec<String>>) -> Result<Vec<Network>, BackendError> {
+    let options = ListNetworksOptions { filters: Some(filters) };
+    within(SHORT, engine.docker().await?.list_networks(Some(options))).await.map_err(error::general)
+}
+
+async fn is_named_by_a_container(engine: &Engine, network: NetworkId) -> Result<bool, BackendError> {
+    let filters = HashMap::from([("network".to_owned(), vec![labels::network_name(network)])]);
+    let options = ListContainersOptions { all: true, limit: Some(1), filters: Some(filters), ..Default::default() };
+    let found = within(SHORT, engine.docker().await?.list_containers(Some(options))).await.map_err(error::general)?;
+    Ok(!found.is_empty())
+}
+
+/// Whether it is gone; a network with endpoints stays.
+async fn remove(engine: &Engine, network: &Network) -> Result<bool, BackendError> {
+    let id = network.id.as_deref().ok_or_else(|| BackendError::Unavailable("a network without an id".to_owned()))?;
+    match within(LONG, engine.docker().await?.remove_network(id)).await {
+        Ok(()) => Ok(true),
+        Err(error) => match error::answer(&error) {
+            Some((404, _)) => Ok(true),
+            Some((_, message)) if message.contains("active endpoints") => Ok(false),
+            _ => Err(error::general(error)),
+        },
+    }
+}
+
+fn request(engine: &Engine, plan: &NetworkPlan) -> NetworkCreateRequest {
+    NetworkCreateRequest {
+        name: labels::network_name(plan.id),
+        driver: Some("bridge".to_owned()),
+        ipam: Some(Ipam {
+            config: Some(vec![IpamConfig {
+                subnet: Some(plan.cidr.to_string()),
+                gateway: Some(plan.gateway().to_string()),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        }),
+        options: Some(HashMap::from([(BRIDGE_NAME.to_owned(), bridge_name(plan.id))])),
+        labels: Some(labels::for_network(engine.cluster, plan.id)),
+        ..Default::default()
+    }
+}
+
+fn subnet(network: &Network) -> Option<Ipv4Cidr> {
+    network.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_ref()?.parse().ok()
+}
+
+/// At most 15 characters, as Linux demands. The end of the id is taken: ids begin with the time and share it.
+fn bridge_name(network: NetworkId) -> String {
+    let id = network.uuid().simple().to_string();
+    format!("br-{}", &id[id.len() - 11..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridge_names_fit_and_differ() {
+        let id: NetworkId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("an id");
+        assert_eq!(bridge_name(id), "br-302099a8057");
+        let names: std::collections::HashSet<_> = (0..1000).map(|_| bridge_name(NetworkId::new())).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| name.len() <= 15));
+    }
+}

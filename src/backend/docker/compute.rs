@@ -1,0 +1,202 @@
+//! Runs containers in a Docker engine.
+//!
+//! Promises: what `Compute` does. `create` makes sure of the network too, so that another instance's `release_network`
+//! in between does no harm. Containers are addressed by the engine's id once they are known to be ours, so that one
+//! which takes the name meanwhile is not hit.
+//! Refuses: touching a container of our name that is not ours: `create` answers `NameConflict`, all else sees nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::{
+    models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum},
+    query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions},
+};
+use futures_util::stream::BoxStream;
+use tokio::{
+    sync::{RwLock, RwLockReadGuard, SemaphorePermit},
+    time::{self, Instant},
+};
+
+use super::{
+    bridge,
+    client::{Engine, LONG, within},
+    error, events,
+    fabric::DockerFabric,
+    image, labels, observe, spec,
+};
+use crate::{
+    backend::{Attachment, BackendError, Changed, Compute, Guest, NetworkPlan, Observed, Progress},
+    core::id::{ClusterId, InstanceId},
+};
+
+/// How often `create` looks again when the name is taken by a container that is just going.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a removal that somebody else began may take.
+const REMOVAL: Duration = Duration::from_secs(15);
+
+#[derive(Clone)]
+pub struct DockerCompute {
+    engine: Arc<Engine>,
+}
+
+impl DockerCompute {
+    /// Connects at the first use; `None` is the engine's usual socket.
+    pub fn connect(docker_host: Option<&str>, cluster: ClusterId) -> Result<Self, BackendError> {
+        Ok(Self { engine: Arc::new(Engine::new(docker_host, cluster)?) })
+    }
+
+    /// The networks of the same engine. The two share locks, so there should be one pair per process.
+    pub fn fabric(&self) -> DockerFabric {
+        DockerFabric { engine: Arc::clone(&self.engine) }
+    }
+
+    /// The engine's version; proves that it answers.
+    pub async fn version(&self) -> Result<String, BackendError> {
+        self.engine.version().await
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, BackendError> {
+        self.engine.starts.acquire().await.map_err(|_| BackendError::Unavailable("shutting down".to_owned()))
+    }
+
+    /// The network, and the guarantee that it stays while the guard is held.
+    async fn hold_network<'a>(
+        &self,
+        lock: &'a RwLock<()>,
+        plan: &NetworkPlan,
+    ) -> Result<RwLockReadGuard<'a, ()>, BackendError> {
+        for _ in 0..ATTEMPTS {
+            let using = lock.read().await;
+            if bridge::exists(&self.engine, plan).await? {
+                return Ok(using);
+            }
+            drop(using);
+            let _changing = lock.write().await;
+            bridge::ensure(&self.engine, plan).await?;
+        }
+        Err(BackendError::Unavailable(format!("network {} keeps going away", plan.id)))
+    }
+
+    /// `None`: the name is taken.
+    async fn new_container(&self, guest: &Guest, attachment: &Attachment) -> Result<Option<String>, BackendError> {
+        let body =
+            spec::body(self.engine.cluster, guest, attachment).map_err(|error| error::unavailable(error.into()))?;
+        let body = body.to_string();
+        // bollard's type lacks a field that we need, so the body is exchanged on its way out.
+        let docker = self.engine.docker().await?.clone();
+        let docker =
+            docker.with_request_modifier(move |request| request.map(|_| bollard::body_full(body.clone().into())));
+        let name = Some(labels::container_name(guest.instance));
+        let options = CreateContainerOptions { name, ..Default::default() };
+        match within(LONG, docker.create_container(Some(options), ContainerCreateBody::default())).await {
+            Ok(created) => Ok(Some(created.id)),
+            Err(error) if error::status(&error) == Some(409) => Ok(None),
+            Err(error) => Err(error::creating(error)),
+        }
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), BackendError> {
+        let options = || Some(RemoveContainerOptions { v: true, force: true, ..Default::default() });
+        let docker = self.engine.docker().await?;
+        let deadline = Instant::now() + REMOVAL;
+        loop {
+            match within(LONG, docker.remove_container(id, options())).await {
+                Ok(()) => return Ok(()),
+                Err(error) => match error::status(&error) {
+                    Some(404) => return Ok(()),
+                    // Somebody else is removing it: gone is what counts.
+                    Some(409) if Instant::now() < deadline => time::sleep(PAUSE).await,
+                    Some(409) => return Err(error::unavailable(error)),
+                    _ => return Err(error::general(error)),
+                },
+            }
+        }
+    }
+}
+
+impl Compute for DockerCompute {
+    async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
+        image::ensure(&self.engine, image, progress).await
+    }
+
+    async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
+        let lock = self.engine.networks.of(attachment.network.id);
+        let _using = self.hold_network(&lock, &attachment.network).await?;
+        let _turn = self.turn().await?;
+        let name = labels::container_name(guest.instance);
+        for _ in 0..ATTEMPTS {
+            if let Some(found) = observe::raw(&self.engine, &name).await? {
+                let Some(observed) = observe::ours(&self.engine, &found)? else {
+                    return Err(BackendError::NameConflict(name));
+                };
+                if observed.instance != guest.instance {
+                    return Err(BackendError::NameConflict(name));
+                }
+                if is_equal(&self.engine, &found, guest, attachment) {
+                    return Ok(observed.container_id);
+                }
+                self.remove_container(&observed.container_id).await?;
+            }
+            if let Some(id) = self.new_container(guest, attachment).await? {
+                return Ok(id);
+            }
+            // Made by somebody else, or not yet free after a removal: look again.
+            time::sleep(PAUSE).await;
+        }
+        Err(BackendError::Unavailable(format!("the name {name} does not become free")))
+    }
+
+    async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
+        let _turn = self.turn().await?;
+        let Some(found) = observe::one(&self.engine, instance).await? else {
+            return Err(BackendError::Unavailable(format!("the container of {instance} is gone")));
+        };
+        let call = self.engine.docker().await?.start_container(&found.container_id, None::<StartContainerOptions>);
+        // 304, running already, is success to bollard.
+        within(LONG, call).await.map_err(error::starting)
+    }
+
+    async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
+        let Some(found) = observe::one(&self.engine, instance).await? else { return Ok(()) };
+        let limit = grace + LONG;
+        let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
+        let docker = self.engine.docker().await?.clone().with_timeout(limit);
+        let options = StopContainerOptions { t: Some(seconds), signal: None };
+        match within(limit, docker.stop_container(&found.container_id, Some(options))).await {
+            Ok(()) => Ok(()),
+            Err(error) if error::status(&error) == Some(404) => Ok(()),
+            Err(error) => Err(error::general(error)),
+        }
+    }
+
+    async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
+        match observe::one(&self.engine, instance).await? {
+            Some(found) => self.remove_container(&found.container_id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
+        observe::one(&self.engine, instance).await
+    }
+
+    async fn list(&self) -> Result<Vec<Observed>, BackendError> {
+        observe::all(&self.engine).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
+        events::changes(Arc::clone(&self.engine))
+    }
+}
+
+/// Whether it is what `create` would make, and stays.
+fn is_equal(engine: &Engine, found: &ContainerInspectResponse, guest: &Guest, attachment: &Attachment) -> bool {
+    let status = found.state.as_ref().and_then(|state| state.status);
+    if matches!(status, Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)) {
+        return false;
+    }
+    let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels::container_mark(engine.cluster, labels)
+        .is_some_and(|mark| mark.generation == guest.generation && mark.spec == spec::hash(guest, attachment))
+}

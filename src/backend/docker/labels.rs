@@ -1,0 +1,105 @@
+//! Names and labels: how the engine's things are recognised as ours.
+//!
+//! Promises: a thing without our `app.cluster`, or whose labels do not parse, is not ours.
+//! Refuses: recognising anything by name alone; another installation may use the same name.
+
+use std::collections::HashMap;
+
+use crate::{
+    backend::Guest,
+    core::id::{ClusterId, InstanceId, NetworkId},
+};
+
+pub(super) const CLUSTER: &str = "app.cluster";
+pub(super) const INSTANCE: &str = "app.instance";
+pub(super) const NETWORK: &str = "app.network";
+const GENERATION: &str = "app.generation";
+const JOB: &str = "app.job";
+const TOKEN: &str = "app.token";
+const SPEC: &str = "app.spec";
+
+/// What the labels of one of our containers say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) instance: InstanceId,
+    pub(super) generation: i64,
+    /// The hash of everything that shapes the container.
+    pub(super) spec: String,
+}
+
+pub(super) fn container_name(instance: InstanceId) -> String {
+    format!("app-{instance}")
+}
+
+pub(super) fn network_name(network: NetworkId) -> String {
+    format!("app-{network}")
+}
+
+pub(super) fn for_container(cluster: ClusterId, guest: &Guest, spec: String) -> HashMap<String, String> {
+    HashMap::from([
+        (CLUSTER.to_owned(), cluster.to_string()),
+        (INSTANCE.to_owned(), guest.instance.to_string()),
+        (GENERATION.to_owned(), guest.generation.to_string()),
+        (JOB.to_owned(), guest.job.to_string()),
+        (TOKEN.to_owned(), guest.token.to_string()),
+        (SPEC.to_owned(), spec),
+    ])
+}
+
+pub(super) fn for_network(cluster: ClusterId, network: NetworkId) -> HashMap<String, String> {
+    HashMap::from([(CLUSTER.to_owned(), cluster.to_string()), (NETWORK.to_owned(), network.to_string())])
+}
+
+/// `None`: not ours.
+pub(super) fn container_mark(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<Mark> {
+    let labels = labels.filter(|labels| is_of(cluster, labels))?;
+    Some(Mark {
+        instance: labels.get(INSTANCE)?.parse().ok()?,
+        generation: labels.get(GENERATION)?.parse().ok()?,
+        spec: labels.get(SPEC)?.clone(),
+    })
+}
+
+/// `None`: not ours.
+pub(super) fn network_mark(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<NetworkId> {
+    labels.filter(|labels| is_of(cluster, labels))?.get(NETWORK)?.parse().ok()
+}
+
+/// The engine's filter for what is ours.
+pub(super) fn ours(cluster: ClusterId) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{CLUSTER}={cluster}")])])
+}
+
+fn is_of(cluster: ClusterId, labels: &HashMap<String, String>) -> bool {
+    labels.get(CLUSTER).is_some_and(|label| *label == cluster.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::id::JobId;
+
+    #[test]
+    fn labels_are_read_back_by_their_own_cluster_only() {
+        let cluster = ClusterId::new();
+        let guest = Guest {
+            instance: InstanceId::new(),
+            generation: 7,
+            job: JobId::new(),
+            token: 3,
+            image: "app-demo:1".to_owned(),
+            command: None,
+            env: BTreeMap::new(),
+            cpu_millis: 100,
+            memory_mib: 64,
+        };
+        let labels = for_container(cluster, &guest, "abc".to_owned());
+        let mark = Mark { instance: guest.instance, generation: 7, spec: "abc".to_owned() };
+        assert_eq!(container_mark(cluster, Some(&labels)), Some(mark));
+        assert_eq!(container_mark(ClusterId::new(), Some(&labels)), None);
+        assert_eq!(container_mark(cluster, Some(&HashMap::new())), None);
+        assert_eq!(container_mark(cluster, None), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! What a container is made of: the request that creates it, and the hash that tells whether an existing one is equal.
+//!
+//! Promises: the same guest and attachment hash alike in every process and whatever the order of ports; the limits
+//! below hold for every container. `command: None` runs the image's own; `Some` replaces its CMD and leaves its ENTRYPOINT,
+//! as `docker run IMAGE COMMAND…` does.
+//! Refuses: privileges. No tenant's field can widen them.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig,
+    PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::labels;
+use crate::{
+    backend::{Attachment, Guest, PortPlan},
+    core::id::ClusterId,
+};
+
+/// Part of the hash: raise it when the fixed settings below change and existing containers are to be replaced.
+const VERSION: u32 = 1;
+const PIDS: i64 = 512;
+const EVERY_ADDRESS: &str = "0.0.0.0";
+
+/// The JSON body of the request to create it.
+pub(super) fn body(cluster: ClusterId, guest: &Guest, attachment: &Attachment) -> Result<Value, serde_json::Error> {
+    let mut body = serde_json::to_value(request(cluster, guest, attachment))?;
+    // Up to API 1.43 the address is taken from here alone, and bollard's type no longer has the field.
+    body["MacAddress"] = Value::from(attachment.mac.as_str());
+    Ok(body)
+}
+
+/// Hex SHA-256 over everything that shapes the container.
+pub(super) fn hash(guest: &Guest, attachment: &Attachment) -> String {
+    let mut ports: Vec<_> = attachment.ports.iter().map(|port| (port.protocol, port.container, port.host)).collect();
+    ports.sort_unstable();
+    let network = &attachment.network;
+    // Arrays only: their order is fixed, and JSON keeps the parts apart.
+    let shape = json!([
+        VERSION,
+        guest.image,
+        guest.command,
+        guest.env.iter().collect::<Vec<_>>(),
+        guest.cpu_millis,
+        guest.memory_mib,
+        [network.id.to_string(), network.cidr.to_string()],
+        attachment.address.to_string(),
+        attachment.mac,
+        ports,
+    ]);
+    HEXLOWER.encode(&Sha256::digest(shape.to_string()))
+}
+
+/// Microseconds; the kernel's own default.
+const CPU_PERIOD_US: i64 = 100_000;
+
+fn request(cluster: ClusterId, guest: &Guest, attachment: &Attachment) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(guest.image.clone()),
+        cmd: guest.command.clone(),
+        env: Some(guest.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        labels: Some(labels::for_container(cluster, guest, hash(guest, attachment))),
+        exposed_ports: Some(attachment.ports.iter().map(port_key).collect()),
+        host_config: Some(host_config(guest, attachment)),
+        networking_config: Some(endpoint(attachment)),
+        ..Default::default()
+    }
+}
+
+fn host_config(guest: &Guest, attachment: &Attachment) -> HostConfig {
+    let memory = i64::from(guest.memory_mib) * 1024 * 1024;
+    HostConfig {
+        // A quota, not `nano_cpus`: that one is refused above the host's cores, which are overcommitted here.
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(i64::from(guest.cpu_millis) * CPU_PERIOD_US / 1000),
+        memory: Some(memory),
+        // Memory and swap together: the same number means no swap. A kernel without swap accounting ignores it.
+        memory_swap: Some(memory),
+        pids_limit: Some(PIDS),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        // Raw sockets could forge another guest's packets on the shared bridge.
+        cap_drop: Some(vec!["NET_RAW".to_owned()]),
+        privileged: Some(false),
+        init: Some(false),
+        // Whether it runs again is decided in Postgres, never by the engine.
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "10m".to_owned()),
+                ("max-file".to_owned(), "3".to_owned()),
+            ])),
+        }),
+        network_mode: Some(labels::network_name(attachment.network.id)),
+        port_bindings: Some(attachment.ports.iter().map(|port| (port_key(port), Some(vec![binding(port)]))).collect()),
+        ..Default::default()
+    }
+}
+
+fn endpoint(attachment: &Attachment) -> NetworkingConfig {
+    let settings = EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig {
+            ipv4_address: Some(attachment.address.to_string()),
+            ..Default::default()
+        }),
+        // From API 1.44 on it is taken from here.
+        mac_address: Some(attachment.mac.clone()),
+        ..Default::default()
+    };
+    let name = labels::network_name(attachment.network.id);
+    NetworkingConfig { endpoints_config: Some(HashMap::from([(name, settings)])) }
+}
+
+/// The engine's name of a container's port: `80/tcp`.
+pub(super) fn port_key(port: &PortPlan) -> String {
+    format!("{}/{}", port.container, port.protocol)
+}
+
+fn binding(port: &PortPlan) -> PortBinding {
+    PortBinding { host_ip: Some(EVERY_ADDRESS.to_owned()), host_port: Some(port.host.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use super::*;
+    use crate::{
+        backend::NetworkPlan,
+        core::id::{InstanceId, JobId, NetworkId},
+    };
+
+    fn guest() -> Guest {
+        Guest {
+            instance: InstanceId::new(),
+            generation: 1,
+            job: JobId::new(),
+            token: 1,
+            image: "app-demo:1".to_owned(),
+            command: Some(vec!["sleep".to_owned(), "9".to_owned()]),
+            env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+            cpu_millis: 250,
+            memory_mib: 64,
+        }
+    }
+
+    fn attachment(network: NetworkId) -> Attachment {
+        let port = |container, host| PortPlan { container, host, protocol: "tcp" };
+        Attachment {
+            network: NetworkPlan { id: network, cidr: "10.9.0.0/24".parse().expect("a CIDR") },
+            address: Ipv4Addr::new(10, 9, 0, 5),
+            mac: "02:00:00:00:00:05".to_owned(),
+            ports: vec![port(80, 20_080), port(443, 20_443)],
+        }
+    }
+
+    #[test]
+    fn the_hash_is_of_what_shapes_the_container_and_of_nothing_else() {
+        let (one, wires) = (guest(), attachment(NetworkId::new()));
+        let mut reversed = wires.clone();
+        reversed.ports.reverse();
+        let again = Guest { instance: InstanceId::new(), job: JobId::new(), generation: 2, token: 9, ..one.clone() };
+        assert_eq!(hash(&one, &wires), hash(&again, &reversed));
+        assert_eq!(hash(&one, &wires).len(), 64);
+
+        let mut other_port = wires.clone();
+        other_port.ports[0].host = 20_081;
+        let others = [
+            hash(&Guest { image: "app-demo:2".to_owned(), ..one.clone() }, &wires),
+            hash(&Guest { command: None, ..one.clone() }, &wires),
+            hash(&Guest { command: Some(vec!["sleep 9".to_owned()]), ..one.clone() }, &wires),
+            hash(&Guest { env: BTreeMap::from([("A".to_owned(), "c".to_owned())]), ..one.clone() }, &wires),
+            hash(&Guest { cpu_millis: 251, ..one.clone() }, &wires),
+            hash(&Guest { memory_mib: 65, ..one.clone() }, &wires),
+            hash(&one, &Attachment { address: Ipv4Addr::new(10, 9, 0, 6), ..wires.clone() }),
+            hash(&one, &Attachment { mac: "02:00:00:00:00:06".to_owned(), ..wires.clone() }),
+            hash(&one, &attachment(NetworkId::new())),
+            hash(&one, &other_port),
+        ];
+        for other in others {
+            assert_ne!(hash(&one, &wires), other);
+        }
+    }
+
+    #[test]
+    fn the_request_is_what_the_engine_reads() {
+        let network = NetworkId::new();
+        let body = body(ClusterId::new(), &guest(), &attachment(network)).expect("JSON");
+        assert_eq!(body["MacAddress"], "02:00:00:00:00:05");
+        assert_eq!(body["ExposedPorts"]["80/tcp"], json!({}));
+        assert_eq!(body["HostConfig"]["PortBindings"]["443/tcp"][0]["HostPort"], "20443");
+        assert_eq!(body["HostConfig"]["NanoCpus"], 250_000_000);
+        assert_eq!(body["HostConfig"]["Memory"], body["HostConfig"]["MemorySwap"]);
+        assert_eq!(body["HostConfig"]["NetworkMode"], format!("app-{network}"));
+        assert_eq!(body["Env"], json!(["A=b"]));
+    }
+}

@@ -1,0 +1,30 @@
+//! What can go wrong at a backend, by cause. Whether to retry is not decided here: `worker/fault.rs` does.
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum BackendError {
+    /// The registry answered: there is no such image, or not for this caller.
+    #[error("image not found: {0}")]
+    ImageNotFound(String),
+    /// The image could not be fetched: no registry, a broken transfer, no space.
+    #[error("image could not be pulled: {0}")]
+    ImagePullFailed(String),
+    /// A container that is not ours has our name.
+    #[error("container name is taken: {0}")]
+    NameConflict(String),
+    #[error("network could not be set up: {0}")]
+    NetworkSetup(String),
+    /// Something else on this host listens on the port.
+    #[error("host port is in use: {0}")]
+    PortConflict(String),
+    /// The runtime refuses to start it: no such executable, an invalid option.
+    #[error("container could not be started: {0}")]
+    StartFailed(String),
+    /// The spec asks for what this runtime refuses (4xx other than the above).
+    #[error("refused by the container runtime: {0}")]
+    Refused(String),
+    /// The runtime does not answer, or failed inside (5xx): worth another try.
+    #[error("container runtime unavailable: {0}")]
+    Unavailable(String),
+}

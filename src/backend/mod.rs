@@ -1,0 +1,172 @@
+//! What runs containers and joins them to networks, behind two traits.
+//!
+//! `Compute` owns containers, `Fabric` owns networks. Both know only ids and specs: nothing of jobs,
+//! leases or Postgres. Each operation is idempotent and named by our id, so that it can be repeated
+//! after a crash; each has an undo. Everything created carries the cluster's id, and nothing of
+//! another cluster is ever touched.
+
+pub mod choice;
+pub mod docker;
+mod error;
+pub mod simulated;
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::Duration};
+
+use cidr::Ipv4Cidr;
+use futures_util::stream::BoxStream;
+
+use crate::core::id::{InstanceId, JobId, NetworkId};
+
+pub use error::BackendError;
+
+/// A container to be: all that a compute backend needs.
+#[derive(Clone)]
+pub struct Guest {
+    pub instance: InstanceId,
+    /// The instance's generation: +1 with each intent of its owner.
+    pub generation: i64,
+    /// Who asks, for the labels: the job and its fencing token.
+    pub job: JobId,
+    pub token: i64,
+    pub image: String,
+    /// `None`: the image's own.
+    pub command: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    /// Thousandths of a core.
+    pub cpu_millis: i32,
+    /// Mebibytes; swap is limited to the same.
+    pub memory_mib: i32,
+}
+
+// `env` may hold the tenant's secrets.
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("instance", &self.instance).field("image", &self.image).finish_non_exhaustive()
+    }
+}
+
+/// A network as a host realises it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkPlan {
+    pub id: NetworkId,
+    pub cidr: Ipv4Cidr,
+}
+
+impl NetworkPlan {
+    /// The first usable address: reserved for the gateway.
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.cidr.first_address()) + 1)
+    }
+}
+
+/// One published port: `host` on every address of the host leads to `container`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortPlan {
+    pub container: u16,
+    pub host: u16,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+}
+
+/// How one instance is joined to its network.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    pub network: NetworkPlan,
+    pub address: Ipv4Addr,
+    /// `02:…`, lower case.
+    pub mac: String,
+    pub ports: Vec<PortPlan>,
+}
+
+/// A container as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    pub instance: InstanceId,
+    pub generation: i64,
+    /// The runtime's own id of it.
+    pub container_id: String,
+    pub state: ContainerState,
+    /// When it was created, RFC 3339; orphans get a grace period from here.
+    pub created_at: time::OffsetDateTime,
+}
+
+/// What the container's process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Created, never started.
+    Created,
+    Running,
+    /// Ended by itself, was killed or ran out of memory.
+    Exited {
+        exit_code: i64,
+        oom_killed: bool,
+    },
+}
+
+/// Something happened to a container of ours; look at it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub instance: InstanceId,
+}
+
+/// Called with one human-readable line of progress, at most a few times a second.
+pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// Runs containers.
+pub trait Compute: Send + Sync {
+    /// Makes sure that the image is here, pulling it if need be. No undo: images are shared.
+    fn ensure_image(
+        &self,
+        image: &str,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Makes sure that a container of this generation exists, created but not necessarily started, and answers the
+    /// runtime's id of it. One of ours that is equal is adopted; one of another generation or spec is replaced.
+    fn create(
+        &self,
+        guest: &Guest,
+        attachment: &Attachment,
+    ) -> impl Future<Output = Result<String, BackendError>> + Send;
+
+    /// Starts it; running already is success.
+    fn start(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Asks its process to end, kills it after `grace`; stopped or absent already is success.
+    fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Undoes `create` and `start`: kills and removes it with its anonymous volumes; absent is success.
+    fn remove(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// The container of this instance, if there is one.
+    fn inspect(&self, instance: InstanceId) -> impl Future<Output = Result<Option<Observed>, BackendError>> + Send;
+
+    /// All containers of this cluster on this host.
+    fn list(&self) -> impl Future<Output = Result<Vec<Observed>, BackendError>> + Send;
+
+    /// Changes from now on. Ends with an error when the runtime goes away: subscribe again, then re-check by `list`.
+    fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>>;
+}
+
+/// Joins containers to networks.
+pub trait Fabric: Send + Sync {
+    /// Makes sure that the network exists on this host.
+    fn ensure_network(&self, network: &NetworkPlan) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Makes sure that the running instance is reachable as planned: called after `start`, before `running` shows.
+    fn publish(
+        &self,
+        instance: InstanceId,
+        attachment: &Attachment,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Undoes `publish`; not published is success.
+    fn unpublish(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Undoes `ensure_network`: removes the network from this host unless something still uses it.
+    /// Absent or in use is success.
+    fn release_network(&self, network: NetworkId) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// The networks of this cluster on this host.
+    fn networks(&self) -> impl Future<Output = Result<Vec<NetworkId>, BackendError>> + Send;
+}

@@ -1,0 +1,196 @@
+//! Pretends to run containers.
+//!
+//! Promises: what `Compute` does, by the rules in `mod.rs`. A container of the same generation is adopted and not
+//! counted in the ledger; one of another generation is replaced.
+//! Refuses: replacing for another spec in the same generation, which no caller asks for.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    task,
+    time::{self, Interval},
+};
+
+use super::{
+    Simulation,
+    fabric::SimulatedFabric,
+    machine::Machine,
+    record::{Record, State},
+};
+use crate::{
+    backend::{Attachment, BackendError, Changed, Compute, Guest, Observed, Progress},
+    core::id::{ClusterId, InstanceId},
+};
+
+/// How often the files of tests are looked for.
+const POLL: Duration = Duration::from_millis(100);
+/// 128 + SIGTERM.
+const TERMINATED: i64 = 143;
+
+#[derive(Clone)]
+pub struct SimulatedCompute {
+    machine: Arc<Machine>,
+}
+
+impl SimulatedCompute {
+    pub fn open(simulation: &Simulation, cluster: ClusterId) -> Result<Self, BackendError> {
+        Ok(Self { machine: Arc::new(Machine::open(simulation, cluster)?) })
+    }
+
+    /// The networks of the same machine.
+    pub fn fabric(&self) -> SimulatedFabric {
+        SimulatedFabric { machine: Arc::clone(&self.machine) }
+    }
+
+    /// There is no engine to ask.
+    #[allow(clippy::unused_async, reason = "alike for all backends")]
+    pub async fn version(&self) -> Result<String, BackendError> {
+        Ok("simulated".to_owned())
+    }
+
+    fn create_now(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
+        let machine = &self.machine;
+        let _writing = machine.lock();
+        match machine.load(guest.instance)? {
+            Some(found) if found.generation == guest.generation => return Ok(found.container_id),
+            Some(found) => machine.erase(&found)?,
+            None if machine.is_strangers(guest.instance)? => {
+                return Err(BackendError::NameConflict(format!("app-{}", guest.instance)));
+            }
+            None => {}
+        }
+        let record = Record::new(guest, attachment, format!("sim-{:016x}", machine.chance.next()));
+        if machine.add(&record)? {
+            return Ok(record.container_id);
+        }
+        match machine.load(guest.instance)? {
+            Some(found) if found.generation == guest.generation => Ok(found.container_id),
+            _ => Err(BackendError::Unavailable("another process changes the same container".to_owned())),
+        }
+    }
+
+    fn start_now(&self, instance: InstanceId) -> Result<(), BackendError> {
+        let machine = &self.machine;
+        let _writing = machine.lock();
+        let gone = || BackendError::Unavailable(format!("the container of {instance} is gone"));
+        let mut record = machine.settled(instance)?.ok_or_else(gone)?;
+        if record.state == State::Running {
+            return Ok(());
+        }
+        let refused = || BackendError::StartFailed(format!("{}: no such file or directory", record.program()));
+        record.state = record.started().ok_or_else(refused)?;
+        machine.replace(&record, Some("start"))
+    }
+
+    fn stop_now(&self, instance: InstanceId) -> Result<(), BackendError> {
+        let machine = &self.machine;
+        let _writing = machine.lock();
+        match machine.settled(instance)? {
+            Some(mut record) if record.state == State::Running => {
+                record.state = State::Exited { exit_code: TERMINATED };
+                machine.replace(&record, Some("stop"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_now(&self, instance: InstanceId) -> Result<(), BackendError> {
+        let _writing = self.machine.lock();
+        match self.machine.load(instance)? {
+            Some(record) => self.machine.erase(&record),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Compute for SimulatedCompute {
+    async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
+        self.machine
+            .chance
+            .perform("ensure_image", || {
+                progress(format!("{image}: simulated"));
+                if image.starts_with("missing/") {
+                    Err(BackendError::ImageNotFound(image.to_owned()))
+                } else if image.starts_with("unreachable/") {
+                    Err(BackendError::ImagePullFailed(format!("{image}: no registry")))
+                } else {
+                    Ok(())
+                }
+            })
+            .await
+    }
+
+    async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
+        self.machine.chance.perform("create", || self.create_now(guest, attachment)).await
+    }
+
+    async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
+        self.machine.chance.perform("start", || self.start_now(instance)).await
+    }
+
+    async fn stop(&self, instance: InstanceId, _grace: Duration) -> Result<(), BackendError> {
+        self.machine.chance.perform("stop", || self.stop_now(instance)).await
+    }
+
+    async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
+        self.machine.chance.perform("remove", || self.remove_now(instance)).await
+    }
+
+    async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
+        let _writing = self.machine.lock();
+        Ok(self.machine.settled(instance)?.map(Record::observed))
+    }
+
+    async fn list(&self) -> Result<Vec<Observed>, BackendError> {
+        let machine = Arc::clone(&self.machine);
+        let records = task::spawn_blocking(move || machine.all()).await;
+        let records = records.map_err(|error| BackendError::Unavailable(error.to_string()))??;
+        Ok(records.into_iter().map(Record::observed).collect())
+    }
+
+    fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
+        let listener = Listener {
+            changes: self.machine.changes.subscribe(),
+            machine: Arc::clone(&self.machine),
+            polling: time::interval(POLL),
+            seen: None,
+        };
+        stream::unfold(Some(listener), |listener| async {
+            let mut listener = listener?;
+            match listener.next().await {
+                Ok(change) => Some((Ok(change), Some(listener))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+}
+
+struct Listener {
+    machine: Arc<Machine>,
+    changes: broadcast::Receiver<Changed>,
+    polling: Interval,
+    seen: Option<SystemTime>,
+}
+
+impl Listener {
+    async fn next(&mut self) -> Result<Changed, BackendError> {
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => return change.map_err(|error| match error {
+                    RecvError::Lagged(missed) => BackendError::Unavailable(format!("{missed} changes were missed")),
+                    RecvError::Closed => BackendError::Unavailable("the simulation ended".to_owned()),
+                }),
+                _ = self.polling.tick() => self.machine.settle_all(&mut self.seen)?,
+            }
+        }
+    }
+}

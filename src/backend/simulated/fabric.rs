@@ -1,0 +1,47 @@
+//! Pretends to join containers to networks.
+//!
+//! Promises: what `Fabric` does. A network is a directory with one entry per container, so removing it while it is in
+//! use fails by itself, between processes too.
+//! Refuses: any packet; overlapping CIDRs are nobody's concern here.
+
+use std::{fs, io::ErrorKind, sync::Arc};
+
+use super::machine::{Machine, broken};
+use crate::{
+    backend::{Attachment, BackendError, Fabric, NetworkPlan},
+    core::id::{InstanceId, NetworkId},
+};
+
+#[derive(Clone)]
+pub struct SimulatedFabric {
+    pub(super) machine: Arc<Machine>,
+}
+
+impl Fabric for SimulatedFabric {
+    async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
+        let ensure = || fs::create_dir_all(self.machine.network(network.id)).map_err(broken);
+        self.machine.chance.perform("ensure_network", ensure).await
+    }
+
+    async fn publish(&self, _instance: InstanceId, _attachment: &Attachment) -> Result<(), BackendError> {
+        self.machine.chance.perform("publish", || Ok(())).await
+    }
+
+    async fn unpublish(&self, _instance: InstanceId) -> Result<(), BackendError> {
+        self.machine.chance.perform("unpublish", || Ok(())).await
+    }
+
+    async fn release_network(&self, network: NetworkId) -> Result<(), BackendError> {
+        let release = || match fs::remove_dir(self.machine.network(network)) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(broken(error))
+            }
+            _ => Ok(()),
+        };
+        self.machine.chance.perform("release_network", release).await
+    }
+
+    async fn networks(&self) -> Result<Vec<NetworkId>, BackendError> {
+        self.machine.networks()
+    }
+}

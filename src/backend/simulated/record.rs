@@ -1,0 +1,84 @@
+//! A "container" as its file tells.
+//!
+//! Promises: what is written is read back equal.
+//! Refuses: the guest's environment; it may hold secrets, and nothing here needs it.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{
+    backend::{Attachment, ContainerState, Guest, Observed},
+    core::id::{InstanceId, JobId, NetworkId},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) instance: InstanceId,
+    pub(super) generation: i64,
+    pub(super) job: JobId,
+    pub(super) token: i64,
+    pub(super) network: NetworkId,
+    pub(super) container_id: String,
+    image: String,
+    command: Option<Vec<String>>,
+    pub(super) state: State,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    Created,
+    Running,
+    Exited { exit_code: i64 },
+}
+
+impl Record {
+    pub(super) fn new(guest: &Guest, attachment: &Attachment, container_id: String) -> Self {
+        Self {
+            instance: guest.instance,
+            generation: guest.generation,
+            job: guest.job,
+            token: guest.token,
+            network: attachment.network.id,
+            container_id,
+            image: guest.image.clone(),
+            command: guest.command.clone(),
+            state: State::Created,
+            created_at: OffsetDateTime::now_utc(),
+        }
+    }
+
+    /// What starting it leads to; `None`: it cannot be started.
+    pub(super) fn started(&self) -> Option<State> {
+        let program = self.program();
+        if program.starts_with("/no/such") {
+            return None;
+        }
+        Some(match program.rsplit('/').next() {
+            Some("false") => State::Exited { exit_code: 1 },
+            Some("true") => State::Exited { exit_code: 0 },
+            _ => State::Running,
+        })
+    }
+
+    pub(super) fn program(&self) -> &str {
+        self.command.as_ref().and_then(|command| command.first()).map_or("", String::as_str)
+    }
+
+    pub(super) fn observed(self) -> Observed {
+        let state = match self.state {
+            State::Created => ContainerState::Created,
+            State::Running => ContainerState::Running,
+            State::Exited { exit_code } => ContainerState::Exited { exit_code, oom_killed: false },
+        };
+        Observed {
+            instance: self.instance,
+            generation: self.generation,
+            container_id: self.container_id,
+            state,
+            created_at: self.created_at,
+        }
+    }
+}

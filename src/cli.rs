@@ -1,0 +1,147 @@
+//! The command line: subcommands and which settings each takes.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{
+    backend::BackendArgs, database::DatabaseArgs, environment::EnvironmentArgs, http::HttpArgs,
+    instances::InstanceArgs, redis::RedisArgs, secrets::SecretArgs, worker::WorkerArgs,
+};
+
+/// A self-hosted control plane that turns `POST /instances` into a running, networked container.
+///
+/// Every option is also an environment variable, shown in brackets.
+#[derive(Parser, Debug)]
+#[command(name = "app", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub environment: EnvironmentArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve the HTTP API.
+    Serve(Box<ServeArgs>),
+    /// Claim jobs and run containers on this host.
+    Work(Box<WorkArgs>),
+    /// Apply pending database migrations; safe to run many times at once.
+    Migrate(MigrateArgs),
+    /// Manage API keys where there is none yet.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Exit 0 when the API on this machine is ready: for containers without a shell.
+    Healthcheck(HealthcheckArgs),
+    /// Serve and work in one process.
+    Dev(Box<DevArgs>),
+    /// Remove every container, network and volume of this cluster from this host.
+    Purge(Box<PurgeArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    pub instances: InstanceArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Where generated development secrets are kept.
+    #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
+    pub state_dir: std::path::PathBuf,
+    /// A job's lease, in milliseconds; the same as the workers'.
+    #[arg(long, env = "APP_LEASE_MS", default_value = "30000", value_name = "MS")]
+    pub lease_ms: String,
+}
+
+#[derive(Args, Debug)]
+pub struct WorkArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+    #[command(flatten)]
+    pub backend: BackendArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct DevArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    pub instances: InstanceArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub worker: WorkerArgs,
+    #[command(flatten)]
+    pub backend: BackendArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Change nothing; exit 1 when something is pending.
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum KeysCommand {
+    /// Make a key and print it, this once, alone on standard output. Creates the tenant when missing.
+    Create(Box<KeysCreateArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct KeysCreateArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub instances: InstanceArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// The tenant's name.
+    #[arg(long, env = "APP_TENANT", value_name = "NAME")]
+    pub tenant: String,
+    /// What the key is called in lists.
+    #[arg(long, env = "APP_KEY_NAME", value_name = "NAME")]
+    pub name: String,
+    /// What it may do, repeatable: instances:read|write, networks:read|write, keys:read|write, admin.
+    #[arg(long, env = "APP_KEY_SCOPES", value_name = "SCOPE", value_delimiter = ',', required = true)]
+    pub scope: Vec<String>,
+    /// Where generated development secrets are kept.
+    #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
+    pub state_dir: std::path::PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct HealthcheckArgs {
+    /// The listener to ask: of this machine, by its port.
+    #[arg(long, env = "APP_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    pub listen: String,
+    /// Ask a worker at this address instead.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub worker: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct PurgeArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub backend: BackendArgs,
+    /// Do not ask.
+    #[arg(long, env = "APP_PURGE_YES")]
+    pub yes: bool,
+}

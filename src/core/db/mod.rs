@@ -1,0 +1,137 @@
+//! DualDb: Postgres by intent. Writes go to the primary; reads say how fresh they must be.
+//!
+//! Promises: each statement has a deadline here as well as in the server; a connection whose statement was abandoned
+//! is closed, never lent again; a read that fails at the replica is run once more on the primary. Refuses: writing
+//! through a read connection, and repeating a write.
+
+mod conn;
+mod error;
+pub mod migrate;
+mod pool;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+pub use conn::{Param, ReadConn, Row, WriteConn};
+pub use error::DbError;
+
+use crate::config::database::DatabaseConfig;
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// A replica's view is good enough.
+    Any,
+    /// Sees everything committed before it began.
+    Primary,
+}
+
+/// After a failure the replica is left alone for this long, so that its time-outs are not added to every list.
+const REPLICA_PAUSE: Duration = Duration::from_secs(1);
+
+/// The primary and, where one is configured, a read replica. Cheap to clone.
+#[derive(Clone)]
+pub struct DualDb {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    primary: pool::Pool,
+    replica: Option<pool::Pool>,
+    started: Instant,
+    /// Milliseconds after `started` until which the replica is not asked.
+    replica_paused_until: AtomicU64,
+}
+
+/// Whether each server answers.
+#[derive(Clone, Copy, Debug)]
+pub struct DbHealth {
+    pub primary: bool,
+    /// `None`: none is configured.
+    pub replica: Option<bool>,
+}
+
+impl DualDb {
+    /// Makes the pools; connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the URLs cannot be turned into pools (a TLS set-up that fails, say).
+    pub fn new(config: &DatabaseConfig) -> Result<Self, DbError> {
+        let primary = pool::Pool::new("primary", &config.primary, config.max_conns)?;
+        let replica =
+            config.replica.as_ref().map(|url| pool::Pool::new("replica", url, config.max_conns)).transpose()?;
+        let inner = Inner { primary, replica, started: Instant::now(), replica_paused_until: AtomicU64::new(0) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A connection to the primary, for statements that change something or must see everything.
+    ///
+    /// # Errors
+    /// `Unavailable` when none could be had within the deadline.
+    pub async fn write(&self) -> Result<WriteConn, DbError> {
+        self.inner.primary.get().await.map(WriteConn::new)
+    }
+
+    /// Runs `op` where `consistency` allows. `op` may run twice: at the replica, then on the primary.
+    ///
+    /// # Errors
+    /// Those of `op` on the primary.
+    pub async fn read<T, F>(&self, consistency: Consistency, op: impl Fn(ReadConn) -> F) -> Result<T, DbError>
+    where
+        F: Future<Output = Result<T, DbError>>,
+    {
+        if consistency == Consistency::Any
+            && let Some(replica) = self.replica()
+        {
+            let attempt = async { op(ReadConn::new(replica.get().await?)).await };
+            match attempt.await {
+                Ok(value) => {
+                    metrics::counter!("db_read_routed_total", "served_by" => "replica").increment(1);
+                    return Ok(value);
+                }
+                Err(error) if error.is_about_the_server() => {
+                    let until = self.inner.started.elapsed() + REPLICA_PAUSE;
+                    self.inner.replica_paused_until.store(millis(until), Ordering::Relaxed);
+                    metrics::counter!("db_fallback_total").increment(1);
+                    tracing::warn!(%error, "the read replica failed; reading from the primary");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        metrics::counter!("db_read_routed_total", "served_by" => "primary").increment(1);
+        op(ReadConn::new(self.inner.primary.get().await?)).await
+    }
+
+    fn replica(&self) -> Option<&pool::Pool> {
+        let paused_until = self.inner.replica_paused_until.load(Ordering::Relaxed);
+        self.inner.replica.as_ref().filter(|_| millis(self.inner.started.elapsed()) >= paused_until)
+    }
+
+    /// Asks both servers for an answer.
+    pub async fn health(&self) -> DbHealth {
+        let replica = async {
+            match &self.inner.replica {
+                Some(pool) => Some(pool.answers().await),
+                None => None,
+            }
+        };
+        let (primary, replica) = tokio::join!(self.inner.primary.answers(), replica);
+        DbHealth { primary, replica }
+    }
+
+    /// Sets the gauges of both pools.
+    pub fn report(&self) {
+        for pool in [Some(&self.inner.primary), self.inner.replica.as_ref()].into_iter().flatten() {
+            pool.report();
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,78 @@
+//! Identifiers: one newtype per noun, so that no bare UUID crosses a function.
+//!
+//! All are UUIDs in text and in Postgres. New ones are version 7, so they sort by creation time.
+//! Refuses: converting one kind into another.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new, time-ordered id.
+            #[allow(clippy::new_without_default, reason = "a default id would be a random one")]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The UUID itself, for a statement's parameter.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A customer: the owner of keys, networks, instances and jobs.
+    TenantId;
+    /// An API key's row, never its secret.
+    KeyId;
+    /// A container with its network, as the tenant sees it.
+    InstanceId;
+    /// One piece of asynchronous work on an instance.
+    JobId;
+    /// A tenant's network.
+    NetworkId;
+    /// A provisioning host.
+    HostId;
+    /// One run of a worker process.
+    BootId;
+    /// One claim of one job: never reused, so that a restored database cannot confuse two claims.
+    LeaseId;
+    /// One installation; everything it creates outside Postgres carries this id.
+    ClusterId;
+}

@@ -1,0 +1,330 @@
+//! What a tenant may ask for. `RawInstance` is the request's body; `InstanceSpec` is one that can be accepted.
+//!
+//! All that is wrong is told at once. Refused here: what could not be stored or run anywhere. Not judged here: whether
+//! the image exists and whether it fits a host now; the job finds that out.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::core::invalid::Invalid;
+
+/// The body of `POST /instances`; only `image` is required.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateInstance)]
+pub struct RawInstance {
+    /// A lower-case RFC 1123 label, unique per tenant among instances that are not deleted; generated when absent.
+    pub name: Option<String>,
+    #[schema(example = "nginx:1.27")]
+    pub image: String,
+    /// Absent: the image's own.
+    pub command: Option<Vec<String>>,
+    /// Readable with `instances:read`: keep secrets in a secret store.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Thousandths of a core; default 100.
+    pub cpu_millis: Option<i32>,
+    /// MiB; default 128.
+    pub memory_mib: Option<i32>,
+    /// A network's name or id; default `default`.
+    pub network: Option<String>,
+    #[serde(default)]
+    pub ports: Vec<RawPort>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `no` (default), `on_failure` or `always`.
+    pub restart_policy: Option<String>,
+    pub placement: Option<Placement>,
+}
+
+/// A port to publish.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawPort {
+    pub container: i32,
+    /// 0 (default): a free one of the range.
+    #[serde(default)]
+    pub host: i32,
+    /// `tcp` (default) or `udp`.
+    pub protocol: Option<String>,
+}
+
+/// Where an instance may run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// A host's name or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Labels that the host must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A port as published: `host` is a number of the cluster's range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Port {
+    pub container: u16,
+    pub host: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A request that can be accepted.
+#[derive(Clone, Debug)]
+pub struct InstanceSpec {
+    pub name: Option<String>,
+    pub image: String,
+    pub command: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub cpu_millis: i32,
+    pub memory_mib: i32,
+    pub network: String,
+    pub ports: Vec<Port>,
+    pub labels: BTreeMap<String, String>,
+    pub restart_policy: &'static str,
+    pub placement: Placement,
+}
+
+const MAX_TEXT: usize = 32 * 1024;
+
+impl InstanceSpec {
+    /// Checks a request. `range`: the host ports that may be asked for.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(raw: RawInstance, range: &RangeInclusive<u16>) -> Result<Self, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        if let Some(name) = &raw.name
+            && !is_label(name)
+        {
+            wrong.push(Invalid::new(
+                "/name",
+                "invalid",
+                "must be 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'",
+            ));
+        }
+        if raw.image.is_empty() || raw.image.len() > 512 || !raw.image.chars().all(is_image_char) {
+            wrong.push(Invalid::new("/image", "invalid", "must be an image reference such as nginx:1.27"));
+        }
+        if let Some(command) = &raw.command {
+            check_command(command, &mut wrong);
+        }
+        check_map("/env", &raw.env, 512, MAX_TEXT, |key| !key.is_empty() && !key.contains('='), &mut wrong);
+        check_map("/labels", &raw.labels, 64, 255, |key| (1..=63).contains(&key.len()), &mut wrong);
+        // Docker's own lower limits; what is too much for every host is for the job to find out.
+        let cpu_millis = in_range("/cpu_millis", raw.cpu_millis.unwrap_or(100), 10..=10_000_000, &mut wrong);
+        let memory_mib = in_range("/memory_mib", raw.memory_mib.unwrap_or(128), 6..=1_000_000_000, &mut wrong);
+        let network = raw.network.unwrap_or_else(|| "default".into());
+        if !is_label(&network) {
+            wrong.push(Invalid::new("/network", "invalid", "must be a network's name or id"));
+        }
+        let ports = check_ports(&raw.ports, range, &mut wrong);
+        let restart_policy = match raw.restart_policy.as_deref() {
+            None | Some("no") => "no",
+            Some("on_failure") => "on_failure",
+            Some("always") => "always",
+            Some(_) => {
+                wrong.push(Invalid::new("/restart_policy", "invalid", "must be no, on_failure or always"));
+                "no"
+            }
+        };
+        let placement = raw.placement.unwrap_or_default();
+        if placement.host.as_ref().is_some_and(|host| host.is_empty() || host.len() > 253) {
+            wrong.push(Invalid::new("/placement/host", "invalid", "must be a host's name or id"));
+        }
+        check_map("/placement/labels", &placement.labels, 64, 255, |key| (1..=63).contains(&key.len()), &mut wrong);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self {
+            name: raw.name,
+            image: raw.image,
+            command: raw.command,
+            env: raw.env,
+            cpu_millis,
+            memory_mib,
+            network,
+            ports,
+            labels: raw.labels,
+            restart_policy,
+            placement,
+        })
+    }
+}
+
+/// A lower-case RFC 1123 label.
+pub fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_image_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-/:@".contains(c)
+}
+
+fn check_command(command: &[String], wrong: &mut Vec<Invalid>) {
+    if command.is_empty() || command.len() > 1024 {
+        wrong.push(Invalid::new("/command", "invalid", "must have 1 to 1024 items; leave it out for the image's own"));
+    }
+    if command.first().is_some_and(String::is_empty) {
+        wrong.push(Invalid::new("/command/0", "invalid", "must not be empty"));
+    }
+    if let Some(at) = command.iter().position(|item| item.len() > MAX_TEXT) {
+        wrong.push(Invalid::new(format!("/command/{at}"), "too_long", format!("must have at most {MAX_TEXT} bytes")));
+    }
+}
+
+fn check_map(
+    at: &str,
+    map: &BTreeMap<String, String>,
+    max_items: usize,
+    max_value: usize,
+    good_key: impl Fn(&str) -> bool,
+    wrong: &mut Vec<Invalid>,
+) {
+    if map.len() > max_items {
+        wrong.push(Invalid::new(at, "too_long", format!("must have at most {max_items} entries")));
+    }
+    for (key, value) in map {
+        // RFC 6901: "~" and "/" inside a pointer's token.
+        let pointer = || format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+        if !good_key(key) {
+            wrong.push(Invalid::new(
+                pointer(),
+                "invalid",
+                "the key is empty, too long or has a character that it must not have",
+            ));
+        }
+        if value.len() > max_value {
+            wrong.push(Invalid::new(pointer(), "too_long", format!("must have at most {max_value} bytes")));
+        }
+    }
+}
+
+fn in_range(at: &str, value: i32, range: RangeInclusive<i32>, wrong: &mut Vec<Invalid>) -> i32 {
+    if !range.contains(&value) {
+        wrong.push(Invalid::new(at, "out_of_range", format!("must be from {} to {}", range.start(), range.end())));
+    }
+    value
+}
+
+fn check_ports(raw: &[RawPort], range: &RangeInclusive<u16>, wrong: &mut Vec<Invalid>) -> Vec<Port> {
+    if raw.len() > 64 {
+        wrong.push(Invalid::new("/ports", "too_long", "must have at most 64 entries"));
+    }
+    let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
+    for (at, port) in raw.iter().enumerate() {
+        let pointer = |field: &str| format!("/ports/{at}/{field}");
+        let protocol = match port.protocol.as_deref() {
+            None | Some("tcp") => Protocol::Tcp,
+            Some("udp") => Protocol::Udp,
+            Some(_) => {
+                wrong.push(Invalid::new(pointer("protocol"), "invalid", "must be tcp or udp"));
+                continue;
+            }
+        };
+        let Some(container) = u16::try_from(port.container).ok().filter(|n| *n > 0) else {
+            wrong.push(Invalid::new(pointer("container"), "out_of_range", "must be from 1 to 65535"));
+            continue;
+        };
+        let Some(host) = u16::try_from(port.host).ok().filter(|n| *n == 0 || range.contains(n)) else {
+            let detail = format!("must be 0 (any free one) or from {} to {}", range.start(), range.end());
+            wrong.push(Invalid::new(pointer("host"), "out_of_range", detail));
+            continue;
+        };
+        if ports.iter().any(|p| p.protocol == protocol && p.container == container) {
+            wrong.push(Invalid::new(pointer("container"), "duplicate", "is published twice"));
+        }
+        if host != 0 && ports.iter().any(|p| p.protocol == protocol && p.host == host) {
+            wrong.push(Invalid::new(pointer("host"), "duplicate", "is asked for twice"));
+        }
+        ports.push(Port { container, host, protocol });
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(body: Value) -> Result<InstanceSpec, Vec<Invalid>> {
+        InstanceSpec::parse(serde_json::from_value(body).expect("the right shape"), &(20000..=29999))
+    }
+
+    fn pointers(body: Value) -> Vec<String> {
+        parse(body).expect_err("refused").into_iter().map(|wrong| wrong.pointer).collect()
+    }
+
+    #[test]
+    fn only_the_image_is_required() {
+        let spec = parse(json!({"image": "nginx:1.27"})).expect("accepted");
+        assert_eq!((spec.cpu_millis, spec.memory_mib, spec.network.as_str()), (100, 128, "default"));
+        assert_eq!((spec.restart_policy, spec.command), ("no", None));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+        let body = json!({
+            "name": "Web_1", "image": "no spaces please", "command": [], "env": {"A=B": "x"}, "cpu_millis": 0,
+            "memory_mib": -1, "network": "", "labels": {"": "x"}, "restart_policy": "never",
+            "ports": [{"container": 0}, {"container": 80, "host": 80}, {"container": 80, "protocol": "icmp"}],
+            "placement": {"host": ""},
+        });
+        let expected = [
+            "/name",
+            "/image",
+            "/command",
+            "/env/A=B",
+            "/labels/",
+            "/cpu_millis",
+            "/memory_mib",
+            "/network",
+            "/ports/0/container",
+            "/ports/1/host",
+            "/ports/2/protocol",
+            "/restart_policy",
+            "/placement/host",
+        ];
+        assert_eq!(pointers(body), expected);
+    }
+
+    #[test]
+    fn a_port_is_published_once_per_protocol() {
+        assert!(
+            parse(json!({"image": "a", "ports": [{"container": 53}, {"container": 53, "protocol": "udp"}]})).is_ok()
+        );
+        let twice =
+            json!({"image": "a", "ports": [{"container": 53, "host": 20000}, {"container": 53, "host": 20000}]});
+        assert_eq!(pointers(twice), ["/ports/1/container", "/ports/1/host"]);
+    }
+
+    #[test]
+    fn labels_of_rfc_1123() {
+        for good in ["a", "web-1", "0", &"x".repeat(63)] {
+            assert!(is_label(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "é", &"x".repeat(64)] {
+            assert!(!is_label(bad), "{bad}");
+        }
+    }
+}

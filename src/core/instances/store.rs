@@ -1,0 +1,213 @@
+//! Instances as they are read back. They change only in `core/protocol`.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::core::{
+    db::{Consistency, DbError, DualDb, Row},
+    id::{HostId, InstanceId, JobId, NetworkId, TenantId},
+    page::{Page, PageRequest},
+};
+
+#[derive(Clone, Debug)]
+pub struct InstanceRecord {
+    pub id: InstanceId,
+    pub name: String,
+    pub tenant: TenantId,
+    pub image: String,
+    pub command: Option<Value>,
+    pub env: Value,
+    pub cpu_millis: i32,
+    pub memory_mib: i32,
+    pub network: NetworkId,
+    pub network_name: String,
+    pub address: IpAddr,
+    pub mac: String,
+    pub ports: Value,
+    pub labels: Value,
+    pub restart_policy: String,
+    pub placement: Value,
+    pub status: String,
+    pub status_reason: Option<Value>,
+    pub generation: i64,
+    pub host: Option<(HostId, String, Option<String>)>,
+    pub job: JobId,
+    pub restart_count: i32,
+    pub exit_code: Option<i64>,
+    pub created_at: OffsetDateTime,
+    pub updated_at: OffsetDateTime,
+    pub started_at: Option<OffsetDateTime>,
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// What a list is narrowed to.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceFilter {
+    pub tenant: Option<TenantId>,
+    pub status: Option<String>,
+    pub name: Option<String>,
+    /// All of these labels.
+    pub labels: Value,
+    /// A name or an id.
+    pub network: Option<String>,
+    /// A name or an id.
+    pub host: Option<String>,
+}
+
+/// The tenant's instance; another tenant's is none, nor is one deleted over 24 h ago.
+///
+/// # Errors
+/// As the database says.
+pub async fn get(db: &DualDb, tenant: TenantId, id: InstanceId) -> Result<Option<InstanceRecord>, DbError> {
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query(
+                "select i.*, h.name as host_name, h.address as host_address
+                 from instances i left join hosts h on h.id = i.host_id
+                 where i.id = $1 and i.tenant_id = $2
+                   and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')",
+                &[&id.uuid(), &tenant.uuid()],
+            )
+            .await
+        })
+        .await?;
+    Ok(rows.first().map(record))
+}
+
+/// Instances, newest first; deleted ones only when asked for by status.
+///
+/// # Errors
+/// As the database says.
+pub async fn list(
+    db: &DualDb,
+    consistency: Consistency,
+    filter: InstanceFilter,
+    page: PageRequest,
+) -> Result<Page<InstanceRecord>, DbError> {
+    let filter = &filter;
+    let rows = db
+        .read(consistency, |c| async move {
+            c.query(
+                "select i.*, h.name as host_name, h.address as host_address
+                 from instances i left join hosts h on h.id = i.host_id
+                 where ($1::uuid is null or i.tenant_id = $1) and ($2::uuid is null or i.id < $2)
+                   and case when $3::text is null then i.status <> 'deleted' else i.status = $3 end
+                   and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')
+                   and ($4::text is null or i.name = $4) and i.labels @> $5
+                   and ($6::text is null or i.network_name = $6 or i.network_id::text = $6)
+                   and ($7::text is null or h.name = $7 or h.id::text = $7)
+                 order by i.id desc limit $8",
+                &[
+                    &filter.tenant.map(TenantId::uuid),
+                    &page.before,
+                    &filter.status,
+                    &filter.name,
+                    &filter.labels,
+                    &filter.network,
+                    &filter.host,
+                    &page.rows(),
+                ],
+            )
+            .await
+        })
+        .await?;
+    Ok(page.finish(rows.iter().map(record).collect(), |instance: &InstanceRecord| instance.id.uuid()))
+}
+
+/// The present status of many instances in one question, for those who wait.
+///
+/// # Errors
+/// As the database says.
+pub async fn statuses(db: &DualDb, ids: Vec<Uuid>) -> Result<Vec<(Uuid, String)>, DbError> {
+    let ids = &ids;
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query("select id, status from instances where id = any($1)", &[ids]).await
+        })
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// What a host has to know of an instance to judge its container.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub id: InstanceId,
+    pub status: String,
+    pub generation: i64,
+    pub restart_policy: String,
+    pub restart_streak: i32,
+    pub network: NetworkId,
+    pub started_at: Option<OffsetDateTime>,
+    /// Since `started_at`, by Postgres' clock.
+    pub ran_for: Duration,
+}
+
+/// The instances placed on a host that are not deleted; `only`: of these.
+///
+/// # Errors
+/// As the database says.
+pub async fn expected_on(db: &DualDb, host: HostId, only: Option<Vec<InstanceId>>) -> Result<Vec<Expected>, DbError> {
+    let only: Option<Vec<Uuid>> = only.map(|ids| ids.into_iter().map(InstanceId::uuid).collect());
+    let only = &only;
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query(
+                "select id, status, generation, restart_policy, restart_streak, network_id, started_at,
+                   coalesce(extract(epoch from now() - started_at), 0)::float8 as ran_for_s
+                 from instances
+                 where host_id = $1 and status <> 'deleted' and ($2::uuid[] is null or id = any($2))",
+                &[&host.uuid(), only],
+            )
+            .await
+        })
+        .await?;
+    let expected = |row: &Row| Expected {
+        id: InstanceId::from(row.get::<_, Uuid>("id")),
+        status: row.get("status"),
+        generation: row.get("generation"),
+        restart_policy: row.get("restart_policy"),
+        restart_streak: row.get("restart_streak"),
+        network: NetworkId::from(row.get::<_, Uuid>("network_id")),
+        started_at: row.get("started_at"),
+        ran_for: Duration::from_secs_f64(row.get::<_, f64>("ran_for_s").max(0.0)),
+    };
+    Ok(rows.iter().map(expected).collect())
+}
+
+/// Reads `instances.*` with `host_name` and `host_address`.
+pub(in crate::core) fn record(row: &Row) -> InstanceRecord {
+    let host: Option<Uuid> = row.get("host_id");
+    let host_name: Option<String> = row.get("host_name");
+    InstanceRecord {
+        id: InstanceId::from(row.get::<_, Uuid>("id")),
+        name: row.get("name"),
+        tenant: TenantId::from(row.get::<_, Uuid>("tenant_id")),
+        image: row.get("image"),
+        command: row.get("command"),
+        env: row.get("env"),
+        cpu_millis: row.get("cpu_millis"),
+        memory_mib: row.get("memory_mib"),
+        network: NetworkId::from(row.get::<_, Uuid>("network_id")),
+        network_name: row.get("network_name"),
+        address: row.get("address"),
+        mac: row.get("mac"),
+        ports: row.get("ports"),
+        labels: row.get("labels"),
+        restart_policy: row.get("restart_policy"),
+        placement: row.get("placement"),
+        status: row.get("status"),
+        status_reason: row.get("status_reason"),
+        generation: row.get("generation"),
+        host: host.zip(host_name).map(|(id, name)| (HostId::from(id), name, row.get("host_address"))),
+        job: JobId::from(row.get::<_, Uuid>("job_id")),
+        restart_count: row.get("restart_count"),
+        exit_code: row.get("exit_code"),
+        created_at: row.get("created_at"),
+        updated_at: row.get("updated_at"),
+        started_at: row.get("started_at"),
+        finished_at: row.get("finished_at"),
+    }
+}

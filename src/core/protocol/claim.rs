@@ -1,0 +1,251 @@
+//! Claiming jobs, with placement: one statement for a whole batch.
+//!
+//! A job is claimable by a host when it is due, no older job of its instance is unfinished, and its instance lives here
+//! or nowhere yet and fits. Tenants take turns; deletes come first. The caller must not run two claims of one host at
+//! once: the sum of what is committed here is read and added to in one statement, but not locked.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+
+use cidr::{IpCidr, Ipv4Cidr};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::core::{
+    db::{DbError, DualDb, Row},
+    id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId},
+    instances::{Transition, spec::Port},
+    kind::JobKind,
+};
+
+/// The worker that claims: one run of one process on one host.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant {
+    pub host: HostId,
+    pub boot: BootId,
+    pub epoch: i64,
+    /// Jobs that it runs at a time.
+    pub slots: usize,
+}
+
+/// Which jobs to try.
+#[derive(Clone, Debug)]
+pub enum Candidates {
+    /// These, of which the bell told.
+    Rung(Vec<JobId>),
+    /// Whatever is next.
+    Next,
+}
+
+/// Proof of one claim: every later statement about the job must show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub job: JobId,
+    pub instance: InstanceId,
+    /// Grows with each claim of the job.
+    pub token: i64,
+    pub id: LeaseId,
+}
+
+/// A job that is ours until its lease ends, with all that is needed to do it.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub lease: Lease,
+    pub kind: JobKind,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub crashes: u32,
+    /// The owner wants the instance gone: anything but a delete has nothing to do.
+    pub unwanted: bool,
+    pub generation: i64,
+    pub image: String,
+    pub command: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub cpu_millis: i32,
+    pub memory_mib: i32,
+    pub network: NetworkId,
+    pub cidr: Ipv4Cidr,
+    pub address: Ipv4Addr,
+    pub mac: String,
+    pub ports: Vec<Port>,
+}
+
+macro_rules! claim_sql {
+    ($candidates:literal) => {
+        concat!(
+            "with recursive ",
+            $candidates,
+            ", me as materialized (
+  select h.* from hosts h
+  where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
+    and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
+load as (
+  select coalesce(sum(i.cpu_millis), 0) as cpu, coalesce(sum(i.memory_mib), 0) as memory
+  from instances i where i.host_id = $1 and i.status <> 'deleted'),
+busy as (
+  select tenant_id, count(*) as running from jobs where lease_boot = $2 and status = 'running' group by tenant_id),
+eligible as materialized (
+  select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
+         case when i.host_id is null then i.cpu_millis else 0 end as cpu,
+         case when i.host_id is null then i.memory_mib else 0 end as memory
+  from candidate c join jobs j on j.id = c.id join instances i on i.id = j.instance_id cross join me cross join load
+  where j.status = 'queued' and j.run_at <= now() and j.kind = any($4)
+    and (me.state = 'active' or j.urgent)
+    and not exists (select from jobs o where o.instance_id = j.instance_id and o.seq < j.seq
+                    and o.status in ('queued', 'running'))
+    and (i.host_id = me.id
+         or i.host_id is null
+            and coalesce(i.placement ->> 'host', me.name) in (me.name, me.id::text)
+            and me.labels @> coalesce(i.placement -> 'labels', '{}')
+            and (me.cpu_millis is null or load.cpu + i.cpu_millis <= me.cpu_millis)
+            and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))),
+turns as (
+  select e.*, coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id)
+              as turn
+  from eligible e left join busy b using (tenant_id)),
+fair as (
+  -- While others wait, no tenant has more than half of the slots.
+  select * from turns
+  where urgent or turn <= greatest(1, $5::bigint / 2) or (select count(distinct tenant_id) from eligible) = 1),
+summed as (
+  select f.*, sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
+  from fair f window w as (order by urgent desc, turn, run_at, id rows unbounded preceding)),
+chosen as materialized (
+  select s.id, s.instance_id from summed s cross join me cross join load
+  where not s.unplaced
+     or (me.cpu_millis is null or load.cpu + s.cpu_sum <= me.cpu_millis)
+        and (me.memory_mib is null or load.memory + s.memory_sum <= me.memory_mib)
+  order by urgent desc, turn, run_at, id limit $6),
+locked as materialized (
+  select i.id from instances i join chosen c on c.instance_id = i.id
+  where i.host_id is null or i.host_id = $1
+  for update of i skip locked),
+claimed as (
+  update jobs j set status = 'running', attempt = j.attempt + 1, host_id = $1,
+    lease_token = j.lease_token + 1, lease_id = $7, lease_boot = $2, lease_until = now() + make_interval(secs => $8),
+    deadline_at = now() + make_interval(secs => $9), started_at = coalesce(j.started_at, now())
+  from chosen c join locked l on l.id = c.instance_id
+  where j.id = c.id and j.status = 'queued'
+  returning j.*),
+placed as (
+  update instances i set host_id = $1, updated_at = now(),
+    status = coalesce((select t.becomes from unnest($10::text[], $11::text[], $12::text[]) as t (kind, was, becomes)
+                       where t.kind = c.kind and t.was = i.status), i.status)
+  from claimed c where i.id = c.instance_id returning i.*)
+select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, i.*
+from claimed j join placed i on i.id = j.instance_id"
+        )
+    };
+}
+
+const RUNG: &str = claim_sql!("candidate as (select unnest($13::uuid[]) as id)");
+
+// A loose scan over the tenants that wait, then the first few jobs of each: never the whole backlog.
+const NEXT: &str = claim_sql!(
+    "tenant (id) as (
+  (select tenant_id from jobs where status = 'queued' order by tenant_id limit 1)
+  union all
+  select (select j.tenant_id from jobs j where j.status = 'queued' and j.tenant_id > t.id order by j.tenant_id limit 1)
+  from tenant t where t.id is not null),
+candidate as (
+  select j.id from tenant t cross join lateral (
+    select j.id from jobs j
+    where j.status = 'queued' and j.tenant_id = t.id and j.run_at <= now() and (j.host_id is null or j.host_id = $1)
+      and $13::uuid[] is null
+    order by j.urgent desc, j.run_at limit $6) j)"
+);
+
+/// Claims at most `free` jobs. An error means that the outcome is unknown: `recover` asks.
+///
+/// # Errors
+/// As the database says.
+pub async fn claim(
+    db: &DualDb,
+    me: Claimant,
+    candidates: &Candidates,
+    free: usize,
+    lease: LeaseId,
+    times: (Duration, Duration),
+) -> Result<Vec<Claimed>, DbError> {
+    let (kinds, was, becomes) = Transition::table_by_kind(Transition::Claimed);
+    let known: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    let (sql, ids) = match candidates {
+        Candidates::Rung(ids) => (RUNG, Some(ids.iter().map(|id| id.uuid()).collect::<Vec<Uuid>>())),
+        Candidates::Next => (NEXT, None),
+    };
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let rows = db
+        .write()
+        .await?
+        .query(
+            sql,
+            &[
+                &me.host.uuid(),
+                &me.boot.uuid(),
+                &me.epoch,
+                &known,
+                &count(me.slots),
+                &count(free),
+                &lease.uuid(),
+                &times.0.as_secs_f64(),
+                &times.1.as_secs_f64(),
+                &kinds,
+                &was,
+                &becomes,
+                &ids,
+            ],
+        )
+        .await?;
+    rows.iter().map(|row| claimed(row, lease)).collect()
+}
+
+/// What a claim whose answer was lost had taken.
+///
+/// # Errors
+/// As the database says.
+pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Claimed>, DbError> {
+    let rows = db
+        .write()
+        .await?
+        .query(
+            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, i.*
+             from jobs j join instances i on i.id = j.instance_id
+             where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'",
+            &[&lease.uuid(), &me.boot.uuid()],
+        )
+        .await?;
+    rows.iter().map(|row| claimed(row, lease)).collect()
+}
+
+fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
+    let broken = |what: &str| DbError::Statement { code: "02000".into(), message: format!("job row: {what}") };
+    let address: std::net::IpAddr = row.get("address");
+    let (std::net::IpAddr::V4(address), IpCidr::V4(cidr)) = (address, row.get("cidr")) else {
+        return Err(broken("not an IPv4 network"));
+    };
+    let number = |name: &str| u32::try_from(row.get::<_, i32>(name)).unwrap_or_default();
+    let json = |name: &str| row.get::<_, Option<Value>>(name).unwrap_or_default();
+    Ok(Claimed {
+        lease: Lease {
+            job: row.get::<_, Uuid>("job_id").into(),
+            instance: row.get::<_, Uuid>("id").into(),
+            token: row.get("lease_token"),
+            id: lease,
+        },
+        kind: row.get::<_, &str>("kind").parse().map_err(|()| broken("kind"))?,
+        attempt: number("attempt"),
+        max_attempts: number("max_attempts"),
+        crashes: number("crashes"),
+        unwanted: row.get::<_, &str>("desired") == "deleted",
+        generation: row.get("generation"),
+        image: row.get("image"),
+        command: serde_json::from_value(json("command")).map_err(|_| broken("command"))?,
+        env: serde_json::from_value(json("env")).map_err(|_| broken("env"))?,
+        cpu_millis: row.get("cpu_millis"),
+        memory_mib: row.get("memory_mib"),
+        network: row.get::<_, Uuid>("network_id").into(),
+        cidr,
+        address,
+        mac: row.get("mac"),
+        ports: serde_json::from_value(json("ports")).map_err(|_| broken("ports"))?,
+    })
+}

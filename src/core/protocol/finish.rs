@@ -1,0 +1,141 @@
+//! Ending a job's attempt: one statement, guarded by token and lease id. Nothing happens when the lease is lost.
+//!
+//! With `observe` the only writer of an instance's visible status.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::claim::Lease;
+use crate::core::{
+    db::{DbError, DualDb},
+    instances::Transition,
+    jobs::{JobStatus, state::JobEvent},
+    kind::JobKind,
+};
+
+/// A cause as the API names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    pub code: &'static str,
+    pub detail: String,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With the runtime's id of the container, where there is one.
+    Succeeded { container_id: Option<String> },
+    /// For good.
+    Failed(Cause),
+    /// Another attempt after `after`. `counts`: it uses one up.
+    Again { after: Duration, cause: Option<Cause>, counts: bool },
+    /// Its owner wanted it stopped.
+    Cancelled,
+    /// A newer intent made it pointless.
+    Superseded,
+}
+
+impl Outcome {
+    fn event(&self) -> JobEvent {
+        match self {
+            Self::Succeeded { .. } => JobEvent::Succeeded,
+            Self::Failed(_) => JobEvent::FailedForGood,
+            Self::Again { .. } => JobEvent::Requeued,
+            Self::Cancelled => JobEvent::CancelHonoured,
+            Self::Superseded => JobEvent::Superseded,
+        }
+    }
+
+    /// What it means for the instance; a retry changes nothing there.
+    fn transition(&self, kind: JobKind) -> Option<Transition> {
+        match self {
+            Self::Succeeded { .. } => Some(Transition::Succeeded(kind)),
+            Self::Failed(_) => Some(Transition::Failed(kind)),
+            Self::Again { .. } | Self::Cancelled | Self::Superseded => None,
+        }
+    }
+
+    fn cause(&self) -> Option<Value> {
+        match self {
+            Self::Failed(cause) | Self::Again { cause: Some(cause), .. } => {
+                Some(json!({"code": cause.code, "detail": cause.detail}))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Ends the attempt. `false`: the lease was lost, and nothing was written.
+///
+/// # Errors
+/// As the database says; the statement may be repeated.
+pub async fn finish(
+    db: &DualDb,
+    lease: Lease,
+    kind: JobKind,
+    outcome: &Outcome,
+    steps: Value,
+) -> Result<bool, DbError> {
+    let status = JobStatus::Running.next(outcome.event()).unwrap_or(JobStatus::Failed);
+    let (was, becomes) = outcome.transition(kind).map(Transition::table).unwrap_or_default();
+    let container_id = match outcome {
+        Outcome::Succeeded { container_id } => container_id.clone(),
+        _ => None,
+    };
+    let (after, uncount) = match outcome {
+        Outcome::Again { after, counts, .. } => (after.as_secs_f64(), i32::from(!counts)),
+        _ => (0.0, 0),
+    };
+    let rows = db
+        .write()
+        .await?
+        .query(
+            "with inst as materialized (select id from instances where id = $1 for update),
+             done as (
+               update jobs j set status = $5, steps = $6, error = $7,
+                 attempt = greatest(0, j.attempt - $8), run_at = now() + make_interval(secs => $9),
+                 lease_id = null, lease_boot = null, lease_until = null, deadline_at = null,
+                 finished_at = case when $5 = 'queued' then null else now() end
+               from inst
+               where j.id = $2 and j.instance_id = inst.id and j.status = 'running'
+                 and j.lease_token = $3 and j.lease_id = $4
+               returning j.*),
+             changed as (
+               update instances i set
+                 status = t.becomes, updated_at = now(),
+                 observed_generation = greatest(i.observed_generation, done.generation),
+                 container_id = coalesce($10, i.container_id),
+                 status_reason = case when t.becomes = 'failed' then $7 end,
+                 started_at = case when t.becomes = 'running' then now() else i.started_at end,
+                 exit_code = case when t.becomes = 'running' then null else i.exit_code end,
+                 finished_at = case when t.becomes = 'running' then null
+                                    when t.becomes in ('failed', 'deleted') then now() else i.finished_at end,
+                 deleted_at = case when t.becomes = 'deleted' then now() end
+               from done, unnest($11::text[], $12::text[]) as t (was, becomes)
+               where i.id = done.instance_id and t.was = i.status
+               returning i.id, i.tenant_id, i.status),
+             address as (delete from addresses a using changed c where a.instance_id = c.id and c.status = 'deleted'),
+             port as (delete from published_ports p using changed c where p.instance_id = c.id and c.status = 'deleted'),
+             event as (
+               insert into events (tenant_id, instance_id, job_id, kind, detail)
+               select c.tenant_id, c.id, $2, 'instance.' || c.status, coalesce($7, '{}') from changed c)
+             select 1 from done",
+            &[
+                &lease.instance.uuid(),
+                &lease.job.uuid(),
+                &lease.token,
+                &lease.id.uuid(),
+                &status.as_str(),
+                &steps,
+                &outcome.cause(),
+                &uncount,
+                &after,
+                &container_id,
+                &was,
+                &becomes,
+            ],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}

@@ -1,0 +1,81 @@
+//! Listening: one blocking pop at a time on a connection of its own, with a time limit outside the client's.
+
+use std::{collections::HashMap, time::Duration};
+
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, ListInterface},
+    types::lists::LMoveDirection,
+};
+
+use super::{Door, ProvisionJob};
+use crate::{
+    config::redis::RedisConfig,
+    core::{
+        id::{ClusterId, HostId, JobId},
+        redis::{self, RedisError},
+    },
+};
+
+/// How long one pop blocks in Redis.
+const BLOCK: Duration = Duration::from_secs(2);
+/// A server that hangs holds a pop for ever: past this the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub struct Ear {
+    client: Client,
+    lists: Vec<String>,
+}
+
+/// What a pop brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Jobs(Vec<JobId>),
+    Silence,
+    /// Redis does not answer; poll more often.
+    Deaf,
+}
+
+impl Ear {
+    /// # Errors
+    /// When the client cannot be built; not when Redis is away.
+    pub fn new(config: &RedisConfig, cluster: ClusterId, host: HostId) -> Result<Self, RedisError> {
+        let lists = [Door::Host(host), Door::Any].map(|door| door.list(cluster)).to_vec();
+        // No time-out of the client's own: it would cut blocking commands.
+        Ok(Self { client: redis::client(config, Duration::ZERO)?, lists })
+    }
+
+    /// The client, for checks at start.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for at most `most` messages of one list, this host's own first.
+    pub async fn listen(&self, most: usize) -> Heard {
+        let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
+        let pop = self.client.blmpop::<Option<HashMap<String, Vec<String>>>, _>(
+            BLOCK.as_secs_f64(),
+            self.lists.clone(),
+            LMoveDirection::Left,
+            Some(most),
+        );
+        match tokio::time::timeout(PATIENCE, pop).await {
+            Ok(Ok(None)) => Heard::Silence,
+            Ok(Ok(Some(lists))) => {
+                let messages = lists.into_values().flatten();
+                Heard::Jobs(messages.filter_map(|text| Some(ProvisionJob::decode(&text)?.job)).collect())
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "redis does not answer");
+                Heard::Deaf
+            }
+            Err(_) => {
+                tracing::debug!("redis hangs; reconnecting");
+                // In the background: it may wait for the old connection.
+                let client = self.client.clone();
+                tokio::spawn(async move { client.force_reconnection().await });
+                Heard::Deaf
+            }
+        }
+    }
+}

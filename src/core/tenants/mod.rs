@@ -1,0 +1,3 @@
+//! Tenants: who owns everything else. Each has a network `default` from its first moment.
+
+pub mod store;

@@ -1,0 +1,33 @@
+//! Requests counted and timed by route pattern, never by path: paths hold ids.
+
+use std::time::Instant;
+
+use actix_web::{
+    Error,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::Next,
+};
+
+/// Counts and times one request.
+///
+/// # Errors
+/// Those from inside.
+pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
+    let started = Instant::now();
+    let route = request.match_pattern().unwrap_or_else(|| "unknown".into());
+    // A client may invent methods; label values must be few.
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    let result = next.call(request).await;
+    let status = match &result {
+        Ok(response) => response.status(),
+        Err(error) => error.as_response_error().status_code(),
+    };
+    let labels = [("method", method.clone()), ("route", route.clone()), ("status", status.as_u16().to_string())];
+    ::metrics::counter!("http_requests_total", &labels).increment(1);
+    ::metrics::histogram!("http_request_seconds", "method" => method, "route" => route).record(started.elapsed());
+    result
+}

@@ -1,0 +1,26 @@
+//! The binary: starts the runtime, runs one role, and turns its error into one line and an exit code.
+
+use std::process::ExitCode;
+
+use app::{cli::Cli, roles};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Before anything that may use TLS: there is one provider, and nobody guesses.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("app: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(roles::run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("app: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `app keys create`: the first key, and later ones from a shell.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
+
+use super::parts;
+use crate::{
+    cli::KeysCreateArgs,
+    config::environment::Environment,
+    core::{
+        id::KeyId,
+        identity::{Scope, api_key::KeyRing, store::KeySpec},
+        instances::spec::is_label,
+        protocol::accept_key,
+        tenants,
+    },
+};
+
+pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
+    let scopes = args
+        .scope
+        .iter()
+        .map(|text| {
+            let known = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
+            text.parse::<Scope>()
+                .map_err(|()| anyhow::anyhow!("--scope: \"{text}\" is not one of {known}; example: --scope admin"))
+        })
+        .collect::<anyhow::Result<Vec<Scope>>>()?;
+    if !is_label(&args.tenant) {
+        bail!("--tenant: \"{}\" is not 1 to 63 of a-z, 0-9 and '-'; example: --tenant acme", args.tenant);
+    }
+    let database = args.database.resolve(environment)?;
+    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let default_cidr = args.instances.resolve()?.default_cidr;
+    let (db, _) = parts::database(&database).await?;
+    let (tenant, created) = tenants::store::ensure(&db, &args.tenant, default_cidr).await?;
+    if created {
+        tracing::info!(%tenant, name = args.tenant, "the tenant was created");
+    }
+    let spec =
+        KeySpec { id: KeyId::new(), name: args.name.clone(), tenant, scopes, expires_at: None, created_by: None };
+    let key = accept_key::create(&db, &KeyRing::new(secrets), tenant, &spec, None).await?;
+    print_key(key.context("the tenant vanished")?.key.expose_secret());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the one place where a key is shown, alone, so that a script can take it")]
+fn print_key(key: &str) {
+    println!("{key}");
+}

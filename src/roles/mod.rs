@@ -1,0 +1,35 @@
+//! One composition root per subcommand: reads settings, wires parts, waits. Decides nothing else.
+
+mod dev;
+mod healthcheck;
+mod keys;
+mod migrate;
+mod parts;
+mod purge;
+mod serve;
+mod work;
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{Cli, Command, KeysCommand},
+    telemetry,
+};
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// What stopped it, for one line on standard error.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let environment = cli.environment.environment()?;
+    telemetry::log(cli.environment.log_format()?);
+    match cli.command {
+        Command::Serve(args) => serve::run(&args, environment).await,
+        Command::Work(args) => work::run(&args, environment).await,
+        Command::Migrate(args) => migrate::run(&args, environment).await,
+        Command::Keys(KeysCommand::Create(args)) => keys::create(&args, environment).await,
+        Command::Healthcheck(args) => healthcheck::run(&args).await,
+        Command::Dev(args) => dev::run(&args, environment).await,
+        Command::Purge(args) => purge::run(&args, environment).await,
+    }
+}

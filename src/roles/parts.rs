@@ -1,0 +1,245 @@
+//! What several roles are made of.
+
+use std::{
+    net::TcpListener,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use actix_web::{dev::ServerHandle, web};
+use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinHandle;
+
+use crate::{
+    api::{self, ApiState},
+    backend::{
+        choice::{ComputeBackend, FabricBackend},
+        docker::DockerCompute,
+        simulated::{SimulatedCompute, Simulation},
+    },
+    config::{
+        backend::{BackendConfig, BackendKind},
+        database::DatabaseConfig,
+        http::HttpConfig,
+        instances::InstanceConfig,
+        redis::RedisConfig,
+        secrets::KeySecrets,
+        worker::WorkerConfig,
+    },
+    core::{
+        db::{DualDb, migrate},
+        hosts::{self, HostSpec},
+        id::ClusterId,
+        identity::{PgIdentity, api_key::KeyRing},
+        instances, jobs, keeper,
+        protocol::boot::{self, Process},
+        queue::{Bell, Ear},
+        redis,
+        watch::Watch,
+    },
+    http::listener,
+    shutdown::Shutdown,
+    telemetry,
+    worker::{self, health},
+};
+
+/// The databases, once the primary answers and its schema is there.
+///
+/// # Errors
+/// When it does not answer in time, or `app migrate` has not run.
+pub async fn database(config: &DatabaseConfig) -> anyhow::Result<(DualDb, ClusterId)> {
+    let started = Instant::now();
+    let mut client = migrate::connect(&config.primary, config.wait).await?;
+    let pending = loop {
+        let pending = migrate::pending(&mut client).await?;
+        // In a deployment `app migrate` may be at work this moment.
+        if pending.is_empty() || started.elapsed() >= config.wait {
+            break pending;
+        }
+        tracing::info!(?pending, "waiting for `app migrate`");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    if !pending.is_empty() {
+        bail!("DATABASE_URL: the schema lacks {}; run: app migrate", pending.join(", "));
+    }
+    let db = DualDb::new(config)?;
+    let cluster =
+        hosts::store::cluster(&db).await?.context("DATABASE_URL: the schema has no cluster; run: app migrate")?;
+    Ok((db, cluster))
+}
+
+/// The recorder; one per process.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let handle = telemetry::metrics()?;
+    tokio::spawn(telemetry::upkeep(handle.clone()));
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// The backends for a cluster; one pair per process, since the two share their locks.
+///
+/// # Errors
+/// When the runtime does not answer, or the state directory cannot be used.
+pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Result<(ComputeBackend, FabricBackend)> {
+    match config.compute {
+        BackendKind::Docker => {
+            let unusable = || format!("DOCKER_HOST: cannot use the Docker engine at {}", config.docker_host);
+            let compute = DockerCompute::connect(Some(&config.docker_host), cluster).with_context(unusable)?;
+            let version = compute.version().await.with_context(unusable)?;
+            tracing::info!(version, "docker answers");
+            let fabric = compute.fabric();
+            Ok((ComputeBackend::Docker(compute), FabricBackend::Docker(fabric)))
+        }
+        BackendKind::Simulated => {
+            let simulation = Simulation {
+                state_dir: config.state_dir.clone(),
+                latency: config.simulated_latency,
+                fail_rate: config.simulated_fail_rate,
+                seed: getrandom::u64().unwrap_or_default(),
+            };
+            let compute = SimulatedCompute::open(&simulation, cluster)
+                .with_context(|| format!("APP_STATE_DIR: {} cannot be used", config.state_dir.display()))?;
+            tracing::warn!("simulated backend: no containers run");
+            let fabric = compute.fabric();
+            Ok((ComputeBackend::Simulated(compute), FabricBackend::Simulated(fabric)))
+        }
+    }
+}
+
+/// What the API is made of.
+pub struct ApiParts {
+    pub db: DualDb,
+    pub cluster: ClusterId,
+    pub redis: RedisConfig,
+    pub http: HttpConfig,
+    pub instances: InstanceConfig,
+    pub secrets: KeySecrets,
+    pub lease: Duration,
+}
+
+/// Starts the API; it runs until the task ends.
+///
+/// # Errors
+/// When the address is taken or Redis cannot be used.
+pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    let socket = listener::bind("APP_LISTEN", parts.http.listen)?;
+    let bell = Bell::new(&parts.redis, parts.cluster)?;
+    redis::check(bell.client()).await?;
+    let ring = Arc::new(KeyRing::new(parts.secrets));
+    let (instance_watch, job_watch) = (Watch::default(), Watch::default());
+    let state = web::Data::new(ApiState {
+        identity: PgIdentity::new(parts.db.clone(), ring.clone()),
+        db: parts.db.clone(),
+        ring,
+        bell,
+        instances: parts.instances,
+        instance_watch: instance_watch.clone(),
+        job_watch: job_watch.clone(),
+        recent_writers: Default::default(),
+        metrics: metrics()?,
+        stopping: shutdown.requested.clone(),
+    });
+    let (for_instances, for_jobs) = (parts.db.clone(), parts.db.clone());
+    tokio::spawn(async move {
+        instance_watch
+            .run(move |ids| {
+                let db = for_instances.clone();
+                async move { instances::store::statuses(&db, ids).await }
+            })
+            .await;
+    });
+    tokio::spawn(async move {
+        job_watch
+            .run(move |ids| {
+                let db = for_jobs.clone();
+                async move { jobs::store::statuses(&db, ids).await }
+            })
+            .await;
+    });
+    tokio::spawn(keeper::run(parts.db, parts.lease));
+    let address = socket.local_addr()?;
+    let server = listener::serve(socket, parts.http.workers, parts.http.shutdown_timeout, move |config| {
+        api::configure(config, &state);
+    })?;
+    tokio::spawn(stop_when_asked(server.handle(), shutdown.clone(), parts.http.shutdown_delay));
+    tracing::info!(%address, "the API listens");
+    Ok(tokio::spawn(server))
+}
+
+/// Readiness fails first; then, after the delay, connections are refused and requests in flight finish.
+async fn stop_when_asked(server: ServerHandle, shutdown: Shutdown, delay: Duration) {
+    shutdown.requested.cancelled().await;
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        () = shutdown.forced.cancelled() => {}
+    }
+    server.stop(!shutdown.forced.is_cancelled()).await;
+}
+
+/// What a worker is made of.
+pub struct WorkParts {
+    pub db: DualDb,
+    pub cluster: ClusterId,
+    pub redis: RedisConfig,
+    pub worker: WorkerConfig,
+    pub backend: BackendConfig,
+}
+
+/// Registers this host and starts its worker; it runs until the task ends.
+///
+/// # Errors
+/// When another worker has this name, or a part cannot be had.
+pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
+    let host = parts.worker.host.clone();
+    let lock = worker::lock_host_name(&parts.backend.state_dir, &host.name)?;
+    let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
+    let backends = backends(&parts.backend, parts.cluster).await?;
+    let spec = HostSpec {
+        name: host.name,
+        address: host.address,
+        labels: host.labels,
+        cpu_millis: host.cpu_millis,
+        memory_mib: host.memory_mib,
+    };
+    let process = Process {
+        machine_id: machine_id(),
+        pid: i32::try_from(std::process::id()).unwrap_or(i32::MAX),
+        version: env!("CARGO_PKG_VERSION"),
+        slots: parts.worker.slots,
+    };
+    let (me, requeued) =
+        boot::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
+    tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
+    let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
+    redis::check(ear.client()).await?;
+    let health = health::Health::new(parts.worker.times.lease, shutdown.requested.clone());
+    let listener = health::serve(socket, health.clone(), metrics()?)?;
+    let handle = listener.handle();
+    tokio::spawn(listener);
+    tokio::spawn(keeper::run(parts.db.clone(), parts.worker.times.lease));
+    let shutdown = shutdown.clone();
+    Ok(tokio::spawn(async move {
+        worker::run(parts.db, me, parts.worker, backends, ear, health, shutdown).await;
+        handle.stop(false).await;
+        drop(lock);
+    }))
+}
+
+/// Tells whether a pid of this machine is a living process.
+fn is_alive(pid: i32) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH)
+}
+
+/// This boot of this machine (or container): a pid means nothing elsewhere.
+fn machine_id() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
+    format!("{} {namespace}", boot.trim())
+}

@@ -1,0 +1,55 @@
+//! `app purge`: removes all that this cluster has on this host. Rows stay; a running worker would notice.
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+
+use super::parts;
+use crate::{
+    backend::{Compute, Fabric},
+    cli::PurgeArgs,
+    config::environment::Environment,
+};
+
+pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
+    let database = args.database.resolve(environment)?;
+    let backend = args.backend.resolve(environment)?;
+    let (_, cluster) = parts::database(&database).await?;
+    let (compute, fabric) = parts::backends(&backend, cluster).await?;
+    let (containers, networks) = (compute.list().await?, fabric.networks().await?);
+    say(&format!("cluster {cluster}: {} containers with their volumes, {} networks", containers.len(), networks.len()));
+    if !args.yes && !(containers.is_empty() && networks.is_empty()) && !confirmed()? {
+        bail!("nothing was removed");
+    }
+    for container in containers {
+        compute.remove(container.instance).await?;
+        say(&format!("removed container of instance {}", container.instance));
+    }
+    for network in networks {
+        fabric.release_network(network).await?;
+        say(&format!("removed network {network}"));
+    }
+    if !(compute.list().await?.is_empty() && fabric.networks().await?.is_empty()) {
+        bail!("something is left: is a worker still running here? stop it, then run app purge again");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed() -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("standard input is no terminal to ask on; to remove all of it, run: app purge --yes");
+    }
+    eprint!("Remove all of it? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[allow(clippy::print_stdout, reason = "what was removed is this command's result")]
+fn say(line: &str) {
+    println!("purge: {line}");
+}

@@ -1,0 +1,24 @@
+//! `app serve`: an API replica.
+
+use std::process::ExitCode;
+
+use super::parts::{self, ApiParts};
+use crate::{
+    cli::ServeArgs,
+    config::{environment::Environment, setting},
+    shutdown::Shutdown,
+};
+
+pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
+    let database = args.database.resolve(environment)?;
+    let redis = args.redis.resolve()?;
+    let http = args.http.resolve()?;
+    let instances = args.instances.resolve()?;
+    let lease = setting("APP_LEASE_MS", &args.lease_ms, "30000").millis(600, 3_600_000)?;
+    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let shutdown = Shutdown::on_signals()?;
+    let (db, cluster) = parts::database(&database).await?;
+    let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
+    parts::start_api(api, &shutdown).await?.await??;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,72 @@
+//! The worker's own listener: whether it lives, whether it works, and its metrics.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix_web::{HttpResponse, dev::Server, web};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::listener;
+
+/// Shared with the heartbeat.
+#[derive(Clone)]
+pub struct Health {
+    started: Instant,
+    /// Milliseconds after `started` of the last heartbeat that succeeded.
+    beat_at: Arc<AtomicU64>,
+    lease: Duration,
+    stopping: CancellationToken,
+}
+
+impl Health {
+    pub fn new(lease: Duration, stopping: CancellationToken) -> Self {
+        Self { started: Instant::now(), beat_at: Arc::default(), lease, stopping }
+    }
+
+    pub(super) fn beat(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat_at.store(now, Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.beat_at.load(Ordering::Relaxed)))
+    }
+}
+
+/// Serves `/health/live`, `/health/ready` and `/metrics`.
+///
+/// # Errors
+/// When the socket cannot be served.
+pub fn serve(socket: TcpListener, health: Health, metrics: PrometheusHandle) -> anyhow::Result<Server> {
+    listener::serve(socket, 1, Duration::from_secs(1), move |config| {
+        let (ready, metrics) = (health.clone(), metrics.clone());
+        config
+            .route("/health/live", web::get().to(|| async { HttpResponse::Ok().json(json!({"status": "live"})) }))
+            .route(
+                "/health/ready",
+                web::get().to(move || {
+                    let silent = ready.silent_for();
+                    let works = silent < ready.lease && !ready.stopping.is_cancelled();
+                    let body = json!({"status": if works { "ready" } else { "unavailable" }, "heartbeat_age_s": silent.as_secs_f64()});
+                    async move {
+                        if works { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+                    }
+                }),
+            )
+            .route(
+                "/metrics",
+                web::get().to(move || {
+                    let text = metrics.render();
+                    async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
+                }),
+            );
+    })
+}

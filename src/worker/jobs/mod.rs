@@ -1,0 +1,91 @@
+//! What is done for each kind of job. Level-triggered: look at what is there, move it towards what is wanted.
+
+mod delete;
+mod provision;
+
+use std::sync::Arc;
+
+use super::{
+    Context,
+    leases::{Halt, Held},
+};
+use crate::{
+    backend::{Attachment, BackendError, Guest, NetworkPlan, PortPlan},
+    core::{instances::spec::Protocol, jobs::step::StepStatus, kind::JobKind, protocol::claim::Claimed},
+};
+
+/// Why an attempt did not succeed.
+#[derive(Debug)]
+pub enum JobError {
+    Halted(Halt),
+    Backend(BackendError),
+}
+
+impl From<Halt> for JobError {
+    fn from(halt: Halt) -> Self {
+        Self::Halted(halt)
+    }
+}
+
+impl From<BackendError> for JobError {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+/// Does the job; answers the container's id where there is one.
+pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<Option<String>, JobError> {
+    match job.kind {
+        // Starting again provisions what is missing; so it is the same.
+        JobKind::Provision | JobKind::Start => provision::perform(context, job, held).await.map(Some),
+        JobKind::Delete => delete::perform(context, job, held).await.map(|()| None),
+    }
+}
+
+/// Runs one step: a checkpoint, the work, and its record.
+async fn step<T>(
+    context: &Context,
+    held: &Arc<Held>,
+    name: &str,
+    work: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, JobError> {
+    context.leases.checkpoint(held).await?;
+    held.steps.begin(name);
+    let result = work.await;
+    match &result {
+        Ok(_) => held.steps.end(name, StepStatus::Succeeded, None),
+        Err(error) => held.steps.end(name, StepStatus::Failed, Some(error.to_string())),
+    }
+    Ok(result?)
+}
+
+fn guest(job: &Claimed) -> Guest {
+    Guest {
+        instance: job.lease.instance,
+        generation: job.generation,
+        job: job.lease.job,
+        token: job.lease.token,
+        image: job.image.clone(),
+        command: job.command.clone(),
+        env: job.env.clone(),
+        cpu_millis: job.cpu_millis,
+        memory_mib: job.memory_mib,
+    }
+}
+
+fn attachment(job: &Claimed) -> Attachment {
+    let port = |port: &crate::core::instances::spec::Port| PortPlan {
+        container: port.container,
+        host: port.host,
+        protocol: match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        },
+    };
+    Attachment {
+        network: NetworkPlan { id: job.network, cidr: job.cidr },
+        address: job.address,
+        mac: job.mac.clone(),
+        ports: job.ports.iter().map(port).collect(),
+    }
+}

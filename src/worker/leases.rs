@@ -1,0 +1,174 @@
+//! The jobs this process holds, and the one heartbeat that keeps them all.
+//!
+//! A job is lost when the heartbeat's answer lacks it, or when no heartbeat succeeded for so long that another worker
+//! may soon have it (self-fence, by our monotonic clock). A lost job's task is cancelled: no more side effects, no writes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{health::Health, steps::Steps};
+use crate::{
+    config::worker::LeaseTimes,
+    core::{
+        db::DualDb,
+        id::JobId,
+        protocol::{
+            claim::{Claimant, Lease},
+            heartbeat::heartbeat,
+        },
+    },
+};
+
+/// Step changes of all jobs within this time go to Postgres together.
+const COALESCE: Duration = Duration::from_millis(250);
+
+/// Why a job must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The lease is or may be another's: write nothing.
+    Lost,
+    /// Its owner wants it stopped: clean up and say so.
+    Cancelled,
+}
+
+/// One job that is ours.
+pub struct Held {
+    pub lease: Lease,
+    pub steps: Steps,
+    pub lost: CancellationToken,
+    pub cancelled: CancellationToken,
+    beat_at: Mutex<Instant>,
+}
+
+pub struct Leases {
+    db: DualDb,
+    me: Claimant,
+    times: LeaseTimes,
+    health: Health,
+    held: Mutex<HashMap<JobId, Arc<Held>>>,
+    steps_changed: Arc<Notify>,
+}
+
+impl Leases {
+    pub fn new(db: DualDb, me: Claimant, times: LeaseTimes, health: Health) -> Self {
+        Self { db, me, times, health, held: Mutex::default(), steps_changed: Arc::default() }
+    }
+
+    /// Holds a job claimed by a statement sent at `claimed_at`.
+    pub fn hold(&self, lease: Lease, claimed_at: Instant) -> Arc<Held> {
+        let held = Arc::new(Held {
+            lease,
+            steps: Steps::new(self.steps_changed.clone()),
+            lost: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
+            beat_at: Mutex::new(claimed_at),
+        });
+        self.held().insert(lease.job, held.clone());
+        held
+    }
+
+    pub fn release(&self, job: JobId) {
+        self.held().remove(&job);
+    }
+
+    pub fn count(&self) -> usize {
+        self.held().len()
+    }
+
+    /// To be passed before each irreversible step: the lease is fine and was confirmed a moment ago.
+    ///
+    /// # Errors
+    /// `Halt`, when the job must not go on.
+    pub async fn checkpoint(&self, held: &Arc<Held>) -> Result<(), Halt> {
+        if held.beat_at().elapsed() > self.times.fresh() {
+            self.beat(vec![held.clone()]).await;
+        }
+        if held.lost.is_cancelled() || held.beat_at().elapsed() > self.times.self_fence() {
+            return Err(Halt::Lost);
+        }
+        if held.cancelled.is_cancelled() {
+            return Err(Halt::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Beats for ever.
+    pub async fn run(&self) {
+        let mut tick = tokio::time::interval(self.times.heartbeat());
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.beat(self.all()).await,
+                () = self.steps_changed.notified() => {
+                    tokio::time::sleep(COALESCE).await;
+                    let changed: Vec<_> = self.all().into_iter().filter(|held| held.steps.has_changed()).collect();
+                    if !changed.is_empty() {
+                        self.beat(changed).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn beat(&self, jobs: Vec<Arc<Held>>) {
+        let sent_at = Instant::now();
+        let leases: Vec<(Lease, Option<Value>)> =
+            jobs.iter().map(|held| (held.lease, held.steps.take_changed())).collect();
+        match heartbeat(&self.db, self.me, &leases, self.times.lease).await {
+            Ok(ours) => {
+                self.health.beat();
+                for held in &jobs {
+                    match ours.get(&held.lease.job) {
+                        Some(beat) => {
+                            *held.beat_at_mut() = sent_at;
+                            if beat.cancel_requested {
+                                held.cancelled.cancel();
+                            }
+                        }
+                        None if self.held().contains_key(&held.lease.job) => {
+                            tracing::warn!(job = %held.lease.job, "lost the lease; stopping work on it");
+                            held.lost.cancel();
+                        }
+                        // It ended while the heartbeat was under way.
+                        None => {}
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "heartbeat failed");
+                for held in &jobs {
+                    held.steps.put_back();
+                    if held.beat_at().elapsed() > self.times.self_fence() {
+                        tracing::warn!(job = %held.lease.job, "no heartbeat for too long; stopping work on it");
+                        held.lost.cancel();
+                    }
+                }
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Held>> {
+        self.held().values().cloned().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn beat_at(&self) -> Instant {
+        *self.beat_at_mut()
+    }
+
+    fn beat_at_mut(&self) -> MutexGuard<'_, Instant> {
+        self.beat_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,122 @@
+//! The worker: claims jobs, does them on this host, and watches what runs here.
+//!
+//! `dispatch` claims and runs, `leases` keeps the claims alive, `jobs` does the work in `steps`, `fault` decides what an
+//! error means, `observer` notices what containers do by themselves, `sweep` removes what nobody owns. Promises: no
+//! side effect under a lease that may be lost; nothing of another cluster is touched.
+
+mod dispatch;
+mod fault;
+pub mod health;
+mod jobs;
+mod leases;
+mod observer;
+mod steps;
+mod sweep;
+mod wakeups;
+
+use std::{path::Path, sync::Arc};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    backend::choice::{ComputeBackend, FabricBackend},
+    config::worker::WorkerConfig,
+    core::{
+        db::DualDb,
+        id::InstanceId,
+        protocol::{boot, claim::Claimant},
+        queue::Ear,
+    },
+    shutdown::Shutdown,
+};
+
+/// What every part of the worker needs.
+pub(crate) struct Context {
+    pub db: DualDb,
+    pub me: Claimant,
+    pub config: WorkerConfig,
+    pub compute: ComputeBackend,
+    pub fabric: FabricBackend,
+    pub leases: leases::Leases,
+    pub wakeups: wakeups::Wakeups,
+    /// Asks the observer to look at an instance.
+    pub look: mpsc::UnboundedSender<InstanceId>,
+}
+
+/// Works until `shutdown`, then drains: no more claims, running jobs finish within the drain time-out or are given
+/// back, and the next worker is told that it need not wait.
+pub async fn run(
+    db: DualDb,
+    me: Claimant,
+    config: WorkerConfig,
+    backends: (ComputeBackend, FabricBackend),
+    ear: Ear,
+    health: health::Health,
+    shutdown: Shutdown,
+) {
+    let (look, to_look_at) = mpsc::unbounded_channel();
+    let context = Arc::new(Context {
+        leases: leases::Leases::new(db.clone(), me, config.times, health),
+        wakeups: wakeups::Wakeups::default(),
+        db,
+        me,
+        config,
+        compute: backends.0,
+        fabric: backends.1,
+        look,
+    });
+    let background = tokio_util::sync::CancellationToken::new();
+    let loops = TaskTracker::new();
+    for task in [Task::Heartbeat, Task::Observe(to_look_at), Task::Sweep] {
+        let (context, stop) = (context.clone(), background.clone());
+        loops.spawn(async move {
+            stop.run_until_cancelled(task.run(&context)).await;
+        });
+    }
+    dispatch::run(&context, ear, &shutdown).await;
+    // Heartbeats go on until the last job has ended.
+    background.cancel();
+    loops.close();
+    loops.wait().await;
+    if let Err(error) = boot::stopped(&context.db, me).await {
+        tracing::warn!(%error, "could not say goodbye; the next worker of this name waits until the lease is over");
+    }
+}
+
+enum Task {
+    Heartbeat,
+    Observe(mpsc::UnboundedReceiver<InstanceId>),
+    Sweep,
+}
+
+impl Task {
+    async fn run(self, context: &Arc<Context>) {
+        match self {
+            Self::Heartbeat => context.leases.run().await,
+            Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
+            Self::Sweep => sweep::run(context).await,
+        }
+    }
+}
+
+/// One worker per host name on this machine: an exclusive lock that ends with the process.
+///
+/// # Errors
+/// One line that names the variable when another process holds it.
+pub fn lock_host_name(state_dir: &Path, name: &str) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+    use anyhow::Context as _;
+    std::fs::create_dir_all(state_dir).with_context(|| {
+        format!("APP_STATE_DIR: {} cannot be created; example: APP_STATE_DIR=/var/lib/app", state_dir.display())
+    })?;
+    let path = state_dir.join(format!("worker-{name}.lock"));
+    let file = std::fs::File::create(&path).with_context(|| {
+        format!("APP_STATE_DIR: {} cannot be written; example: APP_STATE_DIR=/var/lib/app", path.display())
+    })?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::anyhow!(
+            "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or give this one another \
+             name; example: APP_HOST_NAME={name}-2"
+        )
+    })
+}

@@ -1,0 +1,100 @@
+//! What containers do by themselves: ends are noticed by the runtime's events, and by comparing all from time to time.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::Context;
+use crate::{
+    backend::{Compute, ContainerState, Observed},
+    core::{
+        id::InstanceId,
+        instances::store::{self, Expected},
+        protocol::observe::{Seen, Verdict, observe, verdict},
+    },
+};
+
+/// Watches for ever.
+pub(super) async fn run(context: &Arc<Context>, mut to_look_at: mpsc::UnboundedReceiver<InstanceId>) {
+    loop {
+        let mut changes = context.compute.changes();
+        let mut recheck = tokio::time::interval(context.config.recheck);
+        loop {
+            tokio::select! {
+                change = changes.next() => match change {
+                    Some(Ok(change)) => look_at(context, change.instance).await,
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "the runtime's events ended; subscribing again");
+                        break;
+                    }
+                    None => break,
+                },
+                Some(instance) = to_look_at.recv() => look_at(context, instance).await,
+                // The first tick is at once: whatever happened before the subscription.
+                _ = recheck.tick() => look_at_all(context).await,
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn look_at(context: &Context, instance: InstanceId) {
+    let expected = match store::expected_on(&context.db, context.me.host, Some(vec![instance])).await {
+        Ok(expected) => expected,
+        Err(error) => return tracing::warn!(%error, %instance, "could not compare an instance; the next check will"),
+    };
+    for expected in expected.into_iter().filter(should_run) {
+        match context.compute.inspect(instance).await {
+            Ok(observed) => judge(context, &expected, observed.as_ref()).await,
+            Err(error) => tracing::warn!(%error, %instance, "could not inspect a container; the next check will"),
+        }
+    }
+}
+
+async fn look_at_all(context: &Context) {
+    // First the rows: a container that appears in between belongs to no row that should run yet.
+    let expected = match store::expected_on(&context.db, context.me.host, None).await {
+        Ok(expected) => expected,
+        Err(error) => return tracing::warn!(%error, "could not compare the instances; the next check will"),
+    };
+    let observed: HashMap<InstanceId, Observed> = match context.compute.list().await {
+        Ok(list) => list.into_iter().map(|observed| (observed.instance, observed)).collect(),
+        Err(error) => return tracing::warn!(%error, "could not list the containers; the next check will"),
+    };
+    #[allow(clippy::cast_precision_loss, reason = "a host has fewer than 2^52 containers")]
+    metrics::gauge!("host_containers").set(observed.len() as f64);
+    for expected in expected.iter().filter(|expected| should_run(expected)) {
+        judge(context, expected, observed.get(&expected.id)).await;
+    }
+}
+
+fn should_run(expected: &Expected) -> bool {
+    matches!(expected.status.as_str(), "running" | "unknown")
+}
+
+async fn judge(context: &Context, expected: &Expected, observed: Option<&Observed>) {
+    let seen = match observed.map(|observed| observed.state) {
+        Some(ContainerState::Running) => Seen::Running,
+        Some(ContainerState::Exited { exit_code, oom_killed }) => Seen::Ended { exit_code, oom_killed },
+        // Created but not running, though the job had started it: somebody replaced it.
+        Some(ContainerState::Created) | None => Seen::Gone,
+    };
+    if seen == Seen::Running && expected.status == "running" {
+        return;
+    }
+    let policy = &expected.restart_policy;
+    let verdict = verdict(seen, policy, expected.restart_streak, expected.ran_for, context.config.restart_backoff);
+    match observe(&context.db, context.me.host, expected, seen, verdict).await {
+        Ok(Some(_)) => {
+            tracing::info!(instance = %expected.id, ?seen, ?verdict, "a container changed by itself");
+            if let Verdict::Restart { after, .. } = verdict {
+                context.wakeups.after(after);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(%error, instance = %expected.id, "could not write what was seen; the next check will")
+        }
+    }
+}

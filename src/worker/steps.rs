@@ -1,0 +1,99 @@
+//! The steps of one attempt as its owner will see them; kept here, written along with the heartbeat.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+
+use crate::core::jobs::step::{Step, StepStatus};
+
+pub struct Steps {
+    state: Mutex<State>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    steps: Vec<Step>,
+    changed: bool,
+}
+
+impl Steps {
+    pub fn new(changed: Arc<Notify>) -> Self {
+        Self { state: Mutex::default(), changed }
+    }
+
+    /// A step begins.
+    pub fn begin(&self, name: &str) {
+        self.change(|steps| {
+            steps.push(Step {
+                name: name.to_owned(),
+                status: StepStatus::Running,
+                started_at: OffsetDateTime::now_utc(),
+                finished_at: None,
+                detail: None,
+            });
+        });
+    }
+
+    /// The newest step of that name made progress.
+    pub fn progress(&self, name: &str, detail: String) {
+        self.change(|steps| {
+            if let Some(step) = newest(steps, name) {
+                step.detail = Some(detail);
+            }
+        });
+    }
+
+    /// The newest step of that name ended. `detail`: why it failed.
+    pub fn end(&self, name: &str, status: StepStatus, detail: Option<String>) {
+        self.change(|steps| {
+            if let Some(step) = newest(steps, name) {
+                step.status = status;
+                step.finished_at = Some(OffsetDateTime::now_utc());
+                step.detail = detail.or(step.detail.take());
+            }
+        });
+    }
+
+    pub fn has_changed(&self) -> bool {
+        self.state().changed
+    }
+
+    /// The steps, if they have changed since the last time.
+    pub fn take_changed(&self) -> Option<Value> {
+        let mut state = self.state();
+        std::mem::take(&mut state.changed).then(|| to_json(&state.steps))
+    }
+
+    /// What was taken could not be written: it is still to be written.
+    pub fn put_back(&self) {
+        self.state().changed = true;
+    }
+
+    /// All of them, for the end.
+    pub fn all(&self) -> Value {
+        to_json(&self.state().steps)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Step>)) {
+        let mut state = self.state();
+        change(&mut state.steps);
+        state.changed = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn newest<'a>(steps: &'a mut [Step], name: &str) -> Option<&'a mut Step> {
+    steps.iter_mut().rev().find(|step| step.name == name)
+}
+
+fn to_json(steps: &[Step]) -> Value {
+    serde_json::to_value(steps).unwrap_or_default()
+}

@@ -1,0 +1,222 @@
+//! What every backend does alike. The worker relies on exactly this.
+//!
+//! Promises: leaves nothing behind when it passes, and says so itself by the last assertion.
+//! Refuses: anything that needs a real network; see the backend's own tests.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use app::{
+    backend::{Attachment, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan},
+    core::id::{InstanceId, JobId, NetworkId},
+};
+use futures_util::{StreamExt, stream::BoxStream};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// Runs the whole scenario. `stranger` is the same runtime seen by another cluster; `image` runs until it is stopped
+/// and has a program `false`.
+pub async fn conformance<C: Compute, F: Fabric>(compute: &C, fabric: &F, stranger: &C, image: &str) {
+    let network = network();
+    fabric.ensure_network(&network).await.expect("a network");
+    fabric.ensure_network(&network).await.expect("the same network again");
+    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
+    compute.ensure_image(image, &|_| ()).await.expect("the image");
+
+    runs_once(compute, fabric, &network, image).await;
+    a_new_generation_replaces(compute, &network, image).await;
+    an_exit_is_noticed(compute, &network, image).await;
+    a_bad_command_is_told(compute, &network, image).await;
+    a_stranger_is_left_alone(compute, stranger, &network, image).await;
+    a_network_in_use_stays(compute, fabric, &network, image).await;
+    a_network_is_made_again_for_a_container(compute, fabric, image).await;
+
+    fabric.release_network(network.id).await.expect("release");
+    fabric.release_network(network.id).await.expect("release again");
+    assert_eq!(compute.list().await.expect("list"), [], "containers are left");
+    assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
+}
+
+async fn runs_once<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, None), attachment(network, 10));
+    let id = guest.instance;
+    assert_eq!(compute.inspect(id).await.expect("inspect"), None);
+    compute.stop(id, AT_ONCE).await.expect("stopping what is absent");
+    compute.remove(id).await.expect("removing what is absent");
+
+    let (first, second) = tokio::join!(compute.create(&guest, &wires), compute.create(&guest, &wires));
+    let container = first.expect("create");
+    assert_eq!(second.expect("create at once"), container);
+    // Another attempt of the job: other labels, the same container.
+    let retry = Guest { job: JobId::new(), token: guest.token + 1, ..guest.clone() };
+    assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
+
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((seen.instance, seen.generation, &seen.container_id), (id, 1, &container));
+    assert_eq!(seen.state, ContainerState::Created);
+    assert!((time::OffsetDateTime::now_utc() - seen.created_at).abs() < time::Duration::minutes(1));
+
+    compute.start(id).await.expect("start");
+    compute.start(id).await.expect("start again");
+    fabric.publish(id, &wires).await.expect("publish");
+    let listed = compute.list().await.expect("list");
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].instance, listed[0].state), (id, ContainerState::Running));
+    assert_eq!(listed[0].container_id, container);
+
+    compute.stop(id, AT_ONCE).await.expect("stop");
+    compute.stop(id, AT_ONCE).await.expect("stop again");
+    assert!(matches!(state(compute, id).await, Some(ContainerState::Exited { .. })));
+    assert!(matches!(compute.list().await.expect("list")[0].state, ContainerState::Exited { .. }));
+    compute.start(id).await.expect("start after stop");
+    assert_eq!(state(compute, id).await, Some(ContainerState::Running));
+
+    fabric.unpublish(id).await.expect("unpublish");
+    let (first, second) = tokio::join!(compute.remove(id), compute.remove(id));
+    first.expect("remove");
+    second.expect("remove at once");
+    compute.remove(id).await.expect("remove again");
+    assert_eq!(state(compute, id).await, None);
+}
+
+async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, None), attachment(network, 11));
+    let old = compute.create(&guest, &wires).await.expect("create");
+    compute.start(guest.instance).await.expect("start");
+    let next = Guest { generation: 2, ..guest };
+    let new = compute.create(&next, &wires).await.expect("create the next generation");
+    assert_ne!(old, new);
+    let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
+    assert_eq!((seen.generation, seen.state, seen.container_id), (2, ContainerState::Created, new));
+    assert_eq!(compute.list().await.expect("list").len(), 1);
+    compute.remove(next.instance).await.expect("remove");
+}
+
+async fn an_exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, Some("false")), attachment(network, 12));
+    let mut changes = compute.changes();
+    compute.create(&guest, &wires).await.expect("create");
+    compute.start(guest.instance).await.expect("start");
+    let ended = ContainerState::Exited { exit_code: 1, oom_killed: false };
+    noticed(compute, &mut changes, guest.instance, Some(ended)).await;
+    compute.remove(guest.instance).await.expect("remove");
+    noticed(compute, &mut changes, guest.instance, None).await;
+}
+
+async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, Some("/no/such/program")), attachment(network, 13));
+    compute.create(&guest, &wires).await.expect("create");
+    let refused = compute.start(guest.instance).await;
+    assert!(matches!(refused, Err(BackendError::StartFailed(_))), "{refused:?}");
+    assert_eq!(state(compute, guest.instance).await, Some(ContainerState::Created));
+    compute.remove(guest.instance).await.expect("undo");
+    let gone = compute.start(guest.instance).await;
+    assert!(matches!(gone, Err(BackendError::Unavailable(_))), "{gone:?}");
+}
+
+async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, None), attachment(network, 14));
+    let id = guest.instance;
+    compute.create(&guest, &wires).await.expect("create");
+    compute.start(id).await.expect("start");
+    assert_eq!(stranger.inspect(id).await.expect("inspect"), None);
+    assert_eq!(stranger.list().await.expect("list"), []);
+    stranger.stop(id, AT_ONCE).await.expect("stop");
+    stranger.remove(id).await.expect("remove");
+    assert_eq!(state(compute, id).await, Some(ContainerState::Running));
+    compute.remove(id).await.expect("remove");
+}
+
+/// For backends whose clusters share names; needs a network of the stranger's own.
+pub async fn a_taken_name_is_told<C: Compute, F: Fabric>(compute: &C, stranger: &C, theirs: &F, image: &str) {
+    let guest = guest(image, None);
+    let (ours, other) = (network(), network());
+    compute.create(&guest, &attachment(&ours, 10)).await.expect("create");
+    let taken = stranger.create(&guest, &attachment(&other, 10)).await;
+    assert!(matches!(taken, Err(BackendError::NameConflict(_))), "{taken:?}");
+    assert_eq!(state(compute, guest.instance).await, Some(ContainerState::Created));
+    compute.remove(guest.instance).await.expect("remove");
+    theirs.release_network(other.id).await.expect("release");
+}
+
+async fn a_network_in_use_stays<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &NetworkPlan, image: &str) {
+    let (guest, wires) = (guest(image, None), attachment(network, 15));
+    compute.create(&guest, &wires).await.expect("create");
+    fabric.release_network(network.id).await.expect("releasing what a created container names");
+    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
+    compute.start(guest.instance).await.expect("start");
+    fabric.release_network(network.id).await.expect("releasing what is in use");
+    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
+    compute.remove(guest.instance).await.expect("remove");
+}
+
+async fn a_network_is_made_again_for_a_container<C: Compute, F: Fabric>(compute: &C, fabric: &F, image: &str) {
+    let network = network();
+    let (guest, wires) = (guest(image, None), attachment(&network, 16));
+    fabric.ensure_network(&network).await.expect("a network");
+    // As another instance's undo does between this instance's two steps.
+    fabric.release_network(network.id).await.expect("release");
+    compute.create(&guest, &wires).await.expect("create");
+    compute.start(guest.instance).await.expect("start");
+    compute.remove(guest.instance).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+}
+
+/// Waits until the container is as expected, looking only when a change is announced.
+async fn noticed<C: Compute>(
+    compute: &C,
+    changes: &mut BoxStream<'static, Result<Changed, BackendError>>,
+    instance: InstanceId,
+    expected: Option<ContainerState>,
+) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let change = tokio::time::timeout(left, changes.next()).await.expect("a change in time");
+        let change = change.expect("the stream goes on").expect("a change");
+        if change.instance == instance && state(compute, instance).await == expected {
+            return;
+        }
+    }
+}
+
+async fn state<C: Compute>(compute: &C, instance: InstanceId) -> Option<ContainerState> {
+    compute.inspect(instance).await.expect("inspect").map(|seen| seen.state)
+}
+
+pub fn guest(image: &str, command: Option<&str>) -> Guest {
+    Guest {
+        instance: InstanceId::new(),
+        generation: 1,
+        job: JobId::new(),
+        token: 1,
+        image: image.to_owned(),
+        command: command.map(|program| vec![program.to_owned()]),
+        env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+        cpu_millis: 100,
+        memory_mib: 32,
+    }
+}
+
+/// A network with a CIDR that other tests on the same host hardly have.
+pub fn network() -> NetworkPlan {
+    let id = NetworkId::new();
+    let random = id.uuid().as_bytes()[13..].to_vec();
+    let first = Ipv4Addr::new(10, 128 + random[0] % 128, random[1], random[2] & 0xc0);
+    NetworkPlan { id, cidr: format!("{first}/26").parse().expect("a CIDR") }
+}
+
+/// The address `host` in the network, and port 80 published on a port of the machine that was free a moment ago.
+pub fn attachment(network: &NetworkPlan, host: u8) -> Attachment {
+    let free = std::net::TcpListener::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    Attachment {
+        network: network.clone(),
+        address: Ipv4Addr::from(u32::from(network.cidr.first_address()) + u32::from(host)),
+        mac: format!("02:00:00:00:00:{host:02x}"),
+        ports: vec![PortPlan { container: 80, host: free.port(), protocol: "tcp" }],
+    }
+}

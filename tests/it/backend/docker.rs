@@ -1,0 +1,318 @@
+//! The Docker backend on a real engine: the common suite, and what only a real engine shows.
+//!
+//! Needs `TEST_DOCKER_HOST`, and in `TEST_DEMO_IMAGE` an image (default `app-demo:1`) that serves HTTP on port 80.
+//! Without an engine the tests say `SKIPPED`; with `REQUIRE_REAL=1` they fail instead.
+
+use std::{
+    env,
+    io::Write,
+    net::{Ipv4Addr, TcpListener},
+    time::{Duration, Instant},
+};
+
+use app::{
+    backend::{
+        Attachment, BackendError, Compute, ContainerState, Fabric, Guest, NetworkPlan,
+        docker::{DockerCompute, DockerFabric},
+    },
+    core::id::{ClusterId, NetworkId},
+};
+use futures_util::{StreamExt, future};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::conformance::{a_taken_name_is_told, attachment, conformance, guest, network};
+
+struct Engine {
+    host: String,
+    image: String,
+}
+
+impl Engine {
+    fn cluster(&self) -> (DockerCompute, DockerFabric) {
+        let compute = DockerCompute::connect(Some(&self.host), ClusterId::new()).expect("a host");
+        let fabric = compute.fabric();
+        (compute, fabric)
+    }
+}
+
+fn engine(test: &str) -> Option<Engine> {
+    match env::var("TEST_DOCKER_HOST") {
+        Ok(host) if !host.is_empty() => {
+            Some(Engine { host, image: env::var("TEST_DEMO_IMAGE").unwrap_or_else(|_| "app-demo:1".to_owned()) })
+        }
+        _ => {
+            let required = env::var("REQUIRE_REAL").is_ok_and(|value| value == "1");
+            assert!(!required, "{test}: REQUIRE_REAL=1, but TEST_DOCKER_HOST is not set");
+            // Not `eprintln!`: the test harness would swallow it.
+            writeln!(std::io::stderr(), "SKIPPED {test}: no Docker").expect("stderr");
+            None
+        }
+    }
+}
+
+#[tokio::test]
+async fn docker_conforms() {
+    let Some(engine) = engine("docker_conforms") else { return };
+    let ((compute, fabric), (stranger, theirs)) = (engine.cluster(), engine.cluster());
+    assert!(!compute.version().await.expect("a version").is_empty());
+    conformance(&compute, &fabric, &stranger, &engine.image).await;
+    a_taken_name_is_told(&compute, &stranger, &theirs, &engine.image).await;
+    for network in fabric.networks().await.expect("networks") {
+        fabric.release_network(network).await.expect("release");
+    }
+}
+
+#[tokio::test]
+async fn many_at_once_each_answer_on_their_port() {
+    let Some(engine) = engine("many_at_once_each_answer_on_their_port") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let began = (0..20).map(|n| {
+        let (compute, fabric, network, image) = (&compute, &fabric, &network, &engine.image);
+        async move {
+            let (guest, wires) = (guest(image, None), attachment(network, 10 + n));
+            fabric.ensure_network(network).await.expect("a network");
+            compute.create(&guest, &wires).await.expect("create");
+            compute.start(guest.instance).await.expect("start");
+            fabric.publish(guest.instance, &wires).await.expect("publish");
+            assert!(answers(wires.ports[0].host).await);
+            guest.instance
+        }
+    });
+    let instances = future::join_all(began).await;
+    assert_eq!(compute.list().await.expect("list").len(), 20);
+    let ended = instances.into_iter().map(|instance| {
+        let (compute, fabric, network) = (&compute, &fabric, &network);
+        async move {
+            compute.remove(instance).await.expect("remove");
+            fabric.release_network(network.id).await.expect("release");
+        }
+    });
+    future::join_all(ended).await;
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn a_network_that_comes_and_goes_is_there_for_each_container() {
+    let Some(engine) = engine("a_network_that_comes_and_goes_is_there_for_each_container") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let rounds = (0..4).map(|n| {
+        let (compute, fabric, network, image) = (&compute, &fabric, &network, &engine.image);
+        async move {
+            for _ in 0..5 {
+                let (guest, wires) = (guest(image, None), attachment(network, 10 + n));
+                fabric.ensure_network(network).await.expect("a network");
+                compute.create(&guest, &wires).await.expect("create");
+                compute.start(guest.instance).await.expect("start");
+                compute.remove(guest.instance).await.expect("remove");
+                fabric.release_network(network.id).await.expect("release");
+            }
+        }
+    });
+    future::join_all(rounds).await;
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told() {
+    let Some(engine) = engine("a_port_in_use_is_told") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let (other, wires) = (guest(&engine.image, None), attachment(&network, 10));
+    let ports = wires.ports.clone();
+    compute.create(&other, &wires).await.expect("create");
+    compute.start(other.instance).await.expect("start");
+    let (one, wires) = (guest(&engine.image, None), Attachment { ports, ..attachment(&network, 11) });
+    compute.create(&one, &wires).await.expect("create");
+    let taken = compute.start(one.instance).await;
+    assert!(matches!(taken, Err(BackendError::PortConflict(_))), "by a container: {taken:?}");
+    compute.remove(other.instance).await.expect("remove");
+
+    let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, wires.ports[0].host)).expect("free again");
+    let taken = compute.start(one.instance).await;
+    assert!(matches!(taken, Err(BackendError::PortConflict(_))), "by a process: {taken:?}");
+    drop(socket);
+    compute.start(one.instance).await.expect("free again");
+    assert!(answers(wires.ports[0].host).await);
+    compute.remove(one.instance).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn other_spec_replaces_and_the_container_has_its_address() {
+    let Some(engine) = engine("other_spec_replaces_and_the_container_has_its_address") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let wires = attachment(&network, 10);
+    // Exits with 0 only if the link has the planned MAC.
+    let test = format!(
+        "busybox ip -o link show eth0 | busybox grep -q {} && busybox ip -o addr show eth0 | busybox grep -q {}/",
+        wires.mac, wires.address
+    );
+    let mut changes = compute.changes();
+    let plain = guest(&engine.image, None);
+    let first = compute.create(&plain, &wires).await.expect("create");
+    let command = ["busybox", "sh", "-c", &test].map(str::to_owned).to_vec();
+    let checking = Guest { command: Some(command), ..plain };
+    assert_ne!(compute.create(&checking, &wires).await.expect("create"), first);
+    compute.start(checking.instance).await.expect("start");
+    loop {
+        changes.next().await.expect("goes on").expect("a change");
+        let seen = compute.inspect(checking.instance).await.expect("inspect").expect("a container");
+        if let ContainerState::Exited { exit_code, .. } = seen.state {
+            assert_eq!(exit_code, 0);
+            break;
+        }
+    }
+    fabric.publish(checking.instance, &wires).await.expect("its end is noticed elsewhere");
+    compute.remove(checking.instance).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn running_out_of_memory_is_told() {
+    let Some(engine) = engine("running_out_of_memory_is_told") else { return };
+    let (compute, fabric) = engine.cluster();
+    let (network, mut changes) = (network(), compute.changes());
+    let command = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M"].map(str::to_owned).to_vec();
+    let hungry = Guest { command: Some(command), ..guest(&engine.image, None) };
+    compute.create(&hungry, &attachment(&network, 10)).await.expect("create");
+    compute.start(hungry.instance).await.expect("start");
+    loop {
+        changes.next().await.expect("goes on").expect("a change");
+        let seen = compute.inspect(hungry.instance).await.expect("inspect").expect("a container");
+        if let ContainerState::Exited { exit_code, oom_killed } = seen.state {
+            assert_eq!((exit_code, oom_killed), (137, true));
+            break;
+        }
+    }
+    compute.remove(hungry.instance).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn overlapping_networks_are_refused_with_the_reason() {
+    let Some(engine) = engine("overlapping_networks_are_refused_with_the_reason") else { return };
+    let (compute, fabric) = engine.cluster();
+    let first = network();
+    let same = NetworkPlan { id: NetworkId::new(), cidr: first.cidr };
+    let (one, two) = tokio::join!(fabric.ensure_network(&first), fabric.ensure_network(&first));
+    one.and(two).expect("one network by two at once");
+    let refused = fabric.ensure_network(&same).await.expect_err("overlap");
+    assert!(matches!(&refused, BackendError::NetworkSetup(why) if why.contains("NETWORK_BACKEND=ovn")), "{refused}");
+    fabric.release_network(same.id).await.expect("release");
+    fabric.release_network(first.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn two_workers_of_one_cluster_share_an_engine() {
+    let Some(engine) = engine("two_workers_of_one_cluster_share_an_engine") else { return };
+    let cluster = ClusterId::new();
+    // Two connections share no lock, like two processes.
+    let worker = || DockerCompute::connect(Some(&engine.host), cluster).expect("a host");
+    let (one, two) = (worker(), worker());
+    let (ones, twos) = (one.fabric(), two.fabric());
+    let network = network();
+    for n in 0..5 {
+        let (made, again) = tokio::join!(ones.ensure_network(&network), twos.ensure_network(&network));
+        made.and(again).expect("one network by two at once");
+        let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10 + n));
+        let (made, again) = tokio::join!(one.create(&guest, &wires), two.create(&guest, &wires));
+        assert_eq!(made.expect("create"), again.expect("create"));
+        let (started, again) = tokio::join!(one.start(guest.instance), two.start(guest.instance));
+        started.and(again).expect("start");
+        let (removed, again) = tokio::join!(one.remove(guest.instance), two.remove(guest.instance));
+        removed.and(again).expect("remove");
+        let (gone, again) = tokio::join!(ones.release_network(network.id), twos.release_network(network.id));
+        gone.and(again).expect("release");
+        is_clean(&one, &twos).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_told_by_cause() {
+    let Some(engine) = engine("what_cannot_be_is_told_by_cause") else { return };
+    let (compute, fabric) = engine.cluster();
+    let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
+    assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
+    // Port 1 of this machine: nothing listens, so no registry.
+    let unreachable = compute.ensure_image("127.0.0.1:1/nginx:1.27", &|_| ()).await;
+    assert!(matches!(unreachable, Err(BackendError::ImagePullFailed(_))), "{unreachable:?}");
+    let network = network();
+    let huge = Guest { cpu_millis: 100_000_000, ..guest(&engine.image, None) };
+    let refused = compute.create(&huge, &attachment(&network, 10)).await;
+    assert!(matches!(refused, Err(BackendError::Refused(_))), "{refused:?}");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn an_image_that_the_registry_denies_is_not_found() {
+    let Some(engine) = engine("an_image_that_the_registry_denies_is_not_found") else { return };
+    let (compute, _fabric) = engine.cluster();
+    let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = registry.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = registry.accept().await {
+            let mut request = [0; 4096];
+            let read = socket.read(&mut request).await.unwrap_or(0);
+            let answer = if request[..read].starts_with(b"GET /v2/ ") {
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+                    .to_owned()
+            } else {
+                let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+                format!(
+                    "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+            };
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    let missing = compute.ensure_image(&format!("127.0.0.1:{port}/absent:1"), &|_| ()).await;
+    assert!(matches!(missing, Err(BackendError::ImageNotFound(_))), "{missing:?}");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_down_is_unavailable() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = format!("unix://{}/none.sock", directory.path().display());
+    let compute = DockerCompute::connect(Some(&host), ClusterId::new()).expect("connects later");
+    assert!(matches!(compute.version().await, Err(BackendError::Unavailable(_))));
+    assert!(matches!(compute.list().await, Err(BackendError::Unavailable(_))));
+    assert!(matches!(compute.fabric().networks().await, Err(BackendError::Unavailable(_))));
+    let pulled = compute.ensure_image("nginx", &|_| ()).await;
+    assert!(matches!(pulled, Err(BackendError::Unavailable(_))), "{pulled:?}");
+    let events: Vec<_> = compute.changes().collect().await;
+    assert!(matches!(events[..], [Err(BackendError::Unavailable(_))]), "{events:?}");
+    assert!(DockerCompute::connect(Some("ssh://host"), ClusterId::new()).is_err());
+}
+
+/// Whether the demo's page comes; its server needs a moment to listen.
+async fn answers(port: u16) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            let mut page = String::new();
+            let asked = socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+            if asked.is_ok() && socket.read_to_string(&mut page).await.is_ok() && page.contains("200 OK") {
+                return true;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+async fn is_clean(compute: &DockerCompute, fabric: &DockerFabric) {
+    assert_eq!(compute.list().await.expect("list"), [], "containers are left");
+    assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
+}
