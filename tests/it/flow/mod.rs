@@ -1,0 +1,4 @@
+//! The whole path, front door to container.
+
+mod docker;
+mod page;

@@ -1,0 +1,9 @@
+//! Integration tests through the front door: real processes of this program on real Postgres, Redis and Docker.
+//!
+//! One binary, so that services are shared and linking is done once. Run by `make test`, which says where they are.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod backend;
+mod flow;
+mod support;

@@ -1,0 +1,203 @@
+//! An installation of a test's own: a database, a range of ports, a default network, a state directory; Redis and Docker
+//! are shared, where names carry the cluster's id. Dropping it removes all of that.
+
+use std::{
+    process::{Command, Output},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use tempfile::TempDir;
+
+use super::{App, Client, env};
+
+/// Tells the installations of this run apart: 60 ports and a /24 each.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+const PORTS: u16 = 60;
+
+pub struct Cluster {
+    pub database_url: String,
+    pub redis_url: String,
+    /// `None`: the simulated backend.
+    pub docker_host: Option<String>,
+    /// An image that serves a page on port 80; on the simulated backend any name.
+    pub image: String,
+    pub state: TempDir,
+    name: String,
+    n: u16,
+    settings: Vec<(String, String)>,
+}
+
+impl Cluster {
+    /// On the simulated backend.
+    pub async fn simulated() -> Self {
+        Self::new(None, "web:1".into()).await
+    }
+
+    /// On real Docker; `None`: the test named skips itself.
+    pub async fn docker(test: &str) -> Option<Self> {
+        let (host, image) = env::docker(test)?;
+        Some(Self::new(Some(host), image).await)
+    }
+
+    async fn new(docker_host: Option<String>, image: String) -> Self {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("it_{}_{n}", std::process::id());
+        let admin_url = env::required("TEST_DATABASE_URL");
+        let admin = connect(&admin_url).await;
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        let database_url = with_database(&admin_url, &name);
+        let cluster = Self {
+            database_url,
+            redis_url: env::required("TEST_REDIS_URL"),
+            docker_host,
+            image,
+            state: TempDir::new().unwrap(),
+            name,
+            n,
+            settings: Vec::new(),
+        };
+        cluster.run(&["migrate"]);
+        cluster
+    }
+
+    /// A setting for all processes started from now on.
+    pub fn set(&mut self, variable: &str, value: impl ToString) -> &mut Self {
+        self.settings.retain(|(known, _)| known != variable);
+        self.settings.push((variable.into(), value.to_string()));
+        self
+    }
+
+    /// The program with this installation's environment and no other.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
+        let first_port = 10_000 + self.n * PORTS;
+        command.args(arguments).env_clear();
+        for (variable, value) in [
+            ("PATH", std::env::var("PATH").unwrap_or_default()),
+            ("RUST_BACKTRACE", "1".into()),
+            ("RUST_LOG", "info,app=debug".into()),
+            ("DATABASE_URL", self.database_url.clone()),
+            ("REDIS_URL", self.redis_url.clone()),
+            ("DB_MAX_CONNS", "8".into()),
+            ("APP_LISTEN", "127.0.0.1:0".into()),
+            ("APP_WORK_LISTEN", "127.0.0.1:0".into()),
+            ("APP_HTTP_WORKERS", "2".into()),
+            ("APP_HOST_NAME", "h1".into()),
+            ("APP_STATE_DIR", self.state.path().display().to_string()),
+            ("APP_PORT_RANGE", format!("{first_port}-{}", first_port + PORTS - 1)),
+            ("APP_DEFAULT_CIDR", format!("10.{}.{}.0/24", 100 + self.n / 256, self.n % 256)),
+            // A tenth of the real thing.
+            ("APP_LEASE_MS", "3000".into()),
+            ("APP_RECHECK_MS", "2000".into()),
+            ("APP_RESTART_BACKOFF_MS", "100".into()),
+            ("SIMULATED_LATENCY_MS", "5".into()),
+        ] {
+            command.env(variable, value);
+        }
+        match &self.docker_host {
+            Some(host) => command.env("DOCKER_HOST", host),
+            None => command.env("COMPUTE_BACKEND", "simulated").env("NETWORK_BACKEND", "simulated"),
+        };
+        command.envs(self.settings.iter().map(|(variable, value)| (variable, value)));
+        command
+    }
+
+    /// Runs it to its end and demands success; answers standard output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output: Output = self.command(arguments).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "app {arguments:?}: {}\n{stderr}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A key with one scope, of a tenant that is created when missing.
+    pub fn key(&self, tenant: &str, scope: &str) -> String {
+        let output = self.run(&["keys", "create", "--tenant", tenant, "--name", "test", "--scope", scope]);
+        output.trim_end().to_owned()
+    }
+
+    /// An API replica, and a client of the tenant `acme` with an admin key.
+    pub fn serve(&self) -> (App, Client) {
+        let api = self.spawn("serve");
+        let client = Client::new(&base_url(&api), &self.key("acme", "admin"));
+        (api, client)
+    }
+
+    /// A worker, registered.
+    pub fn work(&self) -> App {
+        let worker = self.spawn("work");
+        worker.line("the worker is registered");
+        worker
+    }
+
+    /// A process of this role, just started.
+    pub fn spawn(&self, role: &str) -> App {
+        App::spawn(&format!("{role} of {}", self.name), self.command(&[role]))
+    }
+
+    /// A connection to look behind the scenes.
+    pub async fn sql(&self) -> tokio_postgres::Client {
+        connect(&self.database_url).await
+    }
+
+    /// What this installation has in Docker: containers and networks.
+    pub async fn in_docker(&self) -> Vec<String> {
+        let id: uuid::Uuid = self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+        let host = self.docker_host.as_deref().expect("on Docker");
+        let list = |what: &[&str]| {
+            let filter = format!("label=app.cluster={id}");
+            let output = Command::new("docker")
+                .args(["-H", host])
+                .args(what)
+                .args(["--filter", &filter, "--format", "{{.ID}}"])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().lines().map(|id| format!("{} {id}", what[0])).collect::<Vec<_>>()
+        };
+        [list(&["ps", "-a"]), list(&["network", "ls"]), list(&["volume", "ls", "-q"])].concat()
+    }
+}
+
+/// Where an API listens, by its own word.
+pub fn base_url(api: &App) -> String {
+    let line = api.line("the API listens");
+    let address = line.rsplit("address=").next().unwrap().trim();
+    format!("http://{address}")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.docker_host.is_some() {
+            let purged = self.command(&["purge", "--yes"]).output();
+            if let Ok(output) = purged
+                && !output.status.success()
+                && !std::thread::panicking()
+            {
+                panic!("purge: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        let (admin_url, name) = (env::required("TEST_DATABASE_URL"), self.name.clone());
+        // A runtime of its own: this may run inside one.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                connect(&admin_url).await.batch_execute(&format!("drop database {name} with (force)")).await
+            })
+        });
+        let _ = dropped.join();
+    }
+}
+
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The same server, another database.
+fn with_database(url: &str, database: &str) -> String {
+    let (rest, query) = url.split_once('?').map_or((url, None), |(rest, query)| (rest, Some(query)));
+    let (server, _) = rest.rsplit_once('/').unwrap();
+    query.map_or_else(|| format!("{server}/{database}"), |query| format!("{server}/{database}?{query}"))
+}

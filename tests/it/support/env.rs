@@ -1,0 +1,30 @@
+//! Where the real parts are, as `make test` says. A part that this machine cannot run skips a test by name, unless
+//! `REQUIRE_REAL=1`.
+
+use std::{env, fs::OpenOptions, io::Write};
+
+/// The variable, or a panic that tells how to run the tests.
+pub fn required(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
+
+/// The Docker engine and the demo image; `None`: the test named skips itself.
+pub fn docker(test: &str) -> Option<(String, String)> {
+    match env::var("TEST_DOCKER_HOST") {
+        Ok(host) if !host.is_empty() => Some((host, required("TEST_DEMO_IMAGE"))),
+        _ => {
+            skip(test, &env::var("TEST_DOCKER_REASON").unwrap_or_else(|_| "no Docker".into()));
+            None
+        }
+    }
+}
+
+fn skip(test: &str, reason: &str) {
+    assert!(env::var("REQUIRE_REAL").as_deref() != Ok("1"), "{test} needs a part that is not there: {reason}");
+    // Past the test harness, which swallows what passing tests print.
+    writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").unwrap();
+    if let Ok(path) = env::var("TEST_SKIPPED") {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        writeln!(file, "{test}\t{reason}").unwrap();
+    }
+}

@@ -1,0 +1,14 @@
+//! What the tests stand on: installations of their own, processes to start and kill, and a client.
+
+pub mod client;
+pub mod cluster;
+pub mod env;
+pub mod eventually;
+pub mod process;
+pub mod proxy;
+pub mod redis_server;
+
+pub use client::{Answer, Client};
+pub use cluster::Cluster;
+pub use eventually::eventually;
+pub use process::App;
