@@ -5,7 +5,7 @@
 //! `mod catches` can show it what it must catch. Refuses: being a compiler. It reads words, paths and string literals;
 //! it does not follow aliases.
 
-use std::{fmt, fs, path::Path};
+use std::{fmt, fs, ops::Range, path::Path};
 
 // ---------------------------------------------------------------- the rules' tables
 
@@ -213,7 +213,8 @@ fn arrows(source: &Source) -> Vec<Violation> {
     for path in source.paths() {
         let module = source.module_at(path.at);
         let Some(target) = resolve(&module, &path.segments) else { continue };
-        let reach = |arrow: &&Arrow| arrow.from.iter().filter(|from| within(&module, from)).map(|from| from.len()).max();
+        let reach =
+            |arrow: &&Arrow| arrow.from.iter().filter(|from| within(&module, from)).map(|from| from.len()).max();
         let row = ARROWS.iter().filter(|arrow| reach(arrow).is_some()).max_by_key(reach);
         let may = row.map_or(&[][..], |row| row.may);
         if !within(&target, own(&module)) && !may.iter().any(|may| within(&target, may)) {
@@ -266,7 +267,8 @@ fn is_sql(text: &str) -> bool {
     let after = |word: &'static str| (0..words.len()).filter(move |&at| words[at] == word).map(|at| at + 1);
     let verbs = [("insert", "into"), ("delete", "from"), ("for", "update"), ("lock", "table"), ("truncate", "table")];
     let ddl = ["table", "index", "type", "view", "schema"];
-    let placeholder = || text.match_indices('$').any(|(at, _)| text[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    let placeholder =
+        || text.match_indices('$').any(|(at, _)| text[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
     verbs.iter().any(|(first, second)| pair(first, second))
         || ["create", "alter", "drop"].iter().any(|verb| ddl.iter().any(|noun| pair(verb, noun)))
         || after("select").any(|from| words[from..].contains(&"from"))
@@ -354,9 +356,8 @@ fn in_attribute(code: &str) -> bool {
 
 fn prints(source: &Source) -> Vec<Violation> {
     let words = source.words().into_iter();
-    let prints = words.filter(|(at, word)| {
-        ["print", "println"].contains(word) && source.code[at + word.len()..].starts_with('!')
-    });
+    let prints = words
+        .filter(|(at, word)| ["print", "println"].contains(word) && source.code[at + word.len()..].starts_with('!'));
     prints.map(|(at, word)| source.violation(Rule::Print, at, format!("{word}!"))).collect()
 }
 
@@ -506,25 +507,478 @@ impl Source {
         words
     }
 
+    /// Every path that the code mentions, with groups of `use` spread out.
     fn paths(&self) -> Vec<Mention<'_>> {
         let mut paths = Vec::new();
         let mut done = 0;
         for (at, word) in self.words() {
-            let (before, after) = (&self.code[..at], &self.code[at + word.len()..]);
-            let starts = !before.ends_with("(in ") && !before.ends_with(['.', ':']) || before.trim_end().len() < at && before.trim_end().ends_with(':')
-                || before.ends_with("::") && !before[..at - 2].ends_with(|c: char| is_word(c) || c == '>');
-            if at < done || !starts {
-            } else if word == "use" && !after.starts_with('<') {
-                done = at + self.code[at..].find(';').unwrap_or(word.len());
-                self.leaves(at + word.len()..done, &mut paths);
-            } else {
-                let end = self.code[at..].find(|c: char| !is_word(c) && c != ':').map_or(self.code.len(), |end| at + end);
-                let segments: Vec<&str> = self.code[at..end].split("::").filter(|segment| !segment.is_empty()).collect();
-                if segments.len() > 1 {
-                    paths.push(Mention { at, segments });
-                }
+            let after = at + word.len();
+            if at < done || is_continued(&self.code[..at]) {
+                continue;
             }
+            if word == "use" && !self.code[after..].starts_with('<') {
+                done = self.code[after..].find(';').map_or(self.code.len(), |end| after + end);
+                self.spread(after, done, &mut paths);
+                continue;
+            }
+            let mut mention = Mention { at, segments: vec![word] };
+            done = after;
+            while let Some(rest) = self.code[done..].strip_prefix("::").filter(|rest| rest.starts_with(is_word)) {
+                let next = &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())];
+                mention.segments.push(next);
+                done += 2 + next.len();
+            }
+            paths.extend((mention.segments.len() > 1).then_some(mention));
         }
         paths
+    }
+
+    /// The leaves of one `use`, from behind the keyword to its semicolon.
+    fn spread<'a>(&'a self, start: usize, end: usize, paths: &mut Vec<Mention<'a>>) {
+        let mut path: Vec<&str> = Vec::new();
+        let mut groups = vec![0];
+        let (mut leaf, mut is_alias) = (None, false);
+        let mut at = start;
+        while at <= end {
+            let word =
+                self.code[at..end].find(|c| !is_word(c)).map_or(&self.code[at..end], |len| &self.code[at..at + len]);
+            match self.code[at..].chars().next() {
+                _ if word == "as" => is_alias = true,
+                _ if is_alias && !word.is_empty() => is_alias = false,
+                _ if !word.is_empty() => {
+                    path.push(word);
+                    leaf = Some(at);
+                }
+                Some('*') => {
+                    path.push("*");
+                    leaf = Some(at);
+                }
+                Some('{') => {
+                    groups.push(path.len());
+                    leaf = None;
+                }
+                Some(sign @ (',' | '}' | ';')) => {
+                    if let Some(at) = leaf.take() {
+                        let segments = path.strip_suffix(&["self"]).filter(|path| !path.is_empty()).unwrap_or(&path);
+                        paths.push(Mention { at, segments: segments.to_vec() });
+                    }
+                    if sign == '}' {
+                        groups.pop();
+                    }
+                    path.truncate(groups.last().copied().unwrap_or_default());
+                }
+                _ => {}
+            }
+            at += word.len().max(1);
+        }
+    }
+
+    /// The variables that clap is told to read, with where their names stand.
+    fn variables(&self) -> Vec<(usize, &str)> {
+        let mut words = self.words();
+        words.retain(|(at, word)| {
+            *word == "env"
+                && self.code[at + word.len()..].trim_start().starts_with("= \"")
+                && self.code[..*at].trim_end().ends_with(['(', ','])
+        });
+        let names = words.into_iter().filter_map(|(at, _)| self.literal_after(at));
+        names.map(|literal| (literal.at, literal.text.as_str())).collect()
+    }
+
+    fn literal_after(&self, at: usize) -> Option<&Literal> {
+        self.literals.iter().find(|literal| literal.at > at)
+    }
+
+    /// The modules written out in this file: name, body, and whether only tests see it.
+    fn modules(&self) -> Vec<(&str, Range<usize>, bool)> {
+        let mut modules = Vec::new();
+        let words = self.words();
+        for pair in words.windows(2).filter(|pair| pair[0].1 == "mod") {
+            let (at, (name_at, name)) = (pair[0].0, pair[1]);
+            let open = name_at + name.len();
+            if self.code[open..].trim_start().starts_with('{') {
+                let attributes = self.code[..at].rfind([';', '}']).map_or(0, |end| end + 1);
+                let is_test = self.code[attributes..at].contains("#[cfg(test)]");
+                modules.push((name, open..closing(&self.code, open), is_test));
+            }
+        }
+        modules
+    }
+
+    fn is_test_at(&self, at: usize) -> bool {
+        self.modules().iter().any(|(_, body, is_test)| *is_test && body.contains(&at))
+    }
+
+    /// The module that a place in the file belongs to, from the crate's root.
+    fn module_at(&self, at: usize) -> String {
+        let path = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        let mut module = path.replace('/', "::");
+        for (name, ..) in self.modules().iter().filter(|(_, body, _)| body.contains(&at)) {
+            module = format!("{module}::{name}");
+        }
+        module
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Whether the next word goes on with a path, names a field or a method, or says how visible something is.
+fn is_continued(before: &str) -> bool {
+    let goes_on = before.strip_suffix("::").is_some_and(|path| path.ends_with(|c| is_word(c) || c == '>'));
+    goes_on || before.ends_with('.') && !before.ends_with("..") || before.ends_with("(in ")
+}
+
+/// Where the block that opens first after `from` closes.
+fn closing(code: &str, from: usize) -> usize {
+    let mut depth = 0;
+    for (at, sign) in code[from..].match_indices(['{', '}']) {
+        depth += if sign == "{" { 1 } else { -1 };
+        if depth == 0 {
+            return from + at;
+        }
+    }
+    code.len()
+}
+
+/// What is no code at this place: the inside of a comment, string or character, and where the token ends.
+fn opaque(text: &[u8], at: usize) -> (Range<usize>, usize) {
+    let rest = &text[at..];
+    let find = |from: usize, what: &[u8]| {
+        text[from..].windows(what.len()).position(|window| window == what).map_or(text.len(), |found| from + found)
+    };
+    let hashes = rest.iter().skip(1).take_while(|byte| **byte == b'#').count();
+    let is_prefix = |at: usize| matches!(text[at], b'b' | b'c') && (at == 0 || !is_word(text[at - 1].into()));
+    let is_raw = rest[0] == b'r'
+        && rest.get(1 + hashes) == Some(&b'"')
+        && (at == 0 || !is_word(text[at - 1].into()) || is_prefix(at - 1));
+    if rest.starts_with(b"//") {
+        let end = find(at, b"\n");
+        (at..end, end)
+    } else if rest.starts_with(b"/*") {
+        let end = end_of_comment(text, at);
+        (at..end, end)
+    } else if is_raw {
+        let start = at + hashes + 2;
+        let end = find(start, &[b"\"", &b"#".repeat(hashes)[..]].concat());
+        (start..end, (end + 1 + hashes).min(text.len()))
+    } else if rest[0] == b'"' || rest[0] == b'\'' && is_character(rest) {
+        let mut end = at + 1;
+        while end < text.len() && text[end] != rest[0] {
+            end += if text[end] == b'\\' { 2 } else { 1 };
+        }
+        (at + 1..end.min(text.len()), (end + 1).min(text.len()))
+    } else {
+        (at..at, at + 1)
+    }
+}
+
+fn end_of_comment(text: &[u8], start: usize) -> usize {
+    let (mut depth, mut at) = (0, start);
+    while at < text.len() {
+        match text[at..] {
+            [b'/', b'*', ..] => depth += 1,
+            [b'*', b'/', ..] => depth -= 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        at += 2;
+        if depth == 0 {
+            break;
+        }
+    }
+    at
+}
+
+/// A character, not a lifetime: escaped, or closed after one character.
+fn is_character(rest: &[u8]) -> bool {
+    let next = rest.iter().skip(2).position(|byte| byte & 0xC0 != 0x80).map_or(rest.len(), |at| at + 2);
+    rest.get(1) == Some(&b'\\') || rest.get(next) == Some(&b'\'') && rest.get(1) != Some(&b'\'')
+}
+
+// ---------------------------------------------------------------- what each rule must catch, and what it must not
+
+mod catches {
+    use super::*;
+
+    type Check = fn(&Source) -> Vec<Violation>;
+
+    fn assert_catches(check: Check, cases: &[(&str, &str)]) {
+        for (path, text) in cases {
+            assert!(!check(&Source::new(path, text)).is_empty(), "not caught in {path}: {text}");
+        }
+    }
+
+    fn assert_lets_pass(check: Check, cases: &[(&str, &str)]) {
+        for (path, text) in cases {
+            let found = check(&Source::new(path, text));
+            assert!(found.is_empty(), "{path}: {text}: {}", found[0]);
+        }
+    }
+
+    #[test]
+    fn wrong_arrows() {
+        assert_catches(
+            arrows,
+            &[
+                ("src/api/jobs.rs", "use crate::worker::Context;"),
+                ("src/api/mod.rs", "use crate::{core::id::JobId, backend::{self, Compute as C}};"),
+                ("src/api/jobs.rs", "use super::super::worker;"),
+                ("src/api/jobs.rs", "fn f() { crate::roles::parts::start(); }"),
+                ("src/api/jobs.rs", "use crate::*;"),
+                ("src/worker/jobs/mod.rs", "use crate::api::ApiState;"),
+                ("src/backend/docker/spec.rs", "fn f(p: &crate::core::instances::spec::Port) {}"),
+                ("src/backend/mod.rs", "use crate::config::backend::BackendConfig;"),
+                ("src/core/protocol/claim.rs", "use crate::backend::Guest;"),
+                ("src/core/protocol/claim.rs", "macro_rules! m { () => { $crate::http::problem::new() } }"),
+                ("src/http/query.rs", "use crate::core::{page::Page, jobs::state};"),
+                ("src/http/body.rs", "mod tests { use super::*; use super::super::super::api; }"),
+                ("src/config/redis.rs", "use crate::core::redis;"),
+                ("src/shutdown.rs", "use crate::worker::Context;"),
+                ("src/telemetry.rs", "use crate::core::id::JobId;"),
+                ("src/newcomer.rs", "use crate::core::id::JobId;"),
+            ],
+        );
+        assert_lets_pass(
+            arrows,
+            &[
+                ("src/main.rs", "use app::{cli::Cli, roles};"),
+                ("src/roles/serve.rs", "use crate::{api, worker, backend::docker};"),
+                (
+                    "src/backend/docker/spec.rs",
+                    "use super::{super::Guest, labels}; use crate::{backend::Plan, core::id::JobId};",
+                ),
+                ("src/http/query.rs", "//! [`crate::worker`]\nlet text = \"use crate::worker;\"; /* crate::api::x */"),
+                (
+                    "src/http/query.rs",
+                    "use std::fmt; use core::fmt::Debug; fn f() { let c = '\"'; } use crate::core::page::Page;",
+                ),
+                (
+                    "src/core/jobs/mod.rs",
+                    "pub(in crate::core::networks) fn f() -> impl Sized + use<> {} use self::state::JobStatus;",
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn nouns_that_meet() {
+        assert_catches(
+            arrows,
+            &[
+                ("src/core/jobs/store.rs", "use crate::core::instances::InstanceSpec;"),
+                ("src/core/jobs/store.rs", "use super::super::networks::store;"),
+                ("src/core/jobs/mod.rs", "use super::tenants;"),
+                ("src/core/hosts/store.rs", "use crate::core::{db::DualDb, protocol::claim};"),
+                ("src/core/jobs/store.rs", "use crate::core;"),
+                ("src/core/id.rs", "use crate::core::db::DualDb;"),
+                ("src/core/db/mod.rs", "use crate::core::jobs::JobStatus;"),
+                ("src/core/newcomer.rs", "use crate::core::jobs::JobStatus;"),
+            ],
+        );
+        assert_lets_pass(
+            arrows,
+            &[
+                (
+                    "src/core/jobs/store.rs",
+                    "use super::state; use crate::core::{db::DbError, id::{JobId, TenantId}, page::*};",
+                ),
+                ("src/core/protocol/claim.rs", "use crate::core::{instances::Transition, jobs::JobStatus};"),
+                ("src/core/keeper.rs", "use crate::core::protocol::reap;"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_violation_says_where_what_and_which_rule() {
+        let found =
+            arrows(&Source::new("src/api/jobs.rs", "//! é\n\nuse crate::{\n    core::id,\n    worker::Context,\n};\n"));
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let rule = "api sees core, http and config; never worker, backend or roles";
+        assert_eq!(lines, [format!("src/api/jobs.rs:5: api::jobs → worker::Context: {rule}")]);
+    }
+
+    #[test]
+    fn stray_sql() {
+        let file = "src/worker/sweep.rs";
+        assert_catches(
+            sql,
+            &[
+                (file, "q(\"select id from jobs\")"),
+                (file, "q(\"SELECT pg_advisory_lock($1)\")"),
+                (file, "q(\"insert into events\n (kind) values ('x')\")"),
+                (file, "q(\"update jobs j set status = 'x'\")"),
+                (file, "q(\"\\\n   delete\n   from jobs\")"),
+                (file, "q(r#\"with a as (values (1)) table a\"#)"),
+                (file, "q(\"create table x (id int)\")"),
+                (file, "q(concat!(HEAD, \" where id = $1\"))"),
+                (file, "batch(\"begin\")"),
+                (file, "#[cfg(test)]\nmod tests { fn f() { q(\"delete from jobs\") } }"),
+                ("src/api/store.rs", "q(\"select id from jobs\")"),
+                ("src/core/keeper.rs", "q(\"select id from jobs\")"),
+            ],
+        );
+        assert_lets_pass(
+            sql,
+            &[
+                ("src/core/jobs/store.rs", "q(\"select id from jobs\")"),
+                ("src/core/protocol/claim.rs", "q(\"update jobs set status = 'x'\")"),
+                (file, "/// select id from jobs\n// insert into events\nfn f() {} /* delete from jobs */"),
+                (
+                    file,
+                    "#[error(\"network could not be set up: {0}\")] struct E; f(\"select a backend\", '\"', \"$PATH\");",
+                ),
+                (file, "f(\"update the file, then start again\"); f(\"with three workers\"); steps.begin(\"undo\");"),
+            ],
+        );
+    }
+
+    #[test]
+    fn missing_headers() {
+        assert_catches(
+            header,
+            &[("src/a.rs", "use std::fmt;\n//! Late.\n"), ("src/a.rs", "// Quiet.\n"), ("src/a.rs", "")],
+        );
+        assert_lets_pass(header, &[("src/a.rs", "//! What it is.\n")]);
+    }
+
+    #[test]
+    fn crates_away_from_home() {
+        assert_catches(
+            addresses,
+            &[
+                ("src/core/jobs/store.rs", "use actix_web::web;"),
+                ("src/worker/mod.rs", "#[actix_web::main]\nasync fn f() {}"),
+                ("src/core/jobs/store.rs", "fn f(row: &tokio_postgres::Row) {}"),
+                ("src/core/jobs/store.rs", "use ::deadpool_postgres;"),
+                ("src/core/db/pool.rs", "use refinery as r;"),
+                ("src/worker/mod.rs", "use {std::fmt, fred::{clients::Client}};"),
+                ("src/backend/simulated/mod.rs", "use bollard::Docker;"),
+                ("src/api/mod.rs", "use clap::Parser;"),
+                ("src/roles/dev.rs", "use std::{process::{Command, ExitCode}};"),
+                ("src/roles/dev.rs", "fn f() { process::Command::new(\"ip\"); }"),
+                ("src/backend/docker/mod.rs", "use tokio::{fs, process};"),
+            ],
+        );
+        assert_lets_pass(
+            addresses,
+            &[
+                ("src/api/jobs.rs", "use actix_web::web;"),
+                ("src/core/queue/bell.rs", "use fred::clients::Client;"),
+                ("src/core/keeper.rs", "fn f(c: &RedisConfig) { c.fred(); }"),
+                (
+                    "src/roles/dev.rs",
+                    "use std::process::ExitCode; use crate::cli::Command; fn f() { std::process::id(); }",
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn reading_the_environment_elsewhere() {
+        assert_catches(
+            environment,
+            &[
+                ("src/worker/mod.rs", "fn f() { std::env::var(\"HOME\"); }"),
+                ("src/worker/mod.rs", "use std::{env, fs};"),
+                ("src/worker/mod.rs", "const C: &str = env!(\"HOME\");"),
+                ("src/config/mod.rs", "const C: Option<&str> = option_env!(\"HOME\");"),
+                ("src/roles/dev.rs", "#[arg(long, env = \"APP_X\")] x: String,"),
+                ("src/roles/dev.rs", "fn f() { EnvFilter::from_default_env(); }"),
+            ],
+        );
+        assert_lets_pass(
+            environment,
+            &[
+                ("src/cli.rs", "#[arg(long, env = \"APP_X\")] x: String,"),
+                ("src/config/mod.rs", "use std::env;"),
+                ("src/worker/mod.rs", "const V: &str = env!(\"CARGO_PKG_VERSION\"); let env = \"text\";"),
+            ],
+        );
+    }
+
+    #[test]
+    fn nameless_files() {
+        assert_catches(name, &[("src/utils.rs", ""), ("src/core/helpers/mod.rs", ""), ("src/api/common.rs", "")]);
+        assert_lets_pass(name, &[("src/core/communion.rs", "")]);
+    }
+
+    #[test]
+    fn large_files() {
+        let lines = |count: usize| "x\n".repeat(count);
+        assert_catches(
+            size,
+            &[("src/main.rs", &lines(41)), ("src/roles/dev.rs", &lines(101)), ("src/api/jobs.rs", &lines(401))],
+        );
+        assert_lets_pass(
+            size,
+            &[("src/main.rs", &lines(40)), ("src/roles/dev.rs", &lines(100)), ("src/api/jobs.rs", &lines(400))],
+        );
+    }
+
+    #[test]
+    fn things_left_over() {
+        assert_catches(
+            leftovers,
+            &[
+                ("src/a.rs", "fn f() { g().unwrap(); }"),
+                ("src/a.rs", "fn f() { x\n    .map(Option::unwrap); }"),
+                ("src/a.rs", "#[cfg(test)]\nmod tests {}\nfn f() { g().unwrap(); }"),
+                ("src/a.rs", "mod inner { fn f() { g().unwrap(); } }"),
+                ("src/a.rs", "#[cfg(test)]\nmod tests { fn f() { todo!() } }"),
+                ("src/a.rs", "fn f() { unimplemented!(\"later\") }"),
+                ("tests/it/main.rs", "fn f() { dbg!(1); }"),
+                ("tests/it/main.rs", "#[test]\n#[ignore]\nfn f() {}"),
+                ("tests/it/main.rs", "#[ignore = \"slow\"]\nfn f() {}"),
+                ("tests/it/main.rs", "#[cfg_attr(ci, ignore)]\nfn f() {}"),
+            ],
+        );
+        assert_lets_pass(
+            leftovers,
+            &[
+                ("src/a.rs", "// todo!() and .unwrap()\nfn f() { g(\"dbg!\").unwrap_or(1); }"),
+                ("src/a.rs", "#[cfg(test)]\n#[allow(x)]\nmod tests { fn f() { if a { b } g().unwrap(); } }"),
+                ("tests/it/main.rs", "fn f() { g().unwrap(); h(a, ignore); }"),
+            ],
+        );
+    }
+
+    #[test]
+    fn printing() {
+        assert_catches(prints, &[("src/api/jobs.rs", "println!(\"x\")"), ("src/roles/dev.rs", "std::print!(\"x\")")]);
+        assert_lets_pass(prints, &[("src/main.rs", "eprintln!(\"println!\") // print!")]);
+    }
+
+    #[test]
+    fn a_second_tls_provider() {
+        let lock = |names: &[&str]| names.iter().map(|n| format!("[[package]]\nname = \"{n}\"\n")).collect::<String>();
+        for wrong in
+            [&["ring", "openssl-sys"][..], &["ring", "native-tls"], &["aws-lc-rs"], &["ring", "aws-lc-sys"], &[]]
+        {
+            assert!(!tls(&lock(wrong)).is_empty(), "not caught: {wrong:?}");
+        }
+        assert!(tls(&lock(&["ring", "rustls", "openssl-probe"])).is_empty());
+    }
+
+    #[test]
+    fn undocumented_variables() {
+        let source =
+            Source::new("src/config/http.rs", "struct A {\n    #[arg(long, env = \"APP_LISTEN\")]\n    a: String,\n}");
+        assert_eq!(
+            undocumented(&source, "`APP_LISTEN_X`, MY_APP_LISTEN")[0].to_string().find(":2: APP_LISTEN:"),
+            Some(18)
+        );
+        assert!(undocumented(&source, "| `APP_LISTEN` | where |").is_empty());
+    }
+
+    #[test]
+    fn an_exception_excuses_its_own_file_only() {
+        let stray = |path| addresses(&Source::new(path, "use actix_web::dev::ServerHandle;")).remove(0);
+        let excused = |path| EXCEPTIONS.iter().any(|exception| stray(path).is_excused_by(exception));
+        assert!(excused("src/roles/parts.rs"));
+        assert!(!excused("src/roles/serve.rs"));
     }
 }
