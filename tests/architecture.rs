@@ -263,7 +263,7 @@ fn is_sql(text: &str) -> bool {
     let text = text.replace("\\n", " ").replace('\\', " ").to_lowercase();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
-    let pair = |first, second| words.windows(2).any(|pair| pair == [first, second]);
+    let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
     let after = |word: &'static str| (0..words.len()).filter(move |&at| words[at] == word).map(|at| at + 1);
     let verbs = [("insert", "into"), ("delete", "from"), ("for", "update"), ("lock", "table"), ("truncate", "table")];
     let ddl = ["table", "index", "type", "view", "schema"];
@@ -473,8 +473,8 @@ impl Source {
         let mut literals = Vec::new();
         let mut at = 0;
         while at < text.len() {
-            let (inside, end) = opaque(text.as_bytes(), at);
-            if text.as_bytes()[end - 1] == b'"' {
+            let (inside, end, is_string) = opaque(text.as_bytes(), at);
+            if is_string {
                 literals.push(Literal { at, text: text[inside.clone()].to_owned() });
             }
             for byte in code[inside].iter_mut().filter(|byte| **byte != b'\n') {
@@ -642,8 +642,8 @@ fn closing(code: &str, from: usize) -> usize {
     code.len()
 }
 
-/// What is no code at this place: the inside of a comment, string or character, and where the token ends.
-fn opaque(text: &[u8], at: usize) -> (Range<usize>, usize) {
+/// What is no code at this place: the inside of a comment, string or character; where that ends; whether it is a string.
+fn opaque(text: &[u8], at: usize) -> (Range<usize>, usize, bool) {
     let rest = &text[at..];
     let find = |from: usize, what: &[u8]| {
         text[from..].windows(what.len()).position(|window| window == what).map_or(text.len(), |found| from + found)
@@ -655,22 +655,22 @@ fn opaque(text: &[u8], at: usize) -> (Range<usize>, usize) {
         && (at == 0 || !is_word(text[at - 1].into()) || is_prefix(at - 1));
     if rest.starts_with(b"//") {
         let end = find(at, b"\n");
-        (at..end, end)
+        (at..end, end, false)
     } else if rest.starts_with(b"/*") {
         let end = end_of_comment(text, at);
-        (at..end, end)
+        (at..end, end, false)
     } else if is_raw {
         let start = at + hashes + 2;
         let end = find(start, &[b"\"", &b"#".repeat(hashes)[..]].concat());
-        (start..end, (end + 1 + hashes).min(text.len()))
+        (start.min(end)..end, (end + 1 + hashes).min(text.len()), true)
     } else if rest[0] == b'"' || rest[0] == b'\'' && is_character(rest) {
         let mut end = at + 1;
         while end < text.len() && text[end] != rest[0] {
             end += if text[end] == b'\\' { 2 } else { 1 };
         }
-        (at + 1..end.min(text.len()), (end + 1).min(text.len()))
+        (at + 1..end.min(text.len()), (end + 1).min(text.len()), rest[0] == b'"')
     } else {
-        (at..at, at + 1)
+        (at..at, at + 1, false)
     }
 }
 
@@ -826,7 +826,7 @@ mod catches {
             &[
                 ("src/core/jobs/store.rs", "q(\"select id from jobs\")"),
                 ("src/core/protocol/claim.rs", "q(\"update jobs set status = 'x'\")"),
-                (file, "/// select id from jobs\n// insert into events\nfn f() {} /* delete from jobs */"),
+                (file, "/// select id from jobs\n// \"insert into events\"\nfn f() {} /* delete from jobs */"),
                 (
                     file,
                     "#[error(\"network could not be set up: {0}\")] struct E; f(\"select a backend\", '\"', \"$PATH\");",

@@ -25,6 +25,8 @@ use crate::core::{
 
 /// While Postgres is away, how long until the end is written again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long cleaning up after a deadline may take.
+const UNDO: Duration = Duration::from_secs(30);
 
 /// Does the job and writes how it ended. `release`: it is to be given back.
 pub(super) async fn run(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) {
@@ -50,13 +52,14 @@ async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &C
         Ok(Err(JobError::Halted(Halt::Lost))) => return None,
         Ok(Err(JobError::Halted(Halt::Cancelled))) => Outcome::Cancelled,
         Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
-        Err(_) => after_fault(
-            job,
-            Fault::GiveUp(Cause {
-                code: "deadline_exceeded",
-                detail: format!("the attempt took longer than {} s", deadline.as_secs()),
-            }),
-        ),
+        Err(_) => {
+            tokio::select! {
+                _ = tokio::time::timeout(UNDO, jobs::abandon(context, job, held)) => {}
+                () = held.lost.cancelled() => return None,
+            }
+            let detail = format!("the attempt took longer than {} s", deadline.as_secs());
+            after_fault(job, Fault::GiveUp(Cause { code: "deadline_exceeded", detail }))
+        }
     };
     metrics::histogram!("job_attempt_seconds", "kind" => job.kind.as_str()).record(started.elapsed());
     Some(outcome)

@@ -1,7 +1,7 @@
 //! Claiming and running: one claimer for the whole worker, one task per job.
 //!
 //! Woken by the bell, by a slot that frees while there is a backlog, by a job of ours that becomes due, and by a poll:
-//! 2 s when idle, 0.5 s while Redis is away. So a lost bell costs at most 2 s.
+//! 2 s when idle, 0.5 s while Redis is away. So a lost bell costs about 2 s.
 
 use std::{
     sync::{

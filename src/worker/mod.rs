@@ -71,7 +71,7 @@ pub async fn run(
     });
     let background = tokio_util::sync::CancellationToken::new();
     let loops = TaskTracker::new();
-    for task in [Task::Heartbeat, Task::Observe(to_look_at), Task::Sweep] {
+    for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep] {
         let (context, stop) = (context.clone(), background.clone());
         loops.spawn(async move {
             stop.run_until_cancelled(task.run(&context)).await;
@@ -91,6 +91,7 @@ pub async fn run(
 
 enum Task {
     Heartbeat,
+    Fence,
     Observe(mpsc::UnboundedReceiver<InstanceId>),
     Sweep,
 }
@@ -99,6 +100,7 @@ impl Task {
     async fn run(self, context: &Arc<Context>) {
         match self {
             Self::Heartbeat => context.leases.run().await,
+            Self::Fence => context.leases.fence().await,
             Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
             Self::Sweep => sweep::run(context).await,
         }
