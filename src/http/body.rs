@@ -66,7 +66,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
         return Err(Problem::invalid(vec![Invalid::new(pointer, "invalid", "must not contain U+0000")]));
     }
     let value = serde_path_to_error::deserialize(&sent).map_err(|error| {
-        let path = error.path().iter().map(ToString::to_string).filter(|part| part != "?").collect::<Vec<_>>();
+        // It shows an index as `[1]`.
+        let part = |part: &serde_path_to_error::Segment| match part {
+            serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+            serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+            _ => None,
+        };
+        let path: Vec<String> = error.path().iter().filter_map(part).collect();
         Problem::invalid(vec![wrong_shape(&path, &error.inner().to_string())])
     })?;
     Ok(Json { sent, value })
