@@ -56,7 +56,8 @@ create table api_key_usage (
 create table cache_outbox (
     id       bigint generated always as identity primary key,
     key_hash bytea not null,
-    op       smallint not null,
+    ver      bigint not null,
+    op       smallint not null,                  -- 1: refused, 2: good in another way
     at       timestamptz not null default now(),
     done_at  timestamptz
 );

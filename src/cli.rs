@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    backend::BackendArgs, database::DatabaseArgs, environment::EnvironmentArgs, http::HttpArgs,
+    backend::BackendArgs, database::DatabaseArgs, environment::EnvironmentArgs, http::HttpArgs, identity::IdentityArgs,
     instances::InstanceArgs, redis::RedisArgs, secrets::SecretArgs, worker::WorkerArgs,
 };
 
@@ -30,6 +30,12 @@ pub enum Command {
     /// Manage API keys where there is none yet.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Manage tenants.
+    #[command(subcommand)]
+    Tenants(TenantsCommand),
+    /// Make the secrets that production needs.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Exit 0 when the API on this machine is ready: for containers without a shell.
     Healthcheck(HealthcheckArgs),
     /// Serve and work in one process.
@@ -50,6 +56,8 @@ pub struct ServeArgs {
     pub instances: InstanceArgs,
     #[command(flatten)]
     pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// Where generated development secrets are kept.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
     pub state_dir: std::path::PathBuf,
@@ -83,6 +91,8 @@ pub struct DevArgs {
     #[command(flatten)]
     pub secrets: SecretArgs,
     #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
     pub worker: WorkerArgs,
     #[command(flatten)]
     pub backend: BackendArgs,
@@ -101,6 +111,45 @@ pub struct MigrateArgs {
 pub enum KeysCommand {
     /// Make a key and print it, this once, alone on standard output. Creates the tenant when missing.
     Create(Box<KeysCreateArgs>),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TenantsCommand {
+    /// Refuse all keys of a tenant, everywhere, until it is resumed. What it runs goes on.
+    Suspend(Box<TenantArgs>),
+    /// Let a suspended tenant in again.
+    Resume(Box<TenantArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct TenantArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// The tenant's name.
+    #[arg(long, env = "APP_TENANT", value_name = "NAME")]
+    pub tenant: String,
+    /// Where generated development secrets are kept.
+    #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
+    pub state_dir: std::path::PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum SecretsCommand {
+    /// Write the secrets that are missing into APP_SECRETS_DIR, readable by their owner only. Those that are there stay.
+    Init(SecretsInitArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct SecretsInitArgs {
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Where this host keeps its own state.
+    #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
+    pub state_dir: std::path::PathBuf,
 }
 
 #[derive(Args, Debug)]

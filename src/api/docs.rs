@@ -16,7 +16,7 @@ use super::{health, instances, jobs, keys, metrics, networks};
         instances::create, instances::list, instances::show, instances::delete,
         jobs::list, jobs::show,
         networks::list, networks::show,
-        keys::myself, keys::create, keys::list, keys::revoke,
+        keys::myself, keys::create, keys::list, keys::revoke, keys::show, keys::patch, keys::rotate,
         health::live, health::ready, metrics::show, show,
     ),
     security(("api_key" = []), ("bearer" = [])),

@@ -29,6 +29,9 @@ impl ApiError {
             Self::Identity(IdentityError::Unauthenticated) => {
                 Problem::new(Code::Unauthenticated, "send a valid key as X-API-Key or Authorization: Bearer")
             }
+            Self::Identity(IdentityError::Busy) => {
+                Problem::new(Code::Unavailable, "too many keys are being looked up; try again")
+            }
             Self::Identity(IdentityError::Db(error)) | Self::Db(error) | Self::Accept(AcceptError::Db(error)) => {
                 db(error)
             }

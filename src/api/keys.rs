@@ -19,7 +19,9 @@ use crate::{
         id::{KeyId, TenantId},
         identity::{
             Caller, Scope,
-            store::{self, KeyRecord, KeySpec},
+            api_key::KeyEnv,
+            cache::Propagation,
+            store::{self, KeyPatch, KeyRecord, KeySpec},
         },
         invalid::Invalid,
         protocol::accept_key::{self, AcceptedKey},
@@ -39,6 +41,9 @@ pub struct CreateKey {
     /// Not empty; only such as the caller's key holds.
     #[schema(example = json!(["instances:read"]))]
     scopes: Vec<String>,
+    /// Refused before this moment.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    not_before: Option<OffsetDateTime>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
     /// Another tenant's; admin only.
@@ -68,6 +73,40 @@ pub struct ListedKey {
     hint: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
+    /// Written every half minute.
+    #[serde(with = "time::serde::rfc3339::option")]
+    last_used_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    revoked_at: Option<OffsetDateTime>,
+}
+
+/// The body of `PATCH /keys/{id}`: what is absent stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchKey {
+    name: Option<String>,
+    /// Not empty; only such as the caller's key holds.
+    scopes: Option<Vec<String>>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+}
+
+/// The body of `POST /keys/{id}/rotate`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// How long the old key is still accepted, in seconds, at most a week; default 0.
+    #[serde(default)]
+    grace_s: f64,
+}
+
+/// When a change is in force that Redis could not be told of.
+#[derive(Serialize, ToSchema)]
+pub struct Pending {
+    /// `pending`
+    propagation: &'static str,
+    #[serde(with = "time::serde::rfc3339")]
+    effective_by: OffsetDateTime,
 }
 
 /// A key just made.
@@ -77,6 +116,9 @@ pub struct NewKey {
     fields: Key,
     /// Shown this once.
     key: String,
+    /// Of a rotation whose old key some may still accept for a moment.
+    #[serde(flatten)]
+    pending: Option<Pending>,
 }
 
 /// One page of keys.
@@ -99,8 +141,13 @@ impl From<Caller> for Key {
 
 impl From<KeyRecord> for ListedKey {
     fn from(record: KeyRecord) -> Self {
-        let (hint, created_at) = (record.hint.clone(), record.created_at);
-        Self { key: record.into(), hint, created_at }
+        Self {
+            hint: record.hint.clone(),
+            created_at: record.created_at,
+            last_used_at: record.last_used_at,
+            revoked_at: record.revoked_at,
+            key: record.into(),
+        }
     }
 }
 
@@ -139,7 +186,11 @@ pub async fn create(
                 response.insert_header(("Idempotent-Replayed", "true"));
             }
             let key = key.expose_secret().to_owned();
-            Ok(response.insert_header(("Cache-Control", "no-store")).json(NewKey { fields: record.into(), key }))
+            Ok(response.insert_header(("Cache-Control", "no-store")).json(NewKey {
+                fields: record.into(),
+                key,
+                pending: None,
+            }))
         }
         None => {
             let unknown = Invalid::new("/tenant_id", "not_found", "there is no such tenant");
@@ -151,48 +202,74 @@ pub async fn create(
 /// A key grants only what it holds itself.
 fn judge(body: CreateKey, caller: &Caller) -> Result<KeySpec, Problem> {
     let mut wrong = Vec::new();
-    if body.name.trim().is_empty() || body.name.len() > 255 {
-        wrong.push(Invalid::new("/name", "invalid", "must have 1 to 255 bytes"));
-    }
-    if body.scopes.is_empty() {
-        wrong.push(Invalid::new("/scopes", "invalid", "must not be empty"));
-    }
-    let mut scopes = Vec::new();
-    for (at, text) in body.scopes.iter().enumerate() {
-        match text.parse::<Scope>() {
-            Ok(scope) => scopes.push(scope),
-            Err(()) => wrong.push(Invalid::new(format!("/scopes/{at}"), "invalid", "is not a scope")),
-        }
-    }
-    if body.expires_at.is_some_and(|at| at <= OffsetDateTime::now_utc()) {
-        wrong.push(Invalid::new("/expires_at", "out_of_range", "is in the past"));
+    check_name(&body.name, &mut wrong);
+    let scopes = check_scopes(&body.scopes, &mut wrong);
+    check_expiry(body.expires_at, &mut wrong);
+    if body.not_before.is_some_and(|from| body.expires_at.is_some_and(|to| to <= from)) {
+        wrong.push(Invalid::new("/not_before", "out_of_range", "is not before expires_at"));
     }
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
-    scopes.sort_unstable();
-    scopes.dedup();
-    let forbidden = |detail: String| Err(Problem::new(Code::Forbidden, detail));
-    if let Some(scope) = scopes.iter().find(|scope| !caller.may(**scope)) {
-        return forbidden(format!("the caller's key does not hold {scope}"));
-    }
-    if let Some(limit) = caller.expires_at
-        && body.expires_at.is_none_or(|at| at > limit)
-    {
-        return forbidden("the new key would outlive the caller's".into());
-    }
+    may_grant(caller, &scopes)?;
+    may_last(caller, body.expires_at)?;
     let tenant = body.tenant_id.map_or(caller.tenant, TenantId::from);
     if tenant != caller.tenant && !caller.may(Scope::Admin) {
-        return forbidden("only an admin makes keys of another tenant".into());
+        return Err(Problem::new(Code::Forbidden, "only an admin makes keys of another tenant"));
     }
     Ok(KeySpec {
         id: KeyId::new(),
         name: body.name,
         tenant,
         scopes,
+        not_before: body.not_before,
         expires_at: body.expires_at,
         created_by: Some(caller.key),
     })
+}
+
+fn check_name(name: &str, wrong: &mut Vec<Invalid>) {
+    if name.trim().is_empty() || name.len() > 255 {
+        wrong.push(Invalid::new("/name", "invalid", "must have 1 to 255 bytes"));
+    }
+}
+
+fn check_scopes(texts: &[String], wrong: &mut Vec<Invalid>) -> Vec<Scope> {
+    if texts.is_empty() {
+        wrong.push(Invalid::new("/scopes", "invalid", "must not be empty"));
+    }
+    let mut scopes = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        match text.parse::<Scope>() {
+            Ok(scope) => scopes.push(scope),
+            Err(()) => wrong.push(Invalid::new(format!("/scopes/{at}"), "invalid", "is not a scope")),
+        }
+    }
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes
+}
+
+fn check_expiry(expires_at: Option<OffsetDateTime>, wrong: &mut Vec<Invalid>) {
+    if expires_at.is_some_and(|at| at <= OffsetDateTime::now_utc()) {
+        wrong.push(Invalid::new("/expires_at", "out_of_range", "is in the past"));
+    }
+}
+
+fn may_grant(caller: &Caller, scopes: &[Scope]) -> Result<(), Problem> {
+    match scopes.iter().find(|scope| !caller.may(**scope)) {
+        Some(scope) => Err(Problem::new(Code::Forbidden, format!("the caller's key does not hold {scope}"))),
+        None => Ok(()),
+    }
+}
+
+fn may_last(caller: &Caller, expires_at: Option<OffsetDateTime>) -> Result<(), Problem> {
+    match caller.expires_at {
+        Some(limit) if expires_at.is_none_or(|at| at > limit) => {
+            Err(Problem::new(Code::Forbidden, "the key would outlive the caller's"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[utoipa::path(get, path = "/keys", tag = "keys",
@@ -209,23 +286,131 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
 
+/// Whose keys the caller manages: its tenant's, or for an admin (`None`) any tenant's.
+fn managed(caller: &Caller) -> Option<TenantId> {
+    (!caller.may(Scope::Admin)).then_some(caller.tenant)
+}
+
+async fn existing(state: &ApiState, caller: &Caller, id: KeyId) -> Result<KeyRecord, ApiError> {
+    store::get(&state.db, managed(caller), id).await?.ok_or_else(|| Problem::not_found().into())
+}
+
+#[utoipa::path(get, path = "/keys/{id}", tag = "keys", params(("id" = Uuid, Path)),
+    responses((status = 200, body = ListedKey), (status = "default", body = ProblemBody<'static>)))]
+pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    let record = existing(&state, &caller(&request), path_id(&request)?.into()).await?;
+    Query::of(&request)?.finish()?;
+    Ok(HttpResponse::Ok().json(ListedKey::from(record)))
+}
+
+#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", request_body = PatchKey, params(("id" = Uuid, Path)),
+    responses((status = 200, body = ListedKey), (status = 202, body = Pending),
+              (status = "default", body = ProblemBody<'static>)))]
+pub async fn patch(
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let id = KeyId::from(path_id(&request)?);
+    existing(&state, &caller, id).await?;
+    Query::of(&request)?.finish()?;
+    let body = body::json::<PatchKey>(&request, payload).await?;
+    idempotency::key(&request, &body.sent)?;
+    let mut wrong = Vec::new();
+    if let Some(name) = &body.value.name {
+        check_name(name, &mut wrong);
+    }
+    let scopes = body.value.scopes.as_deref().map(|texts| check_scopes(texts, &mut wrong));
+    check_expiry(body.value.expires_at, &mut wrong);
+    if !wrong.is_empty() {
+        return Err(Problem::invalid(wrong).into());
+    }
+    may_grant(&caller, scopes.as_deref().unwrap_or_default())?;
+    // `null` is not the same as absent: it never expires.
+    let expires_at = body.sent.get("expires_at").map(|_| body.value.expires_at);
+    if let Some(expires_at) = expires_at {
+        may_last(&caller, expires_at)?;
+    }
+    let patch = KeyPatch { name: body.value.name, scopes, expires_at };
+    let changes = store::patch(&state.db, managed(&caller), id, caller.key, &patch).await?;
+    let changes = changes.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked"))?;
+    state.recent_writers.wrote(caller.tenant);
+    match state.identity.propagate(&changes, true).await {
+        Propagation::Complete => Ok(HttpResponse::Ok().json(ListedKey::from(existing(&state, &caller, id).await?))),
+        Propagation::Pending { effective_by } => Ok(pending(effective_by)),
+    }
+}
+
+#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", request_body = RotateKey, params(("id" = Uuid, Path)),
+    responses((status = 201, body = NewKey), (status = "default", body = ProblemBody<'static>)))]
+pub async fn rotate(
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let caller = caller(&request);
+    let id = KeyId::from(path_id(&request)?);
+    let old = existing(&state, &caller, id).await?;
+    Query::of(&request)?.finish()?;
+    let body = body::json::<RotateKey>(&request, payload).await?;
+    idempotency::key(&request, &body.sent)?;
+    let grace_s = body.value.grace_s;
+    if !(0.0..=MAX_GRACE_S).contains(&grace_s) {
+        let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));
+        return Err(Problem::invalid(vec![wrong]).into());
+    }
+    // Whoever gets the new key gets what it may do.
+    may_grant(&caller, &old.scopes)?;
+    let new = state.ring.make(KeyEnv::Live, getrandom::fill).map_err(|error| {
+        tracing::error!(%error, "no randomness");
+        Problem::new(Code::Unavailable, "no randomness")
+    })?;
+    let rotated = store::rotate(&state.db, managed(&caller), id, caller.key, (KeyId::new(), &new), grace_s).await?;
+    let (record, changes) = rotated.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked or expired"))?;
+    state.recent_writers.wrote(record.tenant);
+    let pending = match state.identity.propagate(&changes, true).await {
+        Propagation::Complete => None,
+        Propagation::Pending { effective_by } => Some(Pending { propagation: "pending", effective_by }),
+    };
+    let key = new.text.expose_secret().to_owned();
+    let answer = NewKey { fields: record.into(), key, pending };
+    Ok(HttpResponse::Created().insert_header(("Cache-Control", "no-store")).json(answer))
+}
+
+const MAX_GRACE_S: f64 = 604_800.0;
+
+fn pending(effective_by: OffsetDateTime) -> HttpResponse {
+    HttpResponse::Accepted().json(Pending { propagation: "pending", effective_by })
+}
+
 #[utoipa::path(delete, path = "/keys/{id}", tag = "keys",
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 204), (status = "default", body = ProblemBody<'static>)))]
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header),
+           ("wait" = Option<bool>, Query, description = "false: do not wait until every process has heard")),
+    responses((status = 204), (status = 202, body = Pending), (status = "default", body = ProblemBody<'static>)))]
 pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = KeyId::from(path_id(&request)?);
-    // An admin revokes keys of any tenant.
-    let tenant = (!caller.may(Scope::Admin)).then_some(caller.tenant);
-    let checked = Query::of(&request).and_then(Query::finish);
-    // Revoking twice is the same: the header is checked, and needs no record.
-    if let Err(problem) = checked.and_then(|()| idempotency::key(&request, &serde_json::Value::Null)) {
-        let exists = store::exists(&state.db, tenant, id).await?;
-        return Err(if exists { problem } else { Problem::not_found() }.into());
-    }
-    if !store::revoke(&state.db, tenant, id, caller.key).await? {
-        return Err(Problem::not_found().into());
-    }
+    let checked = Query::of(&request).and_then(|mut query| {
+        let wait = query.take_parsed("wait", "must be true or false", |text| text.parse::<bool>().ok());
+        query.finish()?;
+        // Revoking twice is the same: the header is checked, and needs no record.
+        idempotency::key(&request, &serde_json::Value::Null)?;
+        Ok(wait.unwrap_or(true))
+    });
+    let wait = match checked {
+        Ok(wait) => wait,
+        // Existence is judged before the query.
+        Err(problem) => {
+            existing(&state, &caller, id).await?;
+            return Err(problem.into());
+        }
+    };
+    let changes = store::revoke(&state.db, managed(&caller), id, caller.key).await?;
+    let changes = changes.ok_or_else(Problem::not_found)?;
     state.recent_writers.wrote(caller.tenant);
-    Ok(HttpResponse::NoContent().finish())
+    match state.identity.propagate(&changes, wait).await {
+        Propagation::Complete => Ok(HttpResponse::NoContent().finish()),
+        Propagation::Pending { effective_by } => Ok(pending(effective_by)),
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
-        identity::{PgIdentity, api_key::KeyRing},
+        identity::{Identity, api_key::KeyRing},
         queue::Bell,
         watch::Watch,
     },
@@ -18,7 +18,7 @@ use crate::{
 
 pub struct ApiState {
     pub db: DualDb,
-    pub identity: PgIdentity,
+    pub identity: Identity,
     pub ring: Arc<KeyRing>,
     pub bell: Bell,
     pub instances: InstanceConfig,

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod database;
 pub mod environment;
 pub mod http;
+pub mod identity;
 pub mod instances;
 pub mod redis;
 pub mod secrets;

@@ -1,13 +1,17 @@
-//! The secrets behind API keys: `APP_KEY_PEPPERS` and `APP_KEY_TAG_SECRETS`, each `VERSION:HEX[,VERSION:HEX]`, newest first.
+//! The secrets behind API keys: `APP_KEY_PEPPERS`, `APP_KEY_TAG_SECRETS` and `APP_CACHE_SECRETS`, each
+//! `VERSION:HEX[,VERSION:HEX]`, newest first; or files of `APP_SECRETS_DIR` (`key-peppers`, `key-tag-secrets`,
+//! `cache-secrets`) with the same text, which `app secrets init` writes.
 //!
-//! In development they are generated once into the state directory; production must be given them. All processes of a
-//! cluster need the same. The pepper makes a stolen table of hashes useless; the tag lets forged keys die unread.
+//! In development missing files are generated; production must be given them. All processes of a cluster need the same.
+//! The pepper makes a stolen table of hashes useless, the tag lets forged keys die unread, and the cache's secret lets
+//! nobody who can write to Redis make a key. To rotate one, put the new version in front and keep the old one while
+//! keys (five minutes for the cache) made under it live.
 
 use std::{
     fmt, fs,
     io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -26,6 +30,12 @@ pub struct SecretArgs {
     /// Secrets of key tags, in the same form.
     #[arg(long, env = "APP_KEY_TAG_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS")]
     key_tag_secrets: String,
+    /// Secrets of values in Redis, in the same form.
+    #[arg(long, env = "APP_CACHE_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS")]
+    cache_secrets: String,
+    /// Where the files with these secrets are; empty: `secrets` in APP_STATE_DIR.
+    #[arg(long, env = "APP_SECRETS_DIR", default_value = "", value_name = "DIR")]
+    secrets_dir: String,
 }
 
 impl fmt::Debug for SecretArgs {
@@ -46,6 +56,7 @@ pub struct Versioned {
 pub struct KeySecrets {
     pub peppers: Vec<Versioned>,
     pub tags: Vec<Versioned>,
+    pub cache: Vec<Versioned>,
 }
 
 impl fmt::Debug for KeySecrets {
@@ -58,22 +69,48 @@ impl SecretArgs {
     /// # Errors
     /// When a secret is malformed, missing in production, or cannot be kept in development.
     pub fn resolve(&self, environment: Environment, state_dir: &Path) -> Result<KeySecrets, ConfigError> {
+        let dir = self.dir(state_dir);
         let secret = |variable, given: &str, file: &str| {
+            let path = dir.join(file);
             let text = match (given.trim(), environment) {
                 ("", Environment::Production) => {
-                    return Err(setting(variable, "", EXAMPLE).wrong("must be set when APP_ENV=production"));
+                    fs::read_to_string(&path).map(SecretString::from).map_err(|error| {
+                        setting(variable, "", EXAMPLE).wrong(format_args!(
+                            "must be set when APP_ENV=production, or be in {} ({error}); app secrets init writes it",
+                            path.display()
+                        ))
+                    })?
                 }
-                ("", Environment::Development) => generated(&state_dir.join("secrets").join(file))?,
+                ("", Environment::Development) => generated(&path)?.0,
                 (text, _) => SecretString::from(text.to_owned()),
             };
-            parse(variable, text.expose_secret())
+            parse(variable, text.expose_secret().trim())
         };
         Ok(KeySecrets {
-            peppers: secret("APP_KEY_PEPPERS", &self.key_peppers, "key-peppers")?,
-            tags: secret("APP_KEY_TAG_SECRETS", &self.key_tag_secrets, "key-tag-secrets")?,
+            peppers: secret("APP_KEY_PEPPERS", &self.key_peppers, FILES[0])?,
+            tags: secret("APP_KEY_TAG_SECRETS", &self.key_tag_secrets, FILES[1])?,
+            cache: secret("APP_CACHE_SECRETS", &self.cache_secrets, FILES[2])?,
         })
     }
+
+    /// Writes the files that are missing; answers each with whether it was.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn init(&self, state_dir: &Path) -> Result<Vec<(PathBuf, bool)>, ConfigError> {
+        let dir = self.dir(state_dir);
+        FILES.iter().map(|file| Ok((dir.join(file), generated(&dir.join(file))?.1))).collect()
+    }
+
+    fn dir(&self, state_dir: &Path) -> PathBuf {
+        match self.secrets_dir.trim() {
+            "" => state_dir.join("secrets"),
+            dir => PathBuf::from(dir),
+        }
+    }
 }
+
+const FILES: [&str; 3] = ["key-peppers", "key-tag-secrets", "cache-secrets"];
 
 fn parse(variable: &'static str, text: &str) -> Result<Vec<Versioned>, ConfigError> {
     let one = |part: &str| {
@@ -89,17 +126,17 @@ fn parse(variable: &'static str, text: &str) -> Result<Vec<Versioned>, ConfigErr
     })
 }
 
-/// Reads the file, or makes it: only its owner can read it, and of several processes at once one wins.
-fn generated(path: &Path) -> Result<SecretString, ConfigError> {
+/// Reads the file, or makes it (`true`): only its owner can read it, and of several processes at once one wins.
+fn generated(path: &Path) -> Result<(SecretString, bool), ConfigError> {
     let wrong = |error: std::io::Error| {
         setting("APP_STATE_DIR", "", "/var/lib/app")
-            .wrong(format_args!("development secrets cannot be kept in {}: {error}", path.display()))
+            .wrong(format_args!("secrets cannot be kept in {}: {error}", path.display()))
     };
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
     }
     match fs::read_to_string(path) {
-        Ok(text) => return Ok(SecretString::from(text.trim().to_owned())),
+        Ok(text) => return Ok((SecretString::from(text), false)),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(wrong(error)),
     }
@@ -112,18 +149,24 @@ fn generated(path: &Path) -> Result<SecretString, ConfigError> {
     // A link, not a rename: it fails if another process was first, and then theirs counts.
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary).map_err(wrong)?;
-    match linked {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(wrong(error)),
-        _ => {}
-    }
-    fs::read_to_string(path).map(|text| SecretString::from(text.trim().to_owned())).map_err(wrong)
+    let made = match linked {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(wrong(error)),
+    };
+    fs::read_to_string(path).map(|text| (SecretString::from(text), made)).map_err(wrong)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NONE: SecretArgs = SecretArgs { key_peppers: String::new(), key_tag_secrets: String::new() };
+    const NONE: SecretArgs = SecretArgs {
+        key_peppers: String::new(),
+        key_tag_secrets: String::new(),
+        cache_secrets: String::new(),
+        secrets_dir: String::new(),
+    };
 
     #[test]
     fn development_generates_once_and_production_refuses() {
@@ -132,8 +175,13 @@ mod tests {
         let second = NONE.resolve(Environment::Development, dir.path()).expect("read back");
         assert_eq!(first.peppers[0].secret.expose_secret(), second.peppers[0].secret.expose_secret());
         assert_ne!(first.peppers[0].secret.expose_secret(), first.tags[0].secret.expose_secret());
-        let error = NONE.resolve(Environment::Production, dir.path()).expect_err("refused");
+        let empty = tempfile::tempdir().expect("a directory");
+        let error = NONE.resolve(Environment::Production, empty.path()).expect_err("refused");
         assert_eq!(error.variable, "APP_KEY_PEPPERS");
+        let made = NONE.init(empty.path()).expect("written");
+        assert!(made.iter().all(|(_, new)| *new));
+        assert!(NONE.resolve(Environment::Production, empty.path()).is_ok(), "from the files");
+        assert!(NONE.init(empty.path()).expect("kept").iter().all(|(_, new)| !*new));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fred::{
-    clients::Client,
+    clients::{Client, Pool},
     prelude::{ClientLike, ReconnectPolicy, TcpConfig},
     types::Builder,
 };
@@ -29,9 +29,27 @@ pub enum RedisError {
 /// # Errors
 /// When the configuration cannot be used.
 pub fn client(config: &RedisConfig, command_timeout: Duration) -> Result<Client, RedisError> {
+    let client = builder(config, command_timeout).build()?;
+    // The task ends with the client; connecting is retried inside.
+    client.connect();
+    Ok(client)
+}
+
+/// Several connections that share the work.
+///
+/// # Errors
+/// As for `client`.
+pub fn pool(config: &RedisConfig, command_timeout: Duration, size: usize) -> Result<Pool, RedisError> {
+    let pool = builder(config, command_timeout).build_pool(size)?;
+    pool.connect();
+    Ok(pool)
+}
+
+fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {
     let mut policy = ReconnectPolicy::new_exponential(0, 50, 2000, 2);
     policy.set_jitter(100);
-    let client = Builder::from_config(config.fred())
+    let mut builder = Builder::from_config(config.fred());
+    builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = command_timeout;
             performance.broadcast_channel_capacity = 4096;
@@ -43,11 +61,8 @@ pub fn client(config: &RedisConfig, command_timeout: Duration) -> Result<Client,
             connection.max_command_buffer_len = 10_000;
             connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
         })
-        .set_policy(policy)
-        .build()?;
-    // The task ends with the client; connecting is retried inside.
-    client.connect();
-    Ok(client)
+        .set_policy(policy);
+    builder
 }
 
 /// Checks what the design relies on. `Ok` also when the server does not answer: it is not needed to start.

@@ -13,12 +13,14 @@ pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<Exi
     let backend = args.backend.resolve(environment)?;
     let worker = args.worker.resolve(backend.compute)?;
     let secrets = args.secrets.resolve(environment, &backend.state_dir)?;
+    let identity = args.identity.resolve()?;
+    let max_conns = database.max_conns;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = parts::database(&database).await?;
     let lease = worker.times.lease;
     let work = WorkParts { db: db.clone(), cluster, redis: redis.clone(), worker, backend };
     let worker = parts::start_worker(work, &shutdown).await?;
-    let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
+    let api = ApiParts { db, cluster, redis, http, instances, secrets, identity, max_conns, lease };
     let api = parts::start_api(api, &shutdown).await?;
     let (worker, api) = tokio::join!(worker, api);
     worker?;

@@ -39,8 +39,15 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
     if created {
         tracing::info!(%tenant, name = args.tenant, "the tenant was created");
     }
-    let spec =
-        KeySpec { id: KeyId::new(), name: args.name.clone(), tenant, scopes, expires_at: None, created_by: None };
+    let spec = KeySpec {
+        id: KeyId::new(),
+        name: args.name.clone(),
+        tenant,
+        scopes,
+        not_before: None,
+        expires_at: None,
+        created_by: None,
+    };
     let key = accept_key::create(&db, &KeyRing::new(secrets), tenant, &spec, None).await?;
     print_key(key.context("the tenant vanished")?.key.expose_secret());
     Ok(ExitCode::SUCCESS)

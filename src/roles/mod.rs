@@ -6,13 +6,15 @@ mod keys;
 mod migrate;
 mod parts;
 mod purge;
+mod secrets;
 mod serve;
+mod tenants;
 mod work;
 
 use std::process::ExitCode;
 
 use crate::{
-    cli::{Cli, Command, KeysCommand},
+    cli::{Cli, Command, KeysCommand, SecretsCommand, TenantsCommand},
     telemetry,
 };
 
@@ -28,6 +30,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Work(args) => work::run(&args, environment).await,
         Command::Migrate(args) => migrate::run(&args, environment).await,
         Command::Keys(KeysCommand::Create(args)) => keys::create(&args, environment).await,
+        Command::Tenants(TenantsCommand::Suspend(args)) => tenants::suspend(&args, environment, true).await,
+        Command::Tenants(TenantsCommand::Resume(args)) => tenants::suspend(&args, environment, false).await,
+        Command::Secrets(SecretsCommand::Init(args)) => secrets::init(&args),
         Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Dev(args) => dev::run(&args, environment).await,
         Command::Purge(args) => purge::run(&args, environment).await,

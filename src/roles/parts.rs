@@ -22,6 +22,7 @@ use crate::{
         backend::{BackendConfig, BackendKind},
         database::DatabaseConfig,
         http::HttpConfig,
+        identity::IdentityConfig,
         instances::InstanceConfig,
         redis::RedisConfig,
         secrets::KeySecrets,
@@ -31,7 +32,11 @@ use crate::{
         db::{DualDb, migrate},
         hosts::{self, HostSpec},
         id::ClusterId,
-        identity::{PgIdentity, api_key::KeyRing},
+        identity::{
+            Identity, PgIdentity,
+            api_key::KeyRing,
+            cache::{CachedIdentity, Start, entry::Seal},
+        },
         instances, jobs, keeper,
         protocol::boot::{self, Process},
         queue::{Bell, Ear},
@@ -121,7 +126,28 @@ pub struct ApiParts {
     pub http: HttpConfig,
     pub instances: InstanceConfig,
     pub secrets: KeySecrets,
+    pub identity: IdentityConfig,
+    pub max_conns: usize,
     pub lease: Duration,
+}
+
+/// Keys in front of Postgres, not hearing news yet.
+///
+/// # Errors
+/// When Redis' address cannot be used.
+pub fn cached_identity(
+    db: &DualDb,
+    cluster: ClusterId,
+    redis: &RedisConfig,
+    secrets: KeySecrets,
+    config: IdentityConfig,
+    max_conns: usize,
+) -> anyhow::Result<CachedIdentity> {
+    let seal = Seal::new(secrets.cache.iter().map(|versioned| versioned.secret.clone()).collect());
+    let ring = Arc::new(KeyRing::new(secrets));
+    // Two fifths: lookups of keys must not starve the requests that have theirs.
+    let primary_reads = max_conns * 2 / 5;
+    Ok(CachedIdentity::new(Start { db: db.clone(), redis, cluster, ring, seal, l1: config.l1, primary_reads })?)
 }
 
 /// Starts the API; it runs until the task ends.
@@ -132,10 +158,21 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let socket = listener::bind("APP_LISTEN", parts.http.listen)?;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(bell.client()).await?;
-    let ring = Arc::new(KeyRing::new(parts.secrets));
+    let ring = Arc::new(KeyRing::new(parts.secrets.clone()));
+    let identity = if parts.identity.cache {
+        let (config, max_conns) = (parts.identity, parts.max_conns);
+        let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
+        cached.ask_once().await;
+        let (news, outbox) = (cached.clone(), cached.revoker());
+        tokio::spawn(async move { news.run().await });
+        tokio::spawn(async move { outbox.run().await });
+        Identity::Cached(cached)
+    } else {
+        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()))
+    };
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let state = web::Data::new(ApiState {
-        identity: PgIdentity::new(parts.db.clone(), ring.clone()),
+        identity: identity.clone(),
         db: parts.db.clone(),
         ring,
         bell,

@@ -16,9 +16,11 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let instances = args.instances.resolve()?;
     let lease = setting("APP_LEASE_MS", &args.lease_ms, "30000").millis(600, 3_600_000)?;
     let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let identity = args.identity.resolve()?;
+    let max_conns = database.max_conns;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = parts::database(&database).await?;
-    let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
+    let api = ApiParts { db, cluster, redis, http, instances, secrets, identity, max_conns, lease };
     parts::start_api(api, &shutdown).await?.await??;
     Ok(ExitCode::SUCCESS)
 }

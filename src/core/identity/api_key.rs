@@ -174,7 +174,7 @@ mod tests {
 
     fn ring(version: u8, byte: u8) -> KeyRing {
         let secret = || vec![Versioned { version, secret: vec![byte; 32].into() }];
-        KeyRing::new(KeySecrets { peppers: secret(), tags: secret() })
+        KeyRing::new(KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
     }
 
     fn make(ring: &KeyRing) -> NewKey {

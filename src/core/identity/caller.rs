@@ -47,13 +47,15 @@ impl fmt::Display for Scope {
 }
 
 /// An authenticated caller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Caller {
     pub key: KeyId,
     pub name: String,
     pub tenant: TenantId,
     pub scopes: Vec<Scope>,
     pub expires_at: Option<OffsetDateTime>,
+    /// What differs from the general limits: `{"rps","burst"}`.
+    pub limits: serde_json::Value,
 }
 
 impl Caller {
@@ -83,6 +85,7 @@ mod tests {
             tenant: TenantId::new(),
             scopes: vec![scope],
             expires_at: None,
+            limits: serde_json::Value::Null,
         };
         assert!(!caller(Scope::InstancesWrite).may(Scope::InstancesRead));
         assert!(Scope::ALL.iter().all(|scope| caller(Scope::Admin).may(*scope)));

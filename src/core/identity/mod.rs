@@ -1,9 +1,10 @@
 //! Who is asking: API keys, what they may do, and the one question asked on every request.
 //!
-//! `IdentityService` is the seam: today each question goes to the primary (`PgIdentity`); a cache decorates it.
+//! `PgIdentity` asks the primary each time; `cache::CachedIdentity` stands in front of it.
 //! Promises: an error is never an answer; unknown, expired and revoked keys look alike.
 
 pub mod api_key;
+pub mod cache;
 mod caller;
 mod error;
 mod service;
@@ -11,4 +12,4 @@ pub mod store;
 
 pub use caller::{Caller, Scope};
 pub use error::IdentityError;
-pub use service::{IdentityService, PgIdentity};
+pub use service::{Identity, IdentityService, PgIdentity};

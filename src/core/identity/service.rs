@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use subtle::ConstantTimeEq;
-
 use super::{
     Caller, IdentityError,
     api_key::{KeyRing, Presented},
-    store,
+    cache::{CachedIdentity, Fact, Propagation},
+    store::{self, Change},
 };
 use crate::core::db::DualDb;
 
@@ -31,6 +30,40 @@ impl PgIdentity {
     }
 }
 
+/// The one that was chosen at start.
+#[derive(Clone)]
+pub enum Identity {
+    Postgres(PgIdentity),
+    Cached(CachedIdentity),
+}
+
+impl IdentityService for Identity {
+    async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
+        match self {
+            Self::Postgres(identity) => identity.verify(presented).await,
+            Self::Cached(identity) => identity.verify(presented).await,
+        }
+    }
+}
+
+impl Identity {
+    /// Tells everybody of changes that are committed; without a cache everybody asks Postgres anyway.
+    pub async fn propagate(&self, changes: &[Change], wait: bool) -> Propagation {
+        match self {
+            Self::Postgres(_) => Propagation::Complete,
+            Self::Cached(identity) => identity.revoker().propagate(changes, wait).await,
+        }
+    }
+
+    /// Whether what is accepted now may have been revoked a while ago: see `CachedIdentity::is_stale`.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Self::Postgres(_) => false,
+            Self::Cached(identity) => identity.is_stale(),
+        }
+    }
+}
+
 impl IdentityService for PgIdentity {
     async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
         let presented = Presented::parse(presented).ok_or(IdentityError::Unauthenticated)?;
@@ -39,9 +72,10 @@ impl IdentityService for PgIdentity {
         }
         // A key was hashed with the pepper of its day: try them all, newest first.
         for hash in self.ring.hashes(&presented) {
-            if let Some((stored, caller)) = store::valid_by_hash(&self.db, hash).await? {
-                let same: bool = stored.as_slice().ct_eq(&hash).into();
-                return if same { Ok(caller) } else { Err(IdentityError::Unauthenticated) };
+            match store::fact(&self.db, &hash).await? {
+                Fact::Valid(cached) => return Ok(cached.caller.clone()),
+                Fact::Refused { .. } => break,
+                Fact::Unknown { .. } => {}
             }
         }
         Err(IdentityError::Unauthenticated)

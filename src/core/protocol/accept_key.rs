@@ -34,14 +34,15 @@ with idem as (
     where idempotency.created_at < now() - interval '24 hours'
   returning 1),
 new as (
-  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at)
-  select $1, t.id, $3, $4, $5, $6, $7, $8, $9, $15 from tenants t
+  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at, not_before)
+  select $1, t.id, $3, $4, $5, $6, $7, $8, $9, $15, $16 from tenants t
   where t.id = $2 and ($11::text is null or exists (select from idem))
   returning *),
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.created', jsonb_build_object('key_id', id, 'by', created_by) from new)
-select id, name, tenant_id, scopes, hint, created_at, expires_at, revoked_at from new";
+select id, name, tenant_id, scopes, hint, created_at, expires_at, revoked_at,
+       null::timestamptz as last_used_at from new";
 
 /// Makes and stores a key; `None`: there is no such tenant. `by`: the tenant whose idempotency keys count.
 ///
@@ -80,6 +81,7 @@ pub async fn create(
                 &idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
                 &salt,
                 &spec.expires_at,
+                &spec.not_before,
             ],
         )
         .await
@@ -94,7 +96,7 @@ pub async fn create(
     let rows = conn
         .query(
             "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.hint, k.key_hash, k.created_at,
-                    k.expires_at, k.revoked_at
+                    k.expires_at, k.revoked_at, null::timestamptz as last_used_at
              from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
              where i.tenant_id = $1 and i.route = $2 and i.key = $3",
             &[&by.uuid(), &idempotency.route, &idempotency.key],

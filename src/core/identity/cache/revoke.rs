@@ -1,0 +1,148 @@
+//! Telling the caches that a key changed: Postgres first, then Redis, then the answer.
+//!
+//! When `Complete` is answered, no process accepts the key as it was. With keys kept in processes that takes until each
+//! of them has heard, or can no longer believe what it keeps: at most a second. What Redis cannot take stays in the
+//! outbox, which every process works off.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    CachedIdentity, Fact,
+    l1::FENCE_MS,
+    name_of,
+    service::Inner,
+    tier::{LogId, TierError},
+};
+use crate::core::identity::store::{self, Change};
+
+/// How long Redis is tried before the outbox takes over.
+const TRY: Duration = Duration::from_secs(3);
+/// A process that was heard of longer ago than this believes nothing it keeps.
+const SILENT: Duration = Duration::from_millis(FENCE_MS);
+/// Longer than any fence that was granted before.
+const SETTLED: Duration = Duration::from_millis(FENCE_MS + 10);
+const OUTBOX_PERIOD: Duration = Duration::from_millis(500);
+/// Changes on their way to Redis at a time.
+const CONCURRENT: usize = 100;
+
+/// Whether everybody has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Nobody accepts the key as it was.
+    Complete,
+    /// Redis could not be told. The feed tells every process by then.
+    Pending { effective_by: OffsetDateTime },
+}
+
+/// Tells of changes.
+#[derive(Clone)]
+pub struct Revoker(Arc<Inner>);
+
+impl CachedIdentity {
+    pub fn revoker(&self) -> Revoker {
+        Revoker(self.inner().clone())
+    }
+}
+
+impl Revoker {
+    /// Tells everybody of changes that are committed. `wait`: answer only when every process has heard.
+    pub async fn propagate(&self, changes: &[Change], wait: bool) -> Propagation {
+        let started = Instant::now();
+        let told = self.tell_all(changes, started + TRY).await;
+        for change in changes {
+            self.0.l1.invalidate(&name_of(&change.hash));
+        }
+        record("redis", started);
+        let Ok(newest) = told else {
+            metrics::counter!("identity_revoke_pending_total").increment(1);
+            let feed = Duration::from_secs(2);
+            return Propagation::Pending { effective_by: OffsetDateTime::now_utc() + feed };
+        };
+        if let (true, Some((entry, settled))) = (wait, newest) {
+            self.wait_for_processes(entry, settled).await;
+        }
+        record("processes", started);
+        let outbox: Vec<i64> = changes.iter().map(|change| change.outbox).collect();
+        if let Err(error) = store::propagated(&self.0.db, &outbox).await {
+            // It is told once more: harmless.
+            tracing::debug!(%error, "could not note that a change was told");
+        }
+        Propagation::Complete
+    }
+
+    async fn tell_all(&self, changes: &[Change], deadline: Instant) -> Result<Option<(LogId, bool)>, TierError> {
+        let mut all = Vec::with_capacity(changes.len());
+        for batch in changes.chunks(CONCURRENT) {
+            for told in future::join_all(batch.iter().map(|change| self.tell(change, deadline))).await {
+                all.push(told?);
+            }
+        }
+        let settled = all.iter().all(|(_, settled)| *settled);
+        Ok(all.into_iter().map(|(id, _)| id).max().map(|newest| (newest, settled)))
+    }
+
+    /// The same twice is the same.
+    async fn tell(&self, change: &Change, deadline: Instant) -> Result<(LogId, bool), TierError> {
+        let name = name_of(&change.hash);
+        let key = self.0.tier.redis_key(&name);
+        let tombstone = change.refused.then(|| {
+            let fact = Fact::Refused { ver: change.ver };
+            self.0.seal.seal(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
+        });
+        loop {
+            let told = self.0.tier.revoke(&name, tombstone.as_deref(), change.ver, SETTLED);
+            // The client's own time-out does not cover a reconnection.
+            let told = tokio::time::timeout(Duration::from_millis(300), told).await;
+            match told.unwrap_or_else(|_| Err(TierError("no answer in time".into()))) {
+                Ok(told) => return Ok(told),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn wait_for_processes(&self, entry: LogId, settled: bool) {
+        let deadline = Instant::now() + SETTLED;
+        if !settled {
+            // Redis forgot who listens: wait until nobody can believe what they keep.
+            tokio::time::sleep_until(deadline).await;
+        }
+        while Instant::now() < deadline {
+            match self.0.tier.behind(entry, SILENT).await {
+                Ok(0) => return,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(_) => tokio::time::sleep_until(deadline).await,
+            }
+        }
+    }
+
+    /// Works off the outbox, for ever.
+    pub async fn run(&self) {
+        let mut tick = tokio::time::interval(OUTBOX_PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let changes = match store::unpropagated(&self.0.db).await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    tracing::debug!(%error, "the outbox cannot be read");
+                    continue;
+                }
+            };
+            #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
+            metrics::gauge!("identity_revoke_pending").set(changes.len() as f64);
+            if !changes.is_empty() {
+                self.propagate(&changes, false).await;
+            }
+        }
+    }
+}
+
+fn record(stage: &'static str, started: Instant) {
+    metrics::histogram!("identity_revoke_seconds", "stage" => stage).record(started.elapsed());
+}

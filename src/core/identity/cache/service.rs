@@ -1,0 +1,401 @@
+//! `CachedIdentity`: the service that asks the process, then Redis, then the primary, and drives `verify`.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::{
+    Cached, Fact, KeyHash,
+    entry::{self, Found, Prefix, Seal, VALID_MS},
+    feed::Feed,
+    flight::{Flights, Seat, landed},
+    l1::{L1, Snapshot},
+    log, name_of,
+    tier::Tier,
+    usage::Usage,
+    verify::{Action, Answer, Event, Refusal, Verification},
+};
+use crate::{
+    config::redis::RedisConfig,
+    core::{
+        db::{DbError, DualDb},
+        id::ClusterId,
+        identity::{
+            Caller, IdentityError, IdentityService,
+            api_key::{KeyRing, Presented},
+            store,
+        },
+        redis::RedisError,
+    },
+};
+
+/// How long a verification waits for a turn at the primary.
+const QUEUE: Duration = Duration::from_millis(100);
+/// Refresh ahead when a value is this much of its life old, at the latest.
+const OLD: f64 = 0.8;
+/// Unknown keys that are remembered in Redis per second and process.
+const UNKNOWN_PER_SECOND: u32 = 100;
+
+/// What it is made of.
+pub struct Start<'a> {
+    pub db: DualDb,
+    pub redis: &'a RedisConfig,
+    pub cluster: ClusterId,
+    pub ring: Arc<KeyRing>,
+    pub seal: Seal,
+    /// Whether keys are kept in the process.
+    pub l1: bool,
+    /// Reads of the primary at a time: a part of its pool, so that they never take all of it.
+    pub primary_reads: usize,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct CachedIdentity(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub db: DualDb,
+    pub ring: Arc<KeyRing>,
+    pub seal: Seal,
+    pub tier: Tier,
+    pub l1: L1,
+    pub l1_on: bool,
+    pub feed: Feed,
+    pub usage: Usage,
+    pub instance: String,
+    flights: Flights<Result<Fact, String>>,
+    primary_reads: Semaphore,
+    refreshing: Mutex<HashSet<KeyHash>>,
+    unknown: Mutex<(Instant, u32)>,
+    started: Instant,
+}
+
+impl Refusal for Fact {
+    fn unknown() -> Self {
+        Self::Unknown { until_s: None }
+    }
+
+    fn refused() -> Self {
+        Self::Refused { ver: 0 }
+    }
+}
+
+impl CachedIdentity {
+    /// # Errors
+    /// When a Redis client cannot be built; not when Redis is away.
+    pub fn new(start: Start<'_>) -> Result<Self, RedisError> {
+        Ok(Self(Arc::new(Inner {
+            tier: Tier::new(start.redis, start.cluster)?,
+            db: start.db,
+            ring: start.ring,
+            seal: start.seal,
+            l1: L1::new(),
+            l1_on: start.l1,
+            feed: Feed::default(),
+            usage: Usage::new(),
+            instance: Uuid::new_v4().simple().to_string(),
+            flights: Flights::new(),
+            primary_reads: Semaphore::new(start.primary_reads.max(1)),
+            refreshing: Mutex::default(),
+            unknown: Mutex::new((Instant::now(), 0)),
+            started: Instant::now(),
+        })))
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// Hears news once, so that the first requests need not go to the primary.
+    pub async fn ask_once(&self) {
+        self.0.feed.ask(&self.0.db).await;
+    }
+
+    /// Hears news for ever: the log, the feed, and the writing of uses.
+    pub async fn run(&self) {
+        let inner = &self.0;
+        let news = log::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
+        tokio::join!(news, inner.feed.run(&inner.db), inner.usage.run(&inner.db), inner.report());
+    }
+
+    /// Whether the primary has not told for a while which keys changed: what is accepted now may have been revoked in
+    /// Postgres and not in Redis.
+    pub fn is_stale(&self) -> bool {
+        !self.0.feed.is_fresh()
+    }
+
+    /// Before the process ends: writes uses, and nobody waits for it any more.
+    pub async fn stop(&self) {
+        self.0.usage.flush(&self.0.db).await;
+        if let Err(error) = self.0.tier.forget(&self.0.instance).await {
+            tracing::debug!(%error, "could not take leave from redis; it is forgotten after a second");
+        }
+    }
+}
+
+impl IdentityService for CachedIdentity {
+    async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
+        let started = Instant::now();
+        let (tier, result) = self.0.verify(presented).await;
+        let label = match &result {
+            Ok(_) => "accepted",
+            Err(IdentityError::Unauthenticated) => "refused",
+            Err(IdentityError::Db(_) | IdentityError::Busy) => "error",
+        };
+        metrics::counter!("identity_verify_total", "tier" => tier, "result" => label).increment(1);
+        metrics::histogram!("identity_verify_seconds", "tier" => tier).record(started.elapsed());
+        if let Ok(caller) = &result {
+            self.0.usage.count(caller.key);
+        }
+        result
+    }
+}
+
+impl Inner {
+    /// Milliseconds of a monotonic clock; never 0.
+    pub fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    async fn verify(self: &Arc<Self>, presented: &str) -> (&'static str, Result<Caller, IdentityError>) {
+        let Some(presented) = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented)) else {
+            return ("tag", Err(IdentityError::Unauthenticated));
+        };
+        let mut tier = "tag";
+        // A key was hashed with the pepper of its day: newest first.
+        for hash in self.ring.hashes(&presented) {
+            let (asked, result) = self.ask(&hash).await;
+            tier = asked;
+            match result {
+                Ok(Fact::Valid(cached)) => return (tier, Ok(cached.caller.clone())),
+                Ok(Fact::Refused { .. }) => break,
+                Ok(Fact::Unknown { .. }) => {}
+                Err(error) => return (tier, Err(error)),
+            }
+        }
+        (tier, Err(IdentityError::Unauthenticated))
+    }
+
+    async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (&'static str, Result<Fact, IdentityError>) {
+        let name = name_of(hash);
+        if self.l1_on
+            && let Some(cached) = self.l1.get(&name, || self.clock())
+            && self.still_good(&cached)
+            && bool::from(cached.hash.ct_eq(hash))
+        {
+            return ("l1", Ok(Fact::Valid(cached)));
+        }
+        // Without news from either channel no cache is believed.
+        if !(self.feed.is_fresh() || self.l1.is_fenced(self.clock())) || !self.tier.allows() {
+            return ("pg", self.shared(hash, None).await);
+        }
+        let key = self.tier.redis_key(&name);
+        let snapshot = self.l1.snapshot(&name, self.clock());
+        match self.tier.get(&key).await {
+            Ok(value) => match self.open(&key, hash, value.as_deref()) {
+                Found::Valid(cached, prefix) => {
+                    self.keep(snapshot, &cached);
+                    self.refresh_ahead(&cached, prefix);
+                    ("redis", Ok(Fact::Valid(cached)))
+                }
+                Found::Unknown => ("redis", Ok(Fact::unknown())),
+                Found::Tombstone => ("redis", Ok(Fact::refused())),
+                found => ("pg", self.shared(hash, Some(found)).await),
+            },
+            Err(error) => {
+                tracing::debug!(%error, "redis did not answer; asking the primary");
+                ("pg", self.shared(hash, None).await)
+            }
+        }
+    }
+
+    /// Together with all who ask about the same key. `found`: what Redis had; `None`: Redis is not to be asked.
+    async fn shared(&self, hash: &[u8; 32], found: Option<Found<Arc<Cached>>>) -> Result<Fact, IdentityError> {
+        let name = name_of(hash);
+        loop {
+            match self.flights.board(name) {
+                Seat::Passenger(passenger) => {
+                    metrics::counter!("identity_flight_joins_total").increment(1);
+                    match landed(passenger).await {
+                        Some(Ok(fact)) => return Ok(fact),
+                        Some(Err(reason)) => return Err(IdentityError::Db(DbError::Unavailable(reason))),
+                        None => {}
+                    }
+                }
+                Seat::Pilot(mut flight) => {
+                    // Before anything is read: what was read earlier must not be shared with who joins later.
+                    flight.take_off().await;
+                    let result = self.proceed(hash, found).await;
+                    let shared = result.as_ref().map(Clone::clone).map_err(ToString::to_string);
+                    flight.land(shared);
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Drives the protocol from what Redis had.
+    async fn proceed(&self, hash: &[u8; 32], found: Option<Found<Arc<Cached>>>) -> Result<Fact, IdentityError> {
+        let key = self.tier.redis_key(&name_of(hash));
+        let snapshot = self.l1.snapshot(&name_of(hash), self.clock());
+        let lease = entry::lease(*Uuid::new_v4().as_bytes());
+        let (mut verification, _) = Verification::<Fact>::new(lease);
+        let mut event = found.map_or(Event::RedisFailed, |found| Event::Found(fact_found(found)));
+        loop {
+            event = match verification.next(event) {
+                Action::Get => self.found(&key, hash, self.tier.get(&key).await),
+                Action::Lease(lease) => self.found(&key, hash, self.tier.get_or_lease(&key, &lease).await),
+                Action::TakeOver { expected, lease } => {
+                    swapped(self.tier.swap(&key, &expected, &lease.0, entry::LEASE_MS).await)
+                }
+                Action::Wait(pause) => {
+                    metrics::histogram!("identity_lease_wait_seconds").record(pause);
+                    tokio::time::sleep(pause).await;
+                    Event::Waited
+                }
+                Action::Read { .. } => Event::Read(self.read(hash).await?),
+                Action::Fill { lease, fact } => self.fill(&key, &lease, &fact).await,
+                Action::Done(Answer::Cached(fact) | Answer::Primary { fact, kept: true }) => {
+                    if let Fact::Valid(cached) = &fact {
+                        self.keep(snapshot, cached);
+                    }
+                    return Ok(fact);
+                }
+                Action::Done(Answer::Primary { fact, kept: false }) => return Ok(fact),
+            };
+        }
+    }
+
+    /// Asks the primary, a few at a time.
+    async fn read(&self, hash: &[u8; 32]) -> Result<Fact, IdentityError> {
+        let turn = tokio::time::timeout(QUEUE, self.primary_reads.acquire()).await;
+        let _turn = turn.map_err(|_| IdentityError::Busy)?.map_err(|_| IdentityError::Busy)?;
+        Ok(store::fact(&self.db, hash).await?)
+    }
+
+    async fn fill(&self, key: &str, expected: &Prefix, fact: &Fact) -> Event<Fact> {
+        if matches!(fact, Fact::Unknown { .. }) && !self.may_remember_unknown() {
+            return Event::Swapped(false);
+        }
+        let Some(now) = self.feed.now() else { return Event::Swapped(false) };
+        let (value, ms) = self.seal.seal(key, fact, *Uuid::new_v4().as_bytes(), now, random_unit());
+        let event = swapped(self.tier.swap(key, expected, &value, ms).await);
+        let outcome = match &event {
+            Event::Swapped(true) => "ok",
+            Event::Swapped(false) => "cas_refused",
+            _ => "error",
+        };
+        metrics::counter!("identity_cache_fill_total", "outcome" => outcome).increment(1);
+        event
+    }
+
+    /// Keys that are ours but unknown are bounded: a flood of them fills nothing.
+    fn may_remember_unknown(&self) -> bool {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if unknown.0.elapsed() >= Duration::from_secs(1) {
+            *unknown = (Instant::now(), 0);
+        }
+        unknown.1 += 1;
+        unknown.1 <= UNKNOWN_PER_SECOND
+    }
+
+    fn found(
+        &self,
+        key: &str,
+        hash: &[u8; 32],
+        value: Result<Option<fred::bytes::Bytes>, super::tier::TierError>,
+    ) -> Event<Fact> {
+        match value {
+            Ok(value) => Event::Found(fact_found(self.open(key, hash, value.as_deref()))),
+            Err(error) => {
+                tracing::debug!(%error, "redis did not answer; asking the primary");
+                Event::RedisFailed
+            }
+        }
+    }
+
+    /// What a value of Redis is worth now.
+    fn open(&self, key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<Cached>> {
+        match self.seal.open(key, hash, value) {
+            Found::Valid(cached, prefix) if !self.still_good(&cached) => Found::Untrusted(prefix),
+            found => found,
+        }
+    }
+
+    /// Not changed since, not older than any value may be, not expired: by the feed and Postgres' time.
+    fn still_good(&self, cached: &Cached) -> bool {
+        let Some(now) = self.feed.now() else { return false };
+        #[allow(clippy::cast_precision_loss, reason = "minutes")]
+        let too_old = now - cached.filled_at > VALID_MS as f64 / 1000.0;
+        !too_old && !cached.expired(now) && cached.ver >= self.feed.version(&cached.name())
+    }
+
+    fn keep(&self, snapshot: Option<Snapshot>, cached: &Arc<Cached>) {
+        if let (true, Some(snapshot)) = (self.l1_on, snapshot) {
+            self.l1.insert(snapshot, cached.clone(), self.clock());
+        }
+    }
+
+    /// Starts a refresh when the value is near its end, the earlier the longer a read takes; by chance, so that the
+    /// processes do not do it all at once. The new value takes the old one's place only if that still stands: the same
+    /// rule as for a lease.
+    fn refresh_ahead(self: &Arc<Self>, cached: &Arc<Cached>, prefix: Prefix) {
+        let Some(now) = self.feed.now() else { return };
+        #[allow(clippy::cast_precision_loss, reason = "minutes")]
+        let life = VALID_MS as f64 / 1000.0;
+        let age = now - cached.filled_at;
+        let soon = -cached.took * random_unit().max(f64::MIN_POSITIVE).ln() >= life - age;
+        let name = cached.name();
+        if !(soon || age > OLD * life) || !self.refreshing().insert(name) {
+            return;
+        }
+        metrics::counter!("identity_refresh_ahead_total").increment(1);
+        let (inner, hash) = (self.clone(), cached.hash);
+        tokio::spawn(async move {
+            if let Ok(fact) = inner.read(&hash).await {
+                inner.fill(&inner.tier.redis_key(&name), &prefix, &fact).await;
+            }
+            inner.refreshing().remove(&name);
+        });
+    }
+
+    fn refreshing(&self) -> std::sync::MutexGuard<'_, HashSet<KeyHash>> {
+        self.refreshing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets gauges, for ever.
+    async fn report(&self) {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tick.tick().await;
+            #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
+            metrics::gauge!("identity_l1_entries").set(self.l1.len() as f64);
+            metrics::gauge!("identity_redis_breaker_state").set(if self.tier.is_broken() { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+fn fact_found(found: Found<Arc<Cached>>) -> Found<Fact> {
+    match found {
+        Found::Valid(cached, prefix) => Found::Valid(Fact::Valid(cached), prefix),
+        Found::Nothing => Found::Nothing,
+        Found::Lease => Found::Lease,
+        Found::Unknown => Found::Unknown,
+        Found::Tombstone => Found::Tombstone,
+        Found::Untrusted(prefix) => Found::Untrusted(prefix),
+    }
+}
+
+fn swapped(result: Result<bool, super::tier::TierError>) -> Event<Fact> {
+    result.map_or(Event::RedisFailed, Event::Swapped)
+}
+
+fn random_unit() -> f64 {
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
