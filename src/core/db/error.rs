@@ -37,7 +37,14 @@ impl DbError {
 impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
-            return Self::Unavailable(error.to_string());
+            let text = error.to_string();
+            // The driver tells of a parameter or a column of the wrong type in words only.
+            let ours = ["error serializing", "error deserializing", "invalid column"];
+            return if ours.iter().any(|start| text.starts_with(start)) {
+                Self::Statement { code: "driver".into(), message: text }
+            } else {
+                Self::Unavailable(text)
+            };
         };
         let code = db.code();
         if code.code() == "AP001" {

@@ -273,8 +273,8 @@ pub async fn rotate(
                  and (expires_at is null or expires_at > now()) for update),
              old as (
                update api_key k set ver = k.ver + 1, changed_at = now(),
-                 revoked_at = case when $9 > 0 then null else now() end, revoked_by = case when $9 > 0 then null else $3::uuid end,
-                 expires_at = case when $9 > 0 then least(k.expires_at, now() + make_interval(secs => $9)) else k.expires_at end
+                 revoked_at = case when $9::float8 > 0 then null else now() end, revoked_by = case when $9::float8 > 0 then null else $3::uuid end,
+                 expires_at = case when $9::float8 > 0 then least(k.expires_at, now() + make_interval(secs => $9::float8)) else k.expires_at end
                from hit where k.id = hit.id returning k.*),
              new as (
                insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, limits, created_by,
@@ -282,14 +282,14 @@ pub async fn rotate(
                select $4, tenant_id, name, $5, $6, $7, $8, scopes, limits, $3, not_before, hit.expires_at, id from hit
                returning *),
              told as (
-               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $9 > 0 then 2 else 1 end from old
+               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $9::float8 > 0 then 2 else 1 end from old
                returning id),
              event as (
                insert into events (tenant_id, kind, detail)
                select tenant_id, 'key.rotated', jsonb_build_object('key_id', id, 'by', $3::uuid, 'new_key_id', $4::uuid) from old)
              select new.id, new.name, new.tenant_id, new.scopes, new.hint, new.created_at, new.expires_at, new.revoked_at,
                     null::timestamptz as last_used_at,
-                    told.id as outbox, old.key_hash, old.ver, $9 <= 0 as refused
+                    told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
              from new, old, told",
             &[
                 &key.uuid(),
