@@ -4,14 +4,17 @@ use actix_web::{
     Error, HttpMessage, HttpRequest, ResponseError,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{Method, header},
+    http::{
+        Method,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
     middleware::Next,
     web,
 };
 
 use super::{Access, ApiState, error::ApiError, routes};
 use crate::{
-    core::identity::{Caller, IdentityError, IdentityService},
+    core::identity::{Caller, IdentityError, IdentityService, limit::Allowance},
     http::problem::{Code, Problem},
 };
 
@@ -23,22 +26,61 @@ pub async fn middleware<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    match judge(&request).await {
-        Ok(caller) => {
-            if let Some(caller) = caller {
+    let judged = judge(&request).await;
+    let (allowance, stale) = judged.as_ref().map_or((None, false), |judged| (judged.allowance, judged.stale));
+    let mut response = match judged {
+        Ok(Judged { allowance: Some(Allowance { allowed: false, .. }), .. }) => {
+            let refusal = Problem::new(Code::RateLimited, "the key asks too often; see Retry-After");
+            request.into_response(refusal.error_response()).map_into_right_body()
+        }
+        Ok(judged) => {
+            if let Some(caller) = judged.caller {
                 request.extensions_mut().insert(caller);
             }
-            Ok(next.call(request).await?.map_into_left_body())
+            next.call(request).await?.map_into_left_body()
         }
-        Err(refusal) => Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+        Err(refusal) => return Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+    };
+    let headers = response.headers_mut();
+    if let Some(allowance) = allowance {
+        let whole = |duration: std::time::Duration| duration.as_secs_f64().ceil().max(1.0);
+        for (name, value) in [
+            ("ratelimit-limit", allowance.limit.to_string()),
+            ("ratelimit-remaining", allowance.remaining.to_string()),
+            ("ratelimit-reset", whole(allowance.reset).to_string()),
+        ] {
+            insert(headers, HeaderName::from_static(name), &value);
+        }
+        if !allowance.allowed {
+            insert(headers, header::RETRY_AFTER, &whole(allowance.retry_after).to_string());
+        }
+    }
+    if stale {
+        insert(headers, HeaderName::from_static("x-identity-stale"), "1");
+    }
+    Ok(response)
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
     }
 }
 
-/// The caller; `None` where none is needed.
-async fn judge(request: &ServiceRequest) -> Result<Option<Caller>, ApiError> {
+/// A request that may go on.
+#[derive(Default)]
+struct Judged {
+    /// `None` where none is needed.
+    caller: Option<Caller>,
+    allowance: Option<Allowance>,
+    /// The key was accepted though the primary has not been heard of for a while.
+    stale: bool,
+}
+
+async fn judge(request: &ServiceRequest) -> Result<Judged, ApiError> {
     let access = access(request);
     if access == Some(Access::Public) {
-        return Ok(None);
+        return Ok(Judged::default());
     }
     let state = request.app_data::<web::Data<ApiState>>().expect("configured together with the routes").clone();
     let presented = presented(request.request()).ok_or(ApiError::Identity(IdentityError::Unauthenticated))?;
@@ -48,7 +90,7 @@ async fn judge(request: &ServiceRequest) -> Result<Option<Caller>, ApiError> {
     {
         return Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into());
     }
-    Ok(Some(caller))
+    Ok(Judged { allowance: state.limiter.count(&caller).await, stale: state.identity.is_stale(), caller: Some(caller) })
 }
 
 /// `None`: no such path, or not with this method; still only for those with a key.

@@ -10,7 +10,7 @@ use crate::{
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
-        identity::{Identity, api_key::KeyRing},
+        identity::{Identity, api_key::KeyRing, limit::Limiter},
         queue::Bell,
         watch::Watch,
     },
@@ -19,6 +19,7 @@ use crate::{
 pub struct ApiState {
     pub db: DualDb,
     pub identity: Identity,
+    pub limiter: Limiter,
     pub ring: Arc<KeyRing>,
     pub bell: Bell,
     pub instances: InstanceConfig,

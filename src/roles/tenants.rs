@@ -7,7 +7,10 @@ use anyhow::Context;
 use super::parts;
 use crate::{
     cli::TenantArgs,
-    config::{environment::Environment, identity::IdentityConfig},
+    config::{
+        environment::Environment,
+        identity::{IdentityConfig, RateLimit},
+    },
     core::identity::{cache::Propagation, store},
 };
 
@@ -17,7 +20,7 @@ pub async fn suspend(args: &TenantArgs, environment: Environment, suspended: boo
     let redis = args.redis.resolve()?;
     let secrets = args.secrets.resolve(environment, &args.state_dir)?;
     let (db, cluster) = parts::database(&database).await?;
-    let here = IdentityConfig { cache: true, l1: false };
+    let here = IdentityConfig { cache: true, l1: false, rate_limit: RateLimit { rps: 0.0, burst: 1 } };
     let identity = parts::cached_identity(&db, cluster, &redis, secrets, here, database.max_conns)?;
     let changes = store::suspend(&db, &args.tenant, suspended).await?;
     let changes = changes.with_context(|| format!("--tenant: there is no tenant \"{}\"", args.tenant))?;

@@ -7,6 +7,7 @@ pub mod api_key;
 pub mod cache;
 mod caller;
 mod error;
+pub mod limit;
 mod service;
 pub mod store;
 
