@@ -10,3 +10,4 @@ pub mod problem;
 pub mod query;
 pub mod request_id;
 pub mod route;
+pub mod strict;
