@@ -188,7 +188,7 @@ async fn every_route_wants_its_scope_and_no_other() {
             let answer = ask(client).await;
             assert!(matches!(answer.status, 400 | 404 | 415 | 422), "{what}: {}", answer.text);
         }
-        // Spelt in another way it is the same route, or none.
+        // Spelt in another way it is the same route, or none: actix decodes a path before it routes by it.
         let (first, rest) = path[1..].split_at(1);
         let spelt = format!("/%{:02x}{rest}", first.as_bytes()[0]);
         let answer =

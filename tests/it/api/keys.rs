@@ -62,8 +62,9 @@ async fn a_key_grants_only_what_it_holds() {
     made.get("/instances").await.expect(200);
 
     // Nobody lives longer than who made it.
-    let limit = from_now(3600);
-    let (mortal, _) = key(&admin, json!({"name": "mortal", "scopes": ["keys:write"], "expires_at": limit})).await;
+    let body = json!({"name": "mortal", "scopes": ["keys:write"], "expires_at": from_now(3600)});
+    let (mortal, body) = key(&admin, body).await;
+    let limit = body["expires_at"].as_str().unwrap().to_owned();
     for expires_at in [json!(null), json!(from_now(3700))] {
         let body = json!({"name": "k", "scopes": ["keys:write"], "expires_at": expires_at});
         problem(&mortal.post("/keys", body).await, "forbidden");
