@@ -46,6 +46,10 @@ impl ApiError {
             Self::Accept(AcceptError::KeyReused) => {
                 Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
             }
+            Self::Accept(AcceptError::ReplayLost) => Problem::new(
+                Code::InvalidState,
+                "the key was made, but the secrets changed since and it cannot be shown again; revoke it and make another",
+            ),
             Self::Accept(AcceptError::KeyInProgress) => Problem::new(
                 Code::IdempotencyInProgress,
                 "the first request with this Idempotency-Key has not ended; send it again",

@@ -6,7 +6,6 @@ use actix_web::{HttpRequest, http::header, web};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use serde_path_to_error::Segment;
 
 use super::{
     problem::{Code, Problem},
@@ -71,19 +70,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
         return Err(Problem::invalid(vec![Invalid::new(pointer, "invalid", "must not contain U+0000")]));
     }
     let value = serde_path_to_error::deserialize(Objects(&sent)).map_err(|error| {
-        let path = error.path().iter().filter_map(token).collect::<Vec<_>>();
+        // It shows an index as `[1]`.
+        let part = |part: &serde_path_to_error::Segment| match part {
+            serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+            serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+            _ => None,
+        };
+        let path: Vec<String> = error.path().iter().filter_map(part).collect();
         Problem::invalid(vec![wrong_shape(&path, &error.inner().to_string())])
     })?;
     Ok(Json { sent, value })
-}
-
-/// A step of the path, as a pointer names it.
-fn token(segment: &Segment) -> Option<String> {
-    match segment {
-        Segment::Seq { index } => Some(index.to_string()),
-        Segment::Map { key } | Segment::Enum { variant: key } => Some(key.clone()),
-        Segment::Unknown => None,
-    }
 }
 
 /// serde tells of a missing or unknown field at its parent; clients want the field.

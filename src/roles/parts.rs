@@ -203,7 +203,7 @@ pub struct WorkParts {
 /// When another worker has this name, or a part cannot be had.
 pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
     let host = parts.worker.host.clone();
-    let lock = worker::lock_host_name(&parts.backend.state_dir, &host.name)?;
+    let lock = worker::lock_host_name(&parts.backend.state_dir, parts.cluster, &host.name)?;
     let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
     let backends = backends(&parts.backend, parts.cluster).await?;
     let spec = HostSpec {

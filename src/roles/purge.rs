@@ -21,7 +21,8 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
     let (compute, fabric) = parts::backends(&backend, cluster).await?;
     let (containers, networks) = (compute.list().await?, fabric.networks().await?);
     say(&format!("cluster {cluster}: {} containers with their volumes, {} networks", containers.len(), networks.len()));
-    if !args.yes && !(containers.is_empty() && networks.is_empty()) && !confirmed()? {
+    let nothing = containers.is_empty() && networks.is_empty();
+    if !(nothing || args.yes || confirmed()?) {
         bail!("nothing was removed");
     }
     for container in containers {

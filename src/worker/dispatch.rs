@@ -1,7 +1,7 @@
 //! Claiming and running: one claimer for the whole worker, one task per job.
 //!
 //! Woken by the bell, by a slot that frees while there is a backlog, by a job of ours that becomes due, and by a poll:
-//! 2 s when idle, 0.5 s while Redis is away. So a lost bell costs at most 2 s.
+//! 2 s when idle, 0.5 s while Redis is away. So a lost bell costs about 2 s.
 
 use std::{
     sync::{
@@ -16,21 +16,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{
-    Context,
-    fault::Fault,
-    jobs::{self, JobError},
-    leases::{Halt, Held},
+    Context, attempt,
+    chance::random_unit,
+    watchdog::{LONGEST_WAIT, Pulse},
 };
 use crate::{
     core::{
         db::DbError,
         id::{JobId, LeaseId},
-        jobs::retry,
-        kind::JobKind,
         protocol::{
             boot,
             claim::{self, Candidates, Claimed},
-            finish::{Cause, Outcome, finish},
         },
         queue::{Ear, Heard},
     },
@@ -47,56 +43,74 @@ struct Dispatch {
     deaf: Arc<AtomicBool>,
     /// Running jobs are given back.
     release: CancellationToken,
+    pulse: Pulse,
 }
 
-pub(super) async fn run(context: &Arc<Context>, ear: Ear, shutdown: &Shutdown) {
+pub(super) async fn run(
+    context: &Arc<Context>,
+    ear: Ear,
+    (claiming_pulse, listening_pulse): (Pulse, Pulse),
+    shutdown: &Shutdown,
+) {
     let dispatch = Dispatch {
         context: context.clone(),
         tasks: TaskTracker::new(),
         slot_freed: Arc::default(),
         deaf: Arc::default(),
         release: CancellationToken::new(),
+        pulse: claiming_pulse,
     };
     let (heard, mut rung) = mpsc::channel(1);
-    let listener =
-        tokio::spawn(listen(context.clone(), ear, heard, dispatch.slot_freed.clone(), dispatch.deaf.clone()));
-    let claiming = async {
-        // What waited while nobody worked.
-        let mut backlog = true;
-        loop {
-            let candidates = dispatch.next_candidates(&mut rung, backlog).await;
-            backlog = dispatch.claim_and_run(candidates).await;
-        }
+    let listener = Listener {
+        context: context.clone(),
+        ear,
+        heard,
+        slot_freed: dispatch.slot_freed.clone(),
+        deaf: dispatch.deaf.clone(),
+        pulse: listening_pulse,
     };
-    shutdown.requested.run_until_cancelled(claiming).await;
+    let listener = tokio::spawn(listener.run());
+    // What waited while nobody worked.
+    let mut backlog = true;
+    // Only the wait is cut short: a claim under way is always followed by its jobs.
+    while let Some(candidates) =
+        shutdown.requested.run_until_cancelled(dispatch.next_candidates(&mut rung, backlog)).await
+    {
+        backlog = dispatch.claim_and_run(candidates).await;
+    }
     listener.abort();
     dispatch.drain(shutdown).await;
 }
 
 /// Pops only what there are slots for, so that other hosts get the rest.
-async fn listen(
+struct Listener {
     context: Arc<Context>,
     ear: Ear,
     heard: mpsc::Sender<Vec<JobId>>,
     slot_freed: Arc<Notify>,
     deaf: Arc<AtomicBool>,
-) {
-    loop {
-        let free = context.me.slots.saturating_sub(context.leases.count());
-        if free == 0 {
-            slot_freed.notified().await;
-            continue;
-        }
-        let outcome = ear.listen(free).await;
-        deaf.store(outcome == Heard::Deaf, Ordering::Relaxed);
-        match outcome {
-            Heard::Jobs(ids) => {
-                if heard.send(ids).await.is_err() {
-                    return;
-                }
+    pulse: Pulse,
+}
+
+impl Listener {
+    async fn run(self) {
+        loop {
+            self.pulse.beat();
+            let free = self.context.me.slots.saturating_sub(self.context.leases.count());
+            let room = tokio::time::timeout(LONGEST_WAIT, self.heard.reserve());
+            let Ok(room) = room.await else { continue };
+            let Ok(room) = room else { return };
+            if free == 0 {
+                let _ = tokio::time::timeout(LONGEST_WAIT, self.slot_freed.notified()).await;
+                continue;
             }
-            Heard::Deaf => tokio::time::sleep(DEAF_POLL).await,
-            Heard::Silence => {}
+            let outcome = self.ear.listen(free).await;
+            self.deaf.store(outcome == Heard::Deaf, Ordering::Relaxed);
+            match outcome {
+                Heard::Jobs(ids) => room.send(ids),
+                Heard::Deaf => tokio::time::sleep(DEAF_POLL).await,
+                Heard::Silence => {}
+            }
         }
     }
 }
@@ -107,8 +121,10 @@ impl Dispatch {
     }
 
     async fn next_candidates(&self, rung: &mut mpsc::Receiver<Vec<JobId>>, backlog: bool) -> Candidates {
+        self.pulse.beat();
         while self.free() == 0 {
-            self.slot_freed.notified().await;
+            let _ = tokio::time::timeout(LONGEST_WAIT, self.slot_freed.notified()).await;
+            self.pulse.beat();
         }
         if backlog {
             return Candidates::Next;
@@ -159,6 +175,7 @@ impl Dispatch {
                 // It may have been done: ask by the id that only we know, until the lease would be over.
                 while sent_at.elapsed() < times.self_fence() {
                     tokio::time::sleep(DEAF_POLL).await;
+                    self.pulse.beat();
                     if let Ok(jobs) = claim::recover(&context.db, context.me, lease).await {
                         return Ok(jobs);
                     }
@@ -175,10 +192,7 @@ impl Dispatch {
         let span = tracing::info_span!("job", id = %job.lease.job, kind = %job.kind, instance = %job.lease.instance);
         self.tasks.spawn(
             async move {
-                let outcome = attempt(&context, &job, &held, &release).await;
-                if let Some(outcome) = outcome {
-                    end(&context, &job, &held, outcome).await;
-                }
+                attempt::run(&context, &job, &held, &release).await;
                 context.leases.release(job.lease.job);
                 // Both may wait for it: the claimer and the listener.
                 slot_freed.notify_waiters();
@@ -188,7 +202,9 @@ impl Dispatch {
         );
     }
 
-    async fn drain(&self, shutdown: &Shutdown) {
+    async fn drain(self, shutdown: &Shutdown) {
+        // Nothing is claimed any more: nothing to watch.
+        drop(self.pulse);
         self.tasks.close();
         if let Err(error) = boot::draining(&self.context.db, self.context.me).await {
             tracing::warn!(%error, "could not say that this worker drains");
@@ -202,97 +218,4 @@ impl Dispatch {
         self.release.cancel();
         self.tasks.wait().await;
     }
-}
-
-/// One attempt. `None`: the lease is lost, nothing may be written.
-async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) -> Option<Outcome> {
-    if job.unwanted && job.kind != JobKind::Delete {
-        return Some(Outcome::Superseded);
-    }
-    let deadline = context.config.times.job_deadline;
-    let started = Instant::now();
-    let result = tokio::select! {
-        result = tokio::time::timeout(deadline, jobs::perform(context, job, held)) => result,
-        () = held.lost.cancelled() => return None,
-        () = release.cancelled() => return Some(Outcome::Again { after: Duration::ZERO, cause: None, counts: false }),
-    };
-    let outcome = match result {
-        Ok(Ok(container_id)) => Outcome::Succeeded { container_id },
-        Ok(Err(JobError::Halted(Halt::Lost))) => return None,
-        Ok(Err(JobError::Halted(Halt::Cancelled))) => Outcome::Cancelled,
-        Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
-        Err(_) => after_fault(
-            job,
-            Fault::GiveUp(Cause {
-                code: "deadline_exceeded",
-                detail: format!("the attempt took longer than {} s", deadline.as_secs()),
-            }),
-        ),
-    };
-    metrics::histogram!("job_attempt_seconds", "kind" => job.kind.as_str()).record(started.elapsed());
-    Some(outcome)
-}
-
-fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
-    let retry =
-        |cause| Outcome::Again { after: retry::backoff(job.attempt, random_unit()), cause: Some(cause), counts: true };
-    match fault {
-        // A delete goes on until nothing is left.
-        fault if job.kind == JobKind::Delete => retry(fault.cause()),
-        Fault::Retry(cause) if !retry::exhausted(job.kind, job.attempt, job.max_attempts) => retry(cause),
-        Fault::Retry(cause) | Fault::GiveUp(cause) => Outcome::Failed(cause),
-    }
-}
-
-/// Writes how the attempt ended, trying as long as the lease lasts.
-async fn end(context: &Context, job: &Claimed, held: &Arc<Held>, outcome: Outcome) {
-    let steps = held.steps.all();
-    loop {
-        match finish(&context.db, job.lease, job.kind, &outcome, steps.clone()).await {
-            Ok(true) => break,
-            Ok(false) => {
-                tracing::warn!("the lease was lost before the job's end could be written");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not write the job's end; trying again");
-                tokio::select! {
-                    () = held.lost.cancelled() => return,
-                    () = tokio::time::sleep(DEAF_POLL) => {}
-                }
-            }
-        }
-    }
-    let label = match &outcome {
-        Outcome::Succeeded { .. } => "succeeded",
-        Outcome::Failed(_) => "failed",
-        Outcome::Again { .. } => "again",
-        Outcome::Cancelled => "cancelled",
-        Outcome::Superseded => "superseded",
-    };
-    metrics::counter!("jobs_ended_total", "kind" => job.kind.as_str(), "outcome" => label).increment(1);
-    match outcome {
-        // Its process may have ended before the instance showed `running`.
-        Outcome::Succeeded { container_id: Some(_) } => {
-            tracing::info!("running");
-            // The observer ends only after the jobs.
-            let _ = context.look.send(job.lease.instance);
-        }
-        Outcome::Again { after, cause, .. } => {
-            tracing::info!(?cause, ?after, "will be tried again");
-            context.wakeups.after(after);
-        }
-        Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = cause.detail, "failed"),
-        Outcome::Cancelled | Outcome::Superseded => {
-            tracing::info!(label, "ended");
-            // What comes next on the instance waited for this.
-            context.wakeups.after(Duration::ZERO);
-        }
-        Outcome::Succeeded { container_id: None } => tracing::info!("done"),
-    }
-}
-
-/// Uniform in 0..1.
-fn random_unit() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
 }

@@ -5,7 +5,7 @@ use crate::{backend::BackendError, core::protocol::finish::Cause};
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It may work later.
+    /// It may work later. The cause counts when attempts are used up.
     Retry(Cause),
     /// It will not work by trying again.
     GiveUp(Cause),

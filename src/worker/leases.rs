@@ -90,7 +90,9 @@ impl Leases {
         if held.beat_at().elapsed() > self.times.fresh() {
             self.beat(vec![held.clone()]).await;
         }
-        if held.lost.is_cancelled() || held.beat_at().elapsed() > self.times.self_fence() {
+        // Not confirmed now is as good as lost: an irreversible step may be half done when the lease ends.
+        if held.lost.is_cancelled() || held.beat_at().elapsed() > self.times.fresh() {
+            held.lost.cancel();
             return Err(Halt::Lost);
         }
         if held.cancelled.is_cancelled() {
@@ -112,6 +114,20 @@ impl Leases {
                     if !changed.is_empty() {
                         self.beat(changed).await;
                     }
+                }
+            }
+        }
+    }
+
+    /// Gives up, for ever, jobs whose lease was not confirmed for too long: also while a heartbeat hangs.
+    pub async fn fence(&self) {
+        let mut tick = tokio::time::interval(self.times.lease / 60);
+        loop {
+            tick.tick().await;
+            for held in self.all() {
+                if held.beat_at().elapsed() > self.times.self_fence() && !held.lost.is_cancelled() {
+                    tracing::warn!(job = %held.lease.job, "no heartbeat for too long; stopping work on it");
+                    held.lost.cancel();
                 }
             }
         }
@@ -143,13 +159,7 @@ impl Leases {
             }
             Err(error) => {
                 tracing::warn!(%error, "heartbeat failed");
-                for held in &jobs {
-                    held.steps.put_back();
-                    if held.beat_at().elapsed() > self.times.self_fence() {
-                        tracing::warn!(job = %held.lease.job, "no heartbeat for too long; stopping work on it");
-                        held.lost.cancel();
-                    }
-                }
+                jobs.iter().for_each(|held| held.steps.put_back());
             }
         }
     }

@@ -4,6 +4,8 @@
 //! error means, `observer` notices what containers do by themselves, `sweep` removes what nobody owns. Promises: no
 //! side effect under a lease that may be lost; nothing of another cluster is touched.
 
+mod attempt;
+mod chance;
 mod dispatch;
 mod fault;
 pub mod health;
@@ -13,6 +15,7 @@ mod observer;
 mod steps;
 mod sweep;
 mod wakeups;
+mod watchdog;
 
 use std::{path::Path, sync::Arc};
 
@@ -24,7 +27,7 @@ use crate::{
     config::worker::WorkerConfig,
     core::{
         db::DualDb,
-        id::InstanceId,
+        id::{ClusterId, InstanceId},
         protocol::{boot, claim::Claimant},
         queue::Ear,
     },
@@ -68,13 +71,15 @@ pub async fn run(
     });
     let background = tokio_util::sync::CancellationToken::new();
     let loops = TaskTracker::new();
-    for task in [Task::Heartbeat, Task::Observe(to_look_at), Task::Sweep] {
+    for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep] {
         let (context, stop) = (context.clone(), background.clone());
         loops.spawn(async move {
             stop.run_until_cancelled(task.run(&context)).await;
         });
     }
-    dispatch::run(&context, ear, &shutdown).await;
+    let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
+    watchdog::watch(vec![claiming.clone(), listening.clone()]);
+    dispatch::run(&context, ear, (claiming, listening), &shutdown).await;
     // Heartbeats go on until the last job has ended.
     background.cancel();
     loops.close();
@@ -86,6 +91,7 @@ pub async fn run(
 
 enum Task {
     Heartbeat,
+    Fence,
     Observe(mpsc::UnboundedReceiver<InstanceId>),
     Sweep,
 }
@@ -94,24 +100,31 @@ impl Task {
     async fn run(self, context: &Arc<Context>) {
         match self {
             Self::Heartbeat => context.leases.run().await,
+            Self::Fence => context.leases.fence().await,
             Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
             Self::Sweep => sweep::run(context).await,
         }
     }
 }
 
-/// One worker per host name on this machine: an exclusive lock that ends with the process.
+/// One worker per cluster and host name on this machine: an exclusive lock that ends with the process. Under `/run`
+/// where that can be written, else in the state directory.
 ///
 /// # Errors
-/// One line that names the variable when another process holds it.
-pub fn lock_host_name(state_dir: &Path, name: &str) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+/// One line that names the variable when another process holds it, or no place can be written.
+pub fn lock_host_name(
+    state_dir: &Path,
+    cluster: ClusterId,
+    name: &str,
+) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
     use anyhow::Context as _;
-    std::fs::create_dir_all(state_dir).with_context(|| {
-        format!("APP_STATE_DIR: {} cannot be created; example: APP_STATE_DIR=/var/lib/app", state_dir.display())
-    })?;
-    let path = state_dir.join(format!("worker-{name}.lock"));
-    let file = std::fs::File::create(&path).with_context(|| {
-        format!("APP_STATE_DIR: {} cannot be written; example: APP_STATE_DIR=/var/lib/app", path.display())
+    let file_name = format!("app-{cluster}-{name}.lock");
+    let file = std::fs::File::create(Path::new("/run").join(&file_name)).or_else(|_| {
+        std::fs::create_dir_all(state_dir)?;
+        std::fs::File::create(state_dir.join(&file_name))
+    });
+    let file = file.with_context(|| {
+        format!("APP_STATE_DIR: {} cannot be written; example: APP_STATE_DIR=/var/lib/app", state_dir.display())
     })?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
         anyhow::anyhow!(

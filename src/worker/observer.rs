@@ -67,6 +67,21 @@ async fn look_at_all(context: &Context) {
     for expected in expected.iter().filter(|expected| should_run(expected)) {
         judge(context, expected, observed.get(&expected.id)).await;
     }
+    let failed = expected.iter().filter(|expected| expected.status == "failed");
+    for container in failed.filter_map(|failed| observed.get(&failed.id)) {
+        remove_leftover(context, container).await;
+    }
+}
+
+/// A worker that died too often, or an undo that failed, leaves a container that runs though its instance failed.
+async fn remove_leftover(context: &Context, container: &Observed) {
+    if container.state != ContainerState::Running {
+        return;
+    }
+    tracing::warn!(instance = %container.instance, "removing a container that runs though its instance failed");
+    if let Err(error) = context.compute.remove(container.instance).await {
+        tracing::warn!(%error, instance = %container.instance, "could not remove it; the next check will");
+    }
 }
 
 fn should_run(expected: &Expected) -> bool {

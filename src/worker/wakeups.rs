@@ -49,7 +49,7 @@ impl Wakeups {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_earliest_wakes_first_even_if_it_came_last() {
         let wakeups = std::sync::Arc::new(Wakeups::default());
         wakeups.after(Duration::from_secs(3600));

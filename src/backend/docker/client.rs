@@ -25,7 +25,7 @@ pub(super) struct Engine {
     host: String,
     pub(super) cluster: ClusterId,
     client: OnceCell<Docker>,
-    /// Creating and starting saturate the cores at about one each; more at a time only adds latency (measured).
+    /// Creating and starting saturate the cores at about one each; more at a time only adds latency.
     pub(super) starts: Semaphore,
     pub(super) networks: NetworkLocks,
 }

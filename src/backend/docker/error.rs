@@ -113,7 +113,7 @@ pub(super) fn networking(cidr: impl std::fmt::Display, error: Error) -> BackendE
     match answer(&error) {
         Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(format!(
             "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot hold \
-             overlapping CIDRs on one host; use NETWORK_BACKEND=ovn, or another CIDR"
+             overlapping CIDRs on one host; give one of the networks another CIDR (app keys create --default-cidr …)"
         )),
         Some((400..500, message)) => BackendError::NetworkSetup(message.to_owned()),
         _ => unavailable(error),
@@ -224,7 +224,7 @@ mod tests {
     fn network() {
         let overlap = networking("10.0.0.0/24", answered(403, "Pool overlaps with other one on this address space"));
         assert_eq!(kind(&overlap), "network");
-        assert!(overlap.to_string().contains("NETWORK_BACKEND=ovn"));
+        assert!(overlap.to_string().contains("another CIDR"));
         assert_eq!(kind(&networking("10.0.0.0/24", answered(400, "invalid"))), "network");
         assert_eq!(kind(&networking("10.0.0.0/24", answered(500, "iptables"))), "unavailable");
     }

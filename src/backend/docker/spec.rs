@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(body["MacAddress"], "02:00:00:00:00:05");
         assert_eq!(body["ExposedPorts"]["80/tcp"], json!({}));
         assert_eq!(body["HostConfig"]["PortBindings"]["443/tcp"][0]["HostPort"], "20443");
-        assert_eq!(body["HostConfig"]["NanoCpus"], 250_000_000);
+        assert_eq!(body["HostConfig"]["CpuQuota"], 25_000);
         assert_eq!(body["HostConfig"]["Memory"], body["HostConfig"]["MemorySwap"]);
         assert_eq!(body["HostConfig"]["NetworkMode"], format!("app-{network}"));
         assert_eq!(body["Env"], json!(["A=b"]));

@@ -46,7 +46,7 @@ select id, name, tenant_id, scopes, hint, created_at, expires_at, revoked_at fro
 /// Makes and stores a key; `None`: there is no such tenant. `by`: the tenant whose idempotency keys count.
 ///
 /// # Errors
-/// `AcceptError::KeyReused`, `KeyInProgress` or `Db`.
+/// `AcceptError::KeyReused`, `KeyInProgress`, `ReplayLost` or `Db`.
 pub async fn create(
     db: &DualDb,
     ring: &KeyRing,
@@ -93,7 +93,7 @@ pub async fn create(
     let Some(idempotency) = idempotency else { return Ok(None) };
     let rows = conn
         .query(
-            "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.hint, k.created_at,
+            "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.hint, k.key_hash, k.created_at,
                     k.expires_at, k.revoked_at
              from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
              where i.tenant_id = $1 and i.route = $2 and i.key = $3",
@@ -106,6 +106,10 @@ pub async fn create(
         return Err(AcceptError::KeyReused);
     }
     let key = derived(ring, row.get("salt"));
+    // Made under secrets that are not the newest any more, it would come out as another key.
+    if row.get::<_, &[u8]>("key_hash") != key.hash.as_slice() {
+        return Err(AcceptError::ReplayLost);
+    }
     Ok(Some(AcceptedKey { record: store::record(row), key: key.text, replayed: true }))
 }
 

@@ -1,6 +1,6 @@
 //! Ending a job's attempt: one statement, guarded by token and lease id. Nothing happens when the lease is lost.
 //!
-//! With `observe` the only writer of an instance's visible status.
+//! An instance's status changes here and in the other statements of `protocol`, always by a `Transition`.
 
 use std::time::Duration;
 
@@ -58,9 +58,8 @@ impl Outcome {
 
     fn cause(&self) -> Option<Value> {
         match self {
-            Self::Failed(cause) | Self::Again { cause: Some(cause), .. } => {
-                Some(json!({"code": cause.code, "detail": cause.detail}))
-            }
+            Self::Failed(cause) => Some(json!({"code": cause.code, "detail": cause.detail})),
+            // What went wrong in an attempt that is not the last is told by its steps.
             _ => None,
         }
     }
@@ -94,7 +93,7 @@ pub async fn finish(
             "with inst as materialized (select id from instances where id = $1 for update),
              done as (
                update jobs j set status = $5, steps = $6, error = $7,
-                 attempt = greatest(0, j.attempt - $8), run_at = now() + make_interval(secs => $9),
+                 attempt = greatest(0, j.attempt - $8), run_at = case when $5 = 'queued' then now() + make_interval(secs => $9) else j.run_at end,
                  lease_id = null, lease_boot = null, lease_until = null, deadline_at = null,
                  finished_at = case when $5 = 'queued' then null else now() end
                from inst

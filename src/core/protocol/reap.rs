@@ -45,7 +45,8 @@ macro_rules! requeue_sql {
 reaped as (
   update jobs j set
     status = t.becomes, finished_at = case when t.becomes <> 'queued' then now() end,
-    error = jsonb_build_object('code', 'attempts_exhausted', 'detail', 'its worker went away ' || j.crashes + 1 || ' times'),
+    error = case when t.becomes = 'failed' then jsonb_build_object(
+      'code', 'attempts_exhausted', 'detail', 'its worker went away ' || j.crashes + 1 || ' times') end,
     crashes = j.crashes + 1, attempt = greatest(0, j.attempt - 1),
     run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ j.crashes) * (0.5 + random())),
     lease_id = null, lease_boot = null, lease_until = null, deadline_at = null
@@ -119,7 +120,7 @@ async fn misfits(db: &DualDb) -> Result<usize, DbError> {
                           then 'placement asks for other labels' end), '') as reason) r
                  where h.state not in ('fenced', 'retired')) fits
                where j.status = 'queued' and j.host_id is null and i.host_id is null
-                 and (fits.hosts > 0 and not fits.possible or j.queue_deadline_at < now())
+                 and fits.hosts > 0 and (not fits.possible or j.queue_deadline_at < now())
                limit 100 for update of i skip locked),
              failed as (
                update jobs j set status = 'failed', finished_at = now(),
@@ -140,7 +141,7 @@ async fn misfits(db: &DualDb) -> Result<usize, DbError> {
     Ok(rows.len())
 }
 
-/// What a silent host runs is not known.
+/// What a silent host runs is not known; what it should remove stays, and says why.
 async fn silent_hosts(db: &DualDb, lease: Duration) -> Result<usize, DbError> {
     let (was, becomes) = Transition::HostSilent.table();
     let rows = db
@@ -150,7 +151,8 @@ async fn silent_hosts(db: &DualDb, lease: Duration) -> Result<usize, DbError> {
             "with silent as materialized (
                select i.id, t.becomes from instances i join hosts h on h.id = i.host_id
                join unnest($2::text[], $3::text[]) as t (was, becomes) on t.was = i.status
-               where i.status <> 'deleted' and t.becomes <> t.was and h.last_seen < now() - make_interval(secs => $1)
+               where i.status <> 'deleted' and h.last_seen < now() - make_interval(secs => $1)
+                 and (t.becomes <> t.was or i.status_reason is null)
                  and pg_postmaster_start_time() < now() - make_interval(secs => $1 * 7 / 6)
                limit 1000 for update of i skip locked)
              update instances i set status = silent.becomes, updated_at = now(),
@@ -162,8 +164,7 @@ async fn silent_hosts(db: &DualDb, lease: Duration) -> Result<usize, DbError> {
     Ok(rows.len())
 }
 
-/// Deletes finished jobs older than 30 days whose instance is gone from view, a batch at a time, and the instances
-/// themselves after that.
+/// Deletes what ended over 30 days ago, a batch at a time: jobs, and deleted instances with theirs.
 ///
 /// # Errors
 /// As the database says.

@@ -42,6 +42,15 @@ pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) 
     }
 }
 
+/// Cleans up after an attempt that was cut off.
+pub(super) async fn abandon(context: &Context, job: &Claimed, held: &Arc<Held>) {
+    match job.kind {
+        JobKind::Provision | JobKind::Start => provision::undo(context, job, held).await,
+        // What is left of it is removed by the next attempt.
+        JobKind::Delete => {}
+    }
+}
+
 /// Runs one step: a checkpoint, the work, and its record.
 async fn step<T>(
     context: &Context,

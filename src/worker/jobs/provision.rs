@@ -48,7 +48,7 @@ async fn provision(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result
 }
 
 /// Leaves nothing behind. What cannot be undone now is undone by the next attempt, by the delete, or by the sweep.
-async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
+pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
     held.steps.begin("undo");
     let undone: Result<(), BackendError> = async {
         context.fabric.unpublish(job.lease.instance).await?;

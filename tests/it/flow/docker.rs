@@ -1,9 +1,13 @@
 //! On real Docker.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, process::Command, time::Duration};
 
 use futures_util::future;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::page::page;
 use crate::support::{Cluster, eventually};
@@ -45,4 +49,243 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
     }
     let unfinished = "select count(*) from jobs where status in ('queued', 'running')";
     assert_eq!(sql.query_one(unfinished, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_runs() {
+    let Some(cluster) = Cluster::docker("worker_killed").await else { return };
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let body = json!({"image": cluster.image, "ports": [{"container": 80}]});
+    let id = client.post("/instances", body).await.instance();
+    // Its container is there; its start, its ports and the job's end are not.
+    eventually("a container", Duration::from_secs(20), async || (!containers(&cluster).await.is_empty()).then_some(()))
+        .await;
+    worker.kill();
+    let before = containers(&cluster).await;
+    assert_ne!(
+        client.get(&format!("/instances/{id}")).await.body["status"],
+        "running",
+        "killed too late to show anything"
+    );
+
+    let _worker = cluster.work();
+    let instance = client.wait_for(&id, "running").await;
+    assert_eq!(instance["status"], "running", "{instance}");
+    assert!(page(&instance).await.contains("It runs"));
+    assert_eq!(containers(&cluster).await, before, "the same container was adopted");
+    let job = client.ended(instance["job_id"].as_str().unwrap()).await;
+    assert_eq!((&job["crashes"], &job["attempt"]), (&json!(1), &json!(1)), "a crash is not an attempt: {job}");
+    client.delete_fully(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_is_what_runs_and_no_more() {
+    let Some(cluster) = Cluster::docker("what_was_asked_for").await else { return };
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let asked = json!({
+        "name": "exact", "image": cluster.image, "command": ["/bin/sleep", "600"], "env": {"GREETING": "hello = world"},
+        "cpu_millis": 2500, "memory_mib": 48, "ports": [{"container": 80}, {"container": 53, "protocol": "udp"}],
+    });
+    let instance = client.create_running(asked).await;
+    let id = instance["id"].as_str().unwrap();
+    let container = inspect(&cluster, &format!("app-{id}"));
+    let host = &container["HostConfig"];
+    assert_eq!(container["Config"]["Cmd"], json!(["/bin/sleep", "600"]));
+    assert!(container["Config"]["Env"].as_array().unwrap().contains(&json!("GREETING=hello = world")));
+    assert_eq!((&host["CpuQuota"], &host["CpuPeriod"]), (&json!(250_000), &json!(100_000)));
+    let memory = json!(48 * 1024 * 1024);
+    assert_eq!((&host["Memory"], &host["MemorySwap"]), (&memory, &memory));
+    assert_eq!(host["PidsLimit"], 512);
+    assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
+    assert_eq!((&host["CapDrop"], &host["Privileged"]), (&json!(["NET_RAW"]), &json!(false)));
+    assert_eq!(host["RestartPolicy"]["Name"], "no");
+    assert_eq!(
+        (&host["LogConfig"]["Type"], &host["LogConfig"]["Config"]["max-size"]),
+        (&json!("json-file"), &json!("10m"))
+    );
+    let labels = &container["Config"]["Labels"];
+    assert_eq!((&labels["app.instance"], &labels["app.generation"]), (&json!(id), &json!("1")));
+    assert_eq!(labels["app.job"], instance["job_id"]);
+    let network = container["NetworkSettings"]["Networks"].as_object().unwrap();
+    assert_eq!(network.len(), 1);
+    let (name, endpoint) = network.iter().next().unwrap();
+    assert_eq!(name, &format!("app-{}", instance["network"]["id"].as_str().unwrap()));
+    assert_eq!(endpoint["IPAddress"], instance["network"]["address"]);
+    assert_eq!(endpoint["MacAddress"], instance["network"]["mac"]);
+    let published = &container["NetworkSettings"]["Ports"]["53/udp"][0]["HostPort"];
+    assert_eq!(published.as_str().unwrap(), instance["ports"][1]["host"].to_string());
+
+    // Given no command, the image's own runs: the other tests fetch its page.
+    client.delete_fully(id).await;
+    assert_eq!(containers(&cluster).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
+    let Some(cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let registry = empty_registry().await;
+    for (image, code) in
+        [(format!("{registry}/web:1"), "image_not_found"), ("127.0.0.1:1/web:1".into(), "image_pull_failed")]
+    {
+        let accepted =
+            client.post("/instances", json!({"image": image, "ports": [{"container": 80}]})).await.expect(202);
+        let job = client.ended(&accepted.job()).await;
+        assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!(code)), "{job}");
+        assert_eq!(job["attempt"], 1, "it is not tried eight times");
+        let instance = client.get(&format!("/instances/{}", accepted.instance())).await.body;
+        assert_eq!((&instance["status"], &instance["status_reason"]["code"]), (&json!("failed"), &json!(code)));
+        assert_eq!(cluster.in_docker().await, Vec::<String>::new());
+        client.delete_fully(&accepted.instance()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed() {
+    let Some(mut cluster) = Cluster::docker("a_container_that_ends").await else { return };
+    // Events have to do it: the periodic comparison comes too late.
+    cluster.set("APP_RECHECK_MS", 600_000);
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let accepted =
+        client.post("/instances", json!({"image": cluster.image, "command": ["/bin/true"]})).await.expect(202);
+    let ended = client.wait_for(&accepted.instance(), "stopped").await;
+    assert_eq!((&ended["status"], &ended["exit_code"]), (&json!("stopped"), &json!(0)), "{ended}");
+    assert_ne!(ended["started_at"], json!(null), "it did run");
+    assert_eq!(client.ended(&accepted.job()).await["status"], "succeeded");
+
+    let kept = client.create_running(json!({"image": cluster.image, "restart_policy": "always"})).await;
+    let id = kept["id"].as_str().unwrap();
+    docker(&cluster, &["kill", &format!("app-{id}")]);
+    let again = eventually("a restart", Duration::from_secs(10), async || {
+        let instance = client.get(&format!("/instances/{id}")).await.body;
+        (instance["restart_count"] == 1 && instance["status"] == "running").then_some(instance)
+    })
+    .await;
+    assert_ne!(again["started_at"], kept["started_at"]);
+    // Removed by hand it is made again.
+    docker(&cluster, &["rm", "-f", &format!("app-{id}")]);
+    eventually("another container", Duration::from_secs(10), async || {
+        let instance = client.get(&format!("/instances/{id}")).await.body;
+        (instance["restart_count"] == 2 && instance["status"] == "running").then_some(())
+    })
+    .await;
+    assert_eq!(inspect(&cluster, &format!("app-{id}"))["State"]["Running"], true);
+
+    let crashing = json!({"image": cluster.image, "command": ["/bin/false"], "restart_policy": "on_failure"});
+    let id = client.post("/instances", crashing).await.instance();
+    let failed = client.wait_for(&id, "failed").await;
+    assert_eq!(
+        (&failed["status"], &failed["status_reason"]["code"]),
+        (&json!("failed"), &json!("crash_loop")),
+        "{failed}"
+    );
+    assert_eq!((&failed["exit_code"], &failed["restart_count"]), (&json!(1), &json!(5)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_cannot_start_fails_with_its_cause_and_is_undone() {
+    let Some(cluster) = Cluster::docker("a_container_that_cannot_start").await else { return };
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let accepted =
+        client.post("/instances", json!({"image": cluster.image, "command": ["/no/such/program"]})).await.expect(202);
+    let job = client.ended(&accepted.job()).await;
+    assert_eq!(job["error"]["code"], "container_start_failed", "{job}");
+    assert_eq!(job["steps"].as_array().unwrap().last().unwrap()["status"], "undone");
+    assert_eq!(cluster.in_docker().await, Vec::<String>::new());
+
+    // Somebody else has the port: told as such, and undone as well.
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut other = Cluster::docker("a_container_that_cannot_start").await.unwrap();
+    other.set("APP_PORT_RANGE", format!("{port}-{port}"));
+    let (_api, client) = other.serve();
+    let _worker = other.work();
+    let accepted =
+        client.post("/instances", json!({"image": other.image, "ports": [{"container": 80}]})).await.expect(202);
+    let job = client.ended(&accepted.job()).await;
+    assert_eq!(job["error"]["code"], "port_conflict", "{job}");
+    assert_eq!(other.in_docker().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_deleted_while_it_is_provisioned_leaves_nothing_behind() {
+    let Some(cluster) = Cluster::docker("deleted_while_provisioned").await else { return };
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let delete_when = async |status: &'static str| {
+        let id =
+            client.post("/instances", json!({"image": cluster.image, "ports": [{"container": 80}]})).await.instance();
+        client.wait_for(&id, status).await;
+        client.delete_fully(&id).await;
+    };
+    future::join_all([delete_when("pending"), delete_when("provisioning"), delete_when("running")]).await;
+    eventually("nothing in Docker", Duration::from_secs(10), async || {
+        cluster.in_docker().await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_removes_its_own_and_leaves_another_installation_alone() {
+    let Some(ours) = Cluster::docker("purge").await else { return };
+    let theirs = Cluster::docker("purge").await.unwrap();
+    for cluster in [&ours, &theirs] {
+        let (_api, client) = cluster.serve();
+        let worker = cluster.work();
+        client.create_running(json!({"image": cluster.image})).await;
+        assert!(worker.terminate().success());
+    }
+    let untouched = theirs.in_docker().await;
+    assert_eq!(untouched.len(), 2, "a container and a network: {untouched:?}");
+    let said = ours.run(&["purge", "--yes"]);
+    assert!(said.contains("1 containers") && said.contains("1 networks"), "{said}");
+    assert_eq!(ours.in_docker().await, Vec::<String>::new());
+    assert_eq!(theirs.in_docker().await, untouched);
+}
+
+async fn containers(cluster: &Cluster) -> Vec<String> {
+    cluster.in_docker().await.into_iter().filter(|line| line.starts_with("ps ")).collect()
+}
+
+fn docker(cluster: &Cluster, arguments: &[&str]) -> String {
+    let host = cluster.docker_host.as_deref().unwrap();
+    let output = Command::new("docker").args(["-H", host]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn inspect(cluster: &Cluster, container: &str) -> Value {
+    serde_json::from_str::<Vec<Value>>(&docker(cluster, &["inspect", container])).unwrap().remove(0)
+}
+
+/// A registry that answers, and has no image. Docker takes any on loopback without TLS.
+async fn empty_registry() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.ok()?);
+                }
+                let (status, body) = if request.starts_with(b"GET /v2/ ") {
+                    ("200 OK", "{}")
+                } else {
+                    ("404 Not Found", r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)
+                };
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+                    body.len()
+                );
+                stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.ok()
+            });
+        }
+    });
+    address.to_string()
 }

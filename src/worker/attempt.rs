@@ -1,0 +1,125 @@
+//! One attempt of a job: done under its lease and deadline, judged, and written.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Context,
+    chance::random_unit,
+    fault::Fault,
+    jobs::{self, JobError},
+    leases::{Halt, Held},
+};
+use crate::core::{
+    jobs::retry,
+    kind::JobKind,
+    protocol::{
+        claim::Claimed,
+        finish::{Cause, Outcome, finish},
+    },
+};
+
+/// While Postgres is away, how long until the end is written again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How long cleaning up after a deadline may take.
+const UNDO: Duration = Duration::from_secs(30);
+
+/// Does the job and writes how it ended. `release`: it is to be given back.
+pub(super) async fn run(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) {
+    if let Some(outcome) = attempt(context, job, held, release).await {
+        end(context, job, held, outcome).await;
+    }
+}
+
+/// One attempt. `None`: the lease is lost, nothing may be written.
+async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) -> Option<Outcome> {
+    if job.unwanted && job.kind != JobKind::Delete {
+        return Some(Outcome::Superseded);
+    }
+    let deadline = context.config.times.job_deadline;
+    let started = Instant::now();
+    let result = tokio::select! {
+        result = tokio::time::timeout(deadline, jobs::perform(context, job, held)) => result,
+        () = held.lost.cancelled() => return None,
+        () = release.cancelled() => return Some(Outcome::Again { after: Duration::ZERO, cause: None, counts: false }),
+    };
+    let outcome = match result {
+        Ok(Ok(container_id)) => Outcome::Succeeded { container_id },
+        Ok(Err(JobError::Halted(Halt::Lost))) => return None,
+        Ok(Err(JobError::Halted(Halt::Cancelled))) => Outcome::Cancelled,
+        Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
+        Err(_) => {
+            tokio::select! {
+                _ = tokio::time::timeout(UNDO, jobs::abandon(context, job, held)) => {}
+                () = held.lost.cancelled() => return None,
+            }
+            let detail = format!("the attempt took longer than {} s", deadline.as_secs());
+            after_fault(job, Fault::GiveUp(Cause { code: "deadline_exceeded", detail }))
+        }
+    };
+    metrics::histogram!("job_attempt_seconds", "kind" => job.kind.as_str()).record(started.elapsed());
+    Some(outcome)
+}
+
+fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
+    let retry =
+        |cause| Outcome::Again { after: retry::backoff(job.attempt, random_unit()), cause: Some(cause), counts: true };
+    match fault {
+        // A delete goes on until nothing is left.
+        fault if job.kind == JobKind::Delete => retry(fault.cause()),
+        Fault::Retry(cause) if !retry::exhausted(job.kind, job.attempt, job.max_attempts) => retry(cause),
+        Fault::Retry(cause) | Fault::GiveUp(cause) => Outcome::Failed(cause),
+    }
+}
+
+/// Writes how the attempt ended, trying as long as the lease lasts.
+async fn end(context: &Context, job: &Claimed, held: &Arc<Held>, outcome: Outcome) {
+    let steps = held.steps.all();
+    loop {
+        match finish(&context.db, job.lease, job.kind, &outcome, steps.clone()).await {
+            Ok(true) => break,
+            Ok(false) => {
+                tracing::warn!("the lease was lost before the job's end could be written");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not write the job's end; trying again");
+                tokio::select! {
+                    () = held.lost.cancelled() => return,
+                    () = tokio::time::sleep(AGAIN) => {}
+                }
+            }
+        }
+    }
+    let label = match &outcome {
+        Outcome::Succeeded { .. } => "succeeded",
+        Outcome::Failed(_) => "failed",
+        Outcome::Again { .. } => "again",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Superseded => "superseded",
+    };
+    metrics::counter!("jobs_ended_total", "kind" => job.kind.as_str(), "outcome" => label).increment(1);
+    match outcome {
+        // Its process may have ended before the instance showed `running`.
+        Outcome::Succeeded { container_id: Some(_) } => {
+            tracing::info!("running");
+            // The observer ends only after the jobs.
+            let _ = context.look.send(job.lease.instance);
+        }
+        Outcome::Again { after, cause, .. } => {
+            tracing::info!(?cause, ?after, "will be tried again");
+            context.wakeups.after(after);
+        }
+        Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = cause.detail, "failed"),
+        Outcome::Cancelled | Outcome::Superseded => {
+            tracing::info!(label, "ended");
+            // What comes next on the instance waited for this.
+            context.wakeups.after(Duration::ZERO);
+        }
+        Outcome::Succeeded { container_id: None } => tracing::info!("done"),
+    }
+}
