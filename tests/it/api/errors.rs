@@ -64,6 +64,18 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
     }
     chunked.extend(b"0\r\n\r\n");
     problem(&raw::exchange(&client, &chunked).await, "payload_too_large");
+    // Refused for another reason, it is not read, and the answer is heard all the same.
+    for (method, path, code) in
+        [(Method::POST, "/instances", "unauthenticated"), (Method::POST, "/health/live", "method_not_allowed")]
+    {
+        for _ in 0..5 {
+            problem(&send(client.anonymous(method.clone(), path).body(huge.clone())).await, code);
+        }
+    }
+    for _ in 0..5 {
+        problem(&send(client.request(Method::POST, "/nope").body(huge.clone())).await, "not_found");
+        problem(&send(client.request(Method::PUT, "/instances").body(huge.clone())).await, "method_not_allowed");
+    }
     // The limit itself is not too much: this is judged, and only the image is found to be wrong.
     let largest = format!("{{\"image\":\"{}\"}}", "x".repeat(1024 * 1024 - 12));
     assert_eq!(largest.len(), 1024 * 1024);
