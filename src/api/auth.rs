@@ -15,7 +15,10 @@ use actix_web::{
 use super::{Access, ApiState, error::ApiError, routes};
 use crate::{
     core::identity::{Caller, IdentityError, IdentityService, limit::Allowance},
-    http::problem::{Code, Problem},
+    http::{
+        problem::{Code, Problem},
+        route,
+    },
 };
 
 /// Authenticates and authorizes one request; handlers find the caller by `caller`.
@@ -70,7 +73,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// A request that may go on.
 #[derive(Default)]
 struct Judged {
-    /// `None` where none is needed.
+    /// `None` where none is needed, or nothing is served.
     caller: Option<Caller>,
     allowance: Option<Allowance>,
     /// The key was accepted though the primary has not been heard of for a while.
@@ -90,7 +93,12 @@ async fn judge(request: &ServiceRequest) -> Result<Judged, ApiError> {
     {
         return Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into());
     }
-    Ok(Judged { allowance: state.limiter.count(&caller).await, stale: state.identity.is_stale(), caller: Some(caller) })
+    Ok(Judged {
+        allowance: state.limiter.count(&caller).await,
+        stale: state.identity.is_stale(),
+        // For a handler without an entry in the table, nobody is the caller.
+        caller: access.map(|_| caller),
+    })
 }
 
 /// `None`: no such path, or not with this method; still only for those with a key.
@@ -99,7 +107,7 @@ fn access(request: &ServiceRequest) -> Option<Access> {
         static TABLE: Vec<(Method, &'static str, Access)> =
             routes().into_iter().map(|route| (route.method, route.path, route.access)).collect();
     }
-    let pattern = request.match_pattern()?;
+    let pattern = route::pattern(request)?;
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     TABLE.with(|table| {
         let mut here = table.iter().filter(|(_, path, _)| *path == pattern).peekable();

@@ -55,6 +55,13 @@ impl Identity {
         }
     }
 
+    /// Before the process ends.
+    pub async fn stop(&self) {
+        if let Self::Cached(identity) = self {
+            identity.stop().await;
+        }
+    }
+
     /// Whether what is accepted now may have been revoked a while ago: see `CachedIdentity::is_stale`.
     pub fn is_stale(&self) -> bool {
         match self {

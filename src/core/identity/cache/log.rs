@@ -40,8 +40,8 @@ impl Reader {
             // The first question, or a Redis that forgot everything.
             return self.start_over(news, l1);
         };
-        let lost_some =
-            news.oldest > last && last != LogId::default() || news.oldest > last && news.entries.len() == BATCH;
+        // A log that was empty has an oldest entry now; only more than one answer holds can hide a gap.
+        let lost_some = news.oldest > last && (last != LogId::default() || news.entries.len() == BATCH);
         let went_back = news.newest < last;
         if lost_some || went_back {
             return self.start_over(news, l1);
