@@ -70,12 +70,19 @@ impl Leases {
             cancelled: CancellationToken::new(),
             beat_at: Mutex::new(claimed_at),
         });
-        self.held().insert(lease.job, held.clone());
+        // Claimed again before its older attempt here noticed that it had lost its lease: two at once it must not be.
+        if let Some(older) = self.held().insert(lease.job, held.clone()) {
+            older.lost.cancel();
+        }
         held
     }
 
-    pub fn release(&self, job: JobId) {
-        self.held().remove(&job);
+    /// Forgets this claim; a newer one of the same job stays.
+    pub fn release(&self, lease: Lease) {
+        let mut held = self.held();
+        if held.get(&lease.job).is_some_and(|held| held.lease == lease) {
+            held.remove(&lease.job);
+        }
     }
 
     pub fn count(&self) -> usize {
