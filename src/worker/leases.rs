@@ -18,7 +18,7 @@ use crate::{
     config::worker::LeaseTimes,
     core::{
         db::DualDb,
-        id::JobId,
+        id::{InstanceId, JobId},
         protocol::{
             claim::{Claimant, Lease},
             heartbeat::heartbeat,
@@ -83,6 +83,11 @@ impl Leases {
         if held.get(&lease.job).is_some_and(|held| held.lease == lease) {
             held.remove(&lease.job);
         }
+    }
+
+    /// Whether a job on this instance is ours.
+    pub fn holds(&self, instance: InstanceId) -> bool {
+        self.held().values().any(|held| held.lease.instance == instance)
     }
 
     pub fn count(&self) -> usize {
