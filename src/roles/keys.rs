@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use super::parts;
 use crate::{
     cli::KeysCreateArgs,
-    config::environment::Environment,
+    config::{environment::Environment, setting},
     core::{
         id::KeyId,
         identity::{Scope, api_key::KeyRing, store::KeySpec},
@@ -31,8 +31,12 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
     if !is_label(&args.tenant) {
         bail!("--tenant: \"{}\" is not 1 to 63 of a-z, 0-9 and '-'; example: --tenant acme", args.tenant);
     }
+    if args.name.trim().is_empty() || args.name.len() > 255 {
+        bail!("--name: must have 1 to 255 bytes; example: --name first");
+    }
     let database = args.database.resolve(environment)?;
-    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
+    let secrets = args.secrets.resolve(environment, &state_dir)?;
     let default_cidr = args.instances.resolve()?.default_cidr;
     let (db, _) = parts::database(&database).await?;
     let (tenant, created) = tenants::store::ensure(&db, &args.tenant, default_cidr).await?;
