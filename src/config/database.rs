@@ -14,7 +14,7 @@ const DEFAULT: &str = "postgresql://app:app@localhost:5432/app";
 pub struct DatabaseArgs {
     /// The primary, as a postgresql:// URL (a socket: ?host=/directory). Beyond this machine, say sslmode=require or
     /// sslmode=disable.
-    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true, hide_default_value = true,
+    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true,
           value_name = "URL")]
     database_url: String,
     /// A streaming read replica for lists; empty: none.

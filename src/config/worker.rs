@@ -151,7 +151,9 @@ impl WorkerArgs {
     fn address(&self) -> Result<Option<String>, ConfigError> {
         match self.host_address.trim() {
             "" => Ok(None),
-            address if address.len() <= 253 && address.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) => {
+            address
+                if address.len() <= 253 && address.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) =>
+            {
                 Ok(Some(address.to_owned()))
             }
             other => Err(setting("APP_HOST_ADDRESS", other, "192.0.2.10")

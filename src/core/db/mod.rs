@@ -121,10 +121,7 @@ impl DualDb {
         let (now, pause) = (millis(self.inner.started.elapsed()), millis(REPLICA_PAUSE));
         let is_ours = || {
             let (known, next) = (paused_until, now + pause);
-            self.inner
-                .replica_paused_until
-                .compare_exchange(known, next, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+            self.inner.replica_paused_until.compare_exchange(known, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
         (now >= paused_until && is_ours()).then_some(replica)
     }
