@@ -5,5 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backend;
+mod db;
 mod flow;
+mod roles;
 mod support;
