@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::ended::ended;
-use crate::support::{App, Client, Cluster, cluster::base_url, eventually, proxy::Proxy};
+use crate::support::{App, Client, Cluster, eventually, proxy::Proxy};
 
 fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
     let mut command = cluster.command(&["healthcheck"]);

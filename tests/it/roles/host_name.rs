@@ -6,7 +6,7 @@ use nix::unistd::{User, geteuid};
 use tempfile::TempDir;
 
 use super::ended::ended;
-use crate::support::{App, Cluster};
+use crate::support::{App, Cluster, proxy::Proxy};
 
 const SECONDS: Duration = Duration::from_secs(10);
 
@@ -39,9 +39,11 @@ async fn where_the_lock_does_not_reach_postgres_refuses_while_the_first_lives() 
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
     let state = TempDir::new().unwrap();
+    // Its user may not reach the socket.
+    let proxy = Proxy::start(&cluster.database_url).await;
     let elsewhere = || {
         let mut command = cluster.command(&["work"]);
-        command.env("APP_STATE_DIR", state.path());
+        command.env("APP_STATE_DIR", state.path()).env("DATABASE_URL", &proxy.url);
         // Who may write to /run shares a lock there with everybody else who may.
         if geteuid().is_root() {
             let nobody = User::from_name("nobody").unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::ended::{Ended, ended};
-use crate::support::{Cluster, redis_server::RedisServer};
+use crate::support::{Cluster, eventually, redis_server::RedisServer};
 
 const SECONDS: Duration = Duration::from_secs(10);
 
@@ -102,6 +102,20 @@ async fn a_redis_that_is_away_refuses_nobody() {
     let (api, client) = cluster.serve();
     api.line("redis does not answer yet");
     assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "degraded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_with_nothing_to_say_is_no_redis_that_is_away() {
+    let mut cluster = Cluster::simulated().await;
+    let redis = RedisServer::start();
+    cluster.set("REDIS_URL", redis.url());
+    let worker = cluster.work();
+    // The third pop begins when the second has waited in vain.
+    eventually("three pops", SECONDS, async || {
+        redis.cli(&["info", "commandstats"]).contains("cmdstat_blmpop:calls=3,").then_some(())
+    })
+    .await;
+    assert!(!worker.log().contains("redis does not answer"), "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
