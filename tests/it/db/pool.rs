@@ -66,8 +66,8 @@ async fn a_thousand_requests_at_once_on_four_connections_are_served_or_told_to_c
         assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{}", answer.text);
         assert_ne!(answer.header("retry-after"), "", "{:?}", answer.headers);
     }
-    println!("of 1000 requests at once on 4 connections {served} were served");
-    assert!(served > 100, "{served}");
+    // On two idle cores all of them; a slower machine may have to say no to some.
+    assert!(served > 100, "only {served} were served");
     // And it is over: nobody is refused afterwards.
     for _ in 0..20 {
         client.get("/instances").await.expect(200);

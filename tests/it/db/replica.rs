@@ -209,9 +209,8 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
     pair.replica.resume();
     assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
     let extra = slowest.saturating_sub(usual);
-    println!("a hung replica: slowest list {slowest:?}, usually {usual:?}");
-    // The deadline is 250 ms; the rest is two busy cores.
-    assert!(extra < Duration::from_millis(700), "a list took {extra:?} longer than usual ({usual:?})");
+    // The deadline is 250 ms; the rest is for a busy machine (235 ms were measured on an idle one).
+    assert!(extra < Duration::from_millis(500), "a list took {extra:?} longer than usual ({usual:?})");
     eventually("the replica serves again", Duration::from_secs(10), async || {
         reader.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
