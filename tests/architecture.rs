@@ -264,15 +264,18 @@ fn is_sql(text: &str) -> bool {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
     let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
-    let after = |word: &'static str| (0..words.len()).filter(move |&at| words[at] == word).map(|at| at + 1);
+    let after = |word: &str, within: usize, second: &str| {
+        let mut firsts = words.iter().enumerate().filter(|(_, first)| **first == word);
+        firsts.any(|(at, _)| words[at + 1..].iter().take(within).any(|next| *next == second))
+    };
     let verbs = [("insert", "into"), ("delete", "from"), ("for", "update"), ("lock", "table"), ("truncate", "table")];
     let ddl = ["table", "index", "type", "view", "schema"];
     let placeholder =
         || text.match_indices('$').any(|(at, _)| text[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
     verbs.iter().any(|(first, second)| pair(first, second))
         || ["create", "alter", "drop"].iter().any(|verb| ddl.iter().any(|noun| pair(verb, noun)))
-        || after("select").any(|from| words[from..].contains(&"from"))
-        || after("update").any(|from| words[from..].iter().take(4).any(|word| *word == "set"))
+        || after("select", usize::MAX, "from")
+        || after("update", 4, "set")
         || text.starts_with("select ") && text.contains(['(', '*', '$'])
         || text.starts_with("with ") && (text.contains(" as (") || text.contains(" as materialized ("))
         || ["begin", "commit", "rollback"].contains(&text.trim_end_matches(';'))

@@ -12,7 +12,10 @@ use actix_web::{
 use super::{Access, ApiState, error::ApiError, routes};
 use crate::{
     core::identity::{Caller, IdentityError, IdentityService},
-    http::problem::{Code, Problem},
+    http::{
+        problem::{Code, Problem},
+        route,
+    },
 };
 
 /// Authenticates and authorizes one request; handlers find the caller by `caller`.
@@ -34,7 +37,7 @@ pub async fn middleware<B: MessageBody>(
     }
 }
 
-/// The caller; `None` where none is needed.
+/// The caller; `None` where none is needed, or nothing is served.
 async fn judge(request: &ServiceRequest) -> Result<Option<Caller>, ApiError> {
     let access = access(request);
     if access == Some(Access::Public) {
@@ -48,7 +51,8 @@ async fn judge(request: &ServiceRequest) -> Result<Option<Caller>, ApiError> {
     {
         return Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into());
     }
-    Ok(Some(caller))
+    // For a handler without an entry in the table, nobody is the caller.
+    Ok(access.map(|_| caller))
 }
 
 /// `None`: no such path, or not with this method; still only for those with a key.
@@ -57,7 +61,7 @@ fn access(request: &ServiceRequest) -> Option<Access> {
         static TABLE: Vec<(Method, &'static str, Access)> =
             routes().into_iter().map(|route| (route.method, route.path, route.access)).collect();
     }
-    let pattern = request.match_pattern()?;
+    let pattern = route::pattern(request)?;
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     TABLE.with(|table| {
         let mut here = table.iter().filter(|(_, path, _)| *path == pattern).peekable();

@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -212,10 +212,10 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller);
     let status = query.take_parsed("status", "must be an instance's status", |text| text.parse::<Status>().ok());
-    let mut labels = Map::new();
+    let mut labels = Vec::new();
     for label in query.take_all("label") {
         match label.split_once('=') {
-            Some((key, value)) => drop(labels.insert(key.to_owned(), json!(value))),
+            Some((key, value)) => labels.push(json!({ key: value })),
             None => query.refuse("label", "invalid", "must be key=value"),
         }
     }
@@ -223,7 +223,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         tenant: Some(tenant),
         status: status.map(|status| status.to_string()),
         name: query.take("name"),
-        labels: Value::Object(labels),
+        labels,
         network: query.take("network"),
         host: query.take("host"),
     };

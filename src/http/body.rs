@@ -7,7 +7,10 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::problem::{Code, Problem};
+use super::{
+    problem::{Code, Problem},
+    strict::{Objects, Unambiguous},
+};
 use crate::core::invalid::Invalid;
 
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -58,14 +61,15 @@ async fn read(mut payload: web::Payload) -> Result<Vec<u8>, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
-    let sent: Value = serde_json::from_slice(bytes).map_err(|error| {
+    let Unambiguous(sent) = serde_json::from_slice(bytes).map_err(|error| {
+        let what = if error.is_data() { "gives a name twice" } else { "is not JSON" };
         let place = format!("line {} column {}", error.line(), error.column());
-        Problem::new(Code::MalformedRequest, format!("the body is not JSON: {place}"))
+        Problem::new(Code::MalformedRequest, format!("the body {what}: {place}"))
     })?;
     if let Some(pointer) = find_nul(&sent, String::new()) {
         return Err(Problem::invalid(vec![Invalid::new(pointer, "invalid", "must not contain U+0000")]));
     }
-    let value = serde_path_to_error::deserialize(&sent).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Objects(&sent)).map_err(|error| {
         // It shows an index as `[1]`.
         let part = |part: &serde_path_to_error::Segment| match part {
             serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
@@ -126,7 +130,15 @@ mod tests {
 
     #[test]
     fn unreadable_is_400_and_wrong_is_422_with_its_place() {
-        for body in ["", "{", "nope", "{\"image\":\"a\"} x", "\u{feff}{}"] {
+        for body in [
+            "",
+            "{",
+            "nope",
+            r#"{"image":"a","image":"b"}"#,
+            r#"{"image":"a","env":{"A":"1","\u0041":"2"}}"#,
+            "{\"image\":\"a\"} x",
+            "\u{feff}{}",
+        ] {
             assert_eq!(refused(body).0, Code::MalformedRequest, "{body}");
         }
         for (body, pointer, code) in [
@@ -137,7 +149,9 @@ mod tests {
             (r#"{"image":"a","ports":[{"container":1},{"host":2}]}"#, "/ports/1/container", "required"),
             (r#"{"image":"a","ports":[{"container":1,"x/y":2}]}"#, "/ports/0/x~1y", "unknown_field"),
             (r#"{"image":"a","env":{"A":"\u0000"}}"#, "/env/A", "invalid"),
-            ("[]", "", "invalid"),
+            (r#"{"image":"a","placement":["h1",{}]}"#, "/placement", "invalid"),
+            (r#"{"image":"a","ports":[{"container":1},[80,0,"tcp"]]}"#, "/ports/1", "invalid"),
+            (r#"[null,"a",null,{},null,null,null,[],{},null,null]"#, "", "invalid"),
         ] {
             let expected = (Code::ValidationFailed, vec![(pointer.to_owned(), code)]);
             assert_eq!(refused(body), expected, "{body}");

@@ -9,13 +9,15 @@ use actix_web::{
     middleware::Next,
 };
 
+use super::route;
+
 /// Counts and times one request.
 ///
 /// # Errors
 /// Those from inside.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let started = Instant::now();
-    let route = request.match_pattern().unwrap_or_else(|| "unknown".into());
+    let route = route::pattern(&request).unwrap_or_else(|| "unknown".into());
     // A client may invent methods; label values must be few.
     let method = match request.method().as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),

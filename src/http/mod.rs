@@ -9,3 +9,5 @@ pub mod metrics;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+pub mod route;
+pub mod strict;

@@ -69,7 +69,11 @@ impl Query {
 
     /// `limit` and `cursor`.
     pub fn take_page(&mut self) -> PageRequest {
-        let limit = self.take_parsed("limit", "must be a whole number from 0", |text| text.parse::<u64>().ok());
+        let limit = self.take_parsed("limit", "must be a whole number from 0", |text| {
+            // However many digits it has, it is a number, and cut.
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
+        });
         let limit = match limit {
             None | Some(0) => PageRequest::DEFAULT,
             Some(n) => usize::try_from(n).unwrap_or(PageRequest::MAX).min(PageRequest::MAX),
@@ -120,9 +124,14 @@ mod tests {
             let page = query.take_page();
             query.finish().map(|()| page.limit).map_err(|problem| problem.code)
         };
-        for (text, expected) in
-            [("", 50), ("limit=", 50), ("limit=0", 50), ("limit=7", 7), ("limit=501", 500), ("limit=99999999999", 500)]
-        {
+        for (text, expected) in [
+            ("", 50),
+            ("limit=", 50),
+            ("limit=0", 50),
+            ("limit=7", 7),
+            ("limit=501", 500),
+            ("limit=99999999999999999999999", 500),
+        ] {
             assert_eq!(limit(text), Ok(expected), "{text}");
         }
         for text in ["limit=-1", "limit=ten", "cursor=%21", "limit=1&limit=2", "colour=red", "limit=1%00"] {

@@ -10,6 +10,7 @@ use actix_web::{dev::ServerHandle, web};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, ApiState},
@@ -177,19 +178,23 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let server = listener::serve(socket, parts.http.workers, parts.http.shutdown_timeout, move |config| {
         api::configure(config, &state);
     })?;
-    tokio::spawn(stop_when_asked(server.handle(), shutdown.clone(), parts.http.shutdown_delay));
+    tokio::spawn(stop_when_asked(server.handle(), shutdown.requested.clone(), parts.http.shutdown_delay));
     tracing::info!(%address, "the API listens");
-    Ok(tokio::spawn(server))
+    let forced = shutdown.forced.clone();
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            ended = server => ended,
+            // A server that is stopping waits for its requests and listens to nobody: it is left behind.
+            () = forced.cancelled() => Ok(()),
+        }
+    }))
 }
 
 /// Readiness fails first; then, after the delay, connections are refused and requests in flight finish.
-async fn stop_when_asked(server: ServerHandle, shutdown: Shutdown, delay: Duration) {
-    shutdown.requested.cancelled().await;
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        () = shutdown.forced.cancelled() => {}
-    }
-    server.stop(!shutdown.forced.is_cancelled()).await;
+async fn stop_when_asked(server: ServerHandle, requested: CancellationToken, delay: Duration) {
+    requested.cancelled().await;
+    tokio::time::sleep(delay).await;
+    server.stop(true).await;
 }
 
 /// What a worker is made of.

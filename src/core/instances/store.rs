@@ -49,8 +49,8 @@ pub struct InstanceFilter {
     pub tenant: Option<TenantId>,
     pub status: Option<String>,
     pub name: Option<String>,
-    /// All of these labels.
-    pub labels: Value,
+    /// All of these, each an object.
+    pub labels: Vec<Value>,
     /// A name or an id.
     pub network: Option<String>,
     /// A name or an id.
@@ -96,7 +96,7 @@ pub async fn list(
                  where ($1::uuid is null or i.tenant_id = $1) and ($2::uuid is null or i.id < $2)
                    and case when $3::text is null then i.status <> 'deleted' else i.status = $3 end
                    and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')
-                   and ($4::text is null or i.name = $4) and i.labels @> $5
+                   and ($4::text is null or i.name = $4) and i.labels @> all($5)
                    and ($6::text is null or i.network_name = $6 or i.network_id::text = $6)
                    and ($7::text is null or h.name = $7 or h.id::text = $7)
                  order by i.id desc limit $8",

@@ -139,8 +139,8 @@ pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<Accepted, Accep
     for attempt in 0..ORDINARY_TRIES + THOROUGH_TRIES {
         let thorough = attempt >= ORDINARY_TRIES;
         let conn = db.write().await.map_err(AcceptError::Db)?;
-        let result =
-            if thorough { under_network_lock(conn, request).await } else { once(&conn, request, Some(PROBES)).await };
+        // Either way the connection is given back: a replay takes one, and must not wait for others that do the same.
+        let result = if thorough { under_network_lock(conn, request).await } else { ordinary(conn, request).await };
         match result {
             Ok(Some(record)) => return Ok(Accepted::New(Box::new(record))),
             Ok(None) => return replay(db, request).await,
@@ -154,6 +154,10 @@ pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<Accepted, Accep
         }
     }
     Err(AcceptError::PortTaken("no host port is free".into()))
+}
+
+async fn ordinary(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
+    once(&conn, request, Some(PROBES)).await
 }
 
 async fn once(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Result<Option<InstanceRecord>, DbError> {

@@ -1,0 +1,13 @@
+//! The HTTP contract, judged from outside: real API processes, a client, and SQL to look behind the scenes.
+
+mod accepting;
+mod auth;
+mod errors;
+mod idempotency;
+mod keys;
+mod lists;
+mod malformed;
+mod operations;
+mod problem;
+mod raw;
+mod waits;

@@ -1,0 +1,45 @@
+//! Requests byte for byte: what no decent HTTP client would send.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Answer, Client};
+
+/// A connection to the API.
+pub async fn connect(client: &Client) -> TcpStream {
+    TcpStream::connect(client.base.trim_start_matches("http://")).await.unwrap()
+}
+
+/// The head of a request with the client's key, which asks for the connection to be closed; `more`: further lines.
+pub fn head(client: &Client, line: &str, more: &str) -> Vec<u8> {
+    format!("{line} HTTP/1.1\r\nHost: api\r\nConnection: close\r\nX-API-Key: {}\r\n{more}\r\n", client.key).into_bytes()
+}
+
+/// Sends bytes on a connection of its own; answers what comes until the server closes it.
+pub async fn exchange(client: &Client, request: &[u8]) -> Answer {
+    let mut stream = connect(client).await;
+    // The server may answer and close before it has read everything.
+    let _ = stream.write_all(request).await;
+    read(stream).await
+}
+
+/// The one answer on a connection that the server closes afterwards.
+pub async fn read(mut stream: TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    // A reset after the answer (unread bytes at the server) is no matter.
+    let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await.expect("an answer");
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    Answer { status, headers, text: body.into(), body: serde_json::from_str(body).unwrap_or_default() }
+}

@@ -1,0 +1,193 @@
+//! `?wait=`: answered as soon as there is something to say, at the price of a few questions to Postgres for all.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::problem::problem;
+use crate::support::{Client, Cluster, client::send, cluster::base_url, eventually, proxy::Proxy};
+
+/// The answer to a GET, and how long it took.
+async fn timed(client: &Client, path: &str) -> (Value, Duration) {
+    let started = Instant::now();
+    let body = client.get(path).await.expect(200).body;
+    (body, started.elapsed())
+}
+
+/// Returns when somebody waits for an instance: only then is this asked for.
+pub async fn somebody_waits(cluster: &Cluster) {
+    let sql = cluster.sql().await;
+    let asked = "select count(*) from pg_stat_activity
+                 where datname = current_database() and query like 'select id, status from instances%'";
+    eventually("a waiter", Duration::from_secs(5), async || {
+        (sql.query_one(asked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
+    const SOON: Duration = Duration::from_secs(1);
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let made = client.post("/instances", json!({"image": "web:1"})).await;
+    let (path, job_path) = (format!("/instances/{}", made.instance()), format!("/jobs/{}", made.job()));
+
+    // Nobody works: time is up.
+    for path in [format!("{path}?wait=running&timeout=0.6"), format!("{job_path}?wait=true&timeout=0.6")] {
+        let (body, took) = timed(&client, &path).await;
+        assert!(["pending", "queued"].contains(&body["status"].as_str().unwrap()), "{body}");
+        assert!((Duration::from_millis(600)..Duration::from_millis(1600)).contains(&took), "{path}: {took:?}");
+    }
+    // Reached already, not to be reached without a request, or no wait at all.
+    for query in [
+        "?wait=pending&timeout=30",
+        "?wait=deleted&timeout=30",
+        "?wait=deleting",
+        "?wait=running&timeout=0",
+        "?timeout=30",
+        "?wait=",
+    ] {
+        let (body, took) = timed(&client, &format!("{path}{query}")).await;
+        assert!(body["status"] == "pending" && took < SOON, "{query}: {took:?}");
+    }
+    assert!(timed(&client, &format!("{job_path}?wait=false&timeout=30")).await.1 < SOON);
+    for (path, query, pointer) in [
+        (&path, "wait=ready", "?wait"),
+        (&path, "wait=true", "?wait"),
+        (&path, "timeout=-1", "?timeout"),
+        (&path, "timeout=soon", "?timeout"),
+        (&path, "timeout=inf", "?timeout"),
+        (&path, "timeout=NaN", "?timeout"),
+        (&job_path, "wait=running", "?wait"),
+        (&job_path, "wait=1", "?wait"),
+        (&job_path, "timeout=-1", "?timeout"),
+    ] {
+        assert_eq!(problem(&client.get(&format!("{path}?{query}")).await, "validation_failed"), [pointer], "{query}");
+    }
+
+    // Both waits are at it before there is a worker; a time-out beyond the limit is cut, not refused.
+    let waits = [format!("{path}?wait=running&timeout=1000"), format!("{job_path}?wait=true&timeout=60")];
+    let spawn = |path: &String| {
+        let (client, path) = (client.clone(), path.clone());
+        tokio::spawn(async move { timed(&client, &path).await })
+    };
+    let waiting: Vec<_> = waits.iter().map(spawn).collect();
+    somebody_waits(&cluster).await;
+    let _worker = cluster.work();
+    let ended: Vec<_> = future::join_all(waiting).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(ended.iter().map(|(body, _)| &body["status"]).collect::<Vec<_>>(), ["running", "succeeded"]);
+    assert!(ended.iter().all(|(_, took)| *took < Duration::from_secs(10)), "{ended:?}");
+
+    // What failed does not run, and what is deleted is: both are said at once.
+    let failing = client.post("/instances", json!({"image": "missing/x"})).await;
+    let job = client.ended(&failing.job()).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("image_not_found")));
+    let (body, took) = timed(&client, &format!("/instances/{}?wait=running", failing.instance())).await;
+    assert!(body["status"] == "failed" && took < SOON, "{took:?}");
+    // A wait for what then becomes impossible ends, too.
+    let (stopped, deleted) = future::join(timed(&client, &format!("{path}?wait=stopped&timeout=60")), async {
+        client.delete(&path).await.expect(202);
+        timed(&client, &format!("{path}?wait=deleted&timeout=60")).await
+    })
+    .await;
+    assert!(["deleting", "deleted"].contains(&stopped.0["status"].as_str().unwrap()), "{stopped:?}");
+    assert_eq!(deleted.0["status"], "deleted");
+    assert!(stopped.1 < Duration::from_secs(10) && deleted.1 < Duration::from_secs(10));
+    for query in ["?wait=running", "?wait=deleted", "?wait=pending", ""] {
+        let (body, took) = timed(&client, &format!("{path}{query}")).await;
+        assert!(body["status"] == "deleted" && took < SOON, "{query}: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
+    const WAITERS: usize = 200;
+    let mut cluster = Cluster::simulated().await;
+    let key = cluster.key("acme", "admin");
+    let direct = cluster.database_url.clone();
+    let proxy = Proxy::start(&direct).await;
+    cluster.database_url = proxy.url.clone();
+    let api = cluster.spawn("serve");
+    cluster.database_url = direct;
+    let client = Client::new(&base_url(&api), &key);
+    let mut instances = Vec::new();
+    for _ in 0..20 {
+        instances.push(client.post("/instances", json!({"image": "web:1"})).await.instance());
+    }
+    let waiters = async |timeout: &str| {
+        let paths = instances.iter().cycle().map(|id| format!("/instances/{id}?wait=running&timeout={timeout}"));
+        let waits = paths.take(WAITERS).map(|path| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get(&path).await.expect(200).body["status"].clone() })
+        });
+        let statuses = future::join_all(waits.collect::<Vec<_>>()).await;
+        statuses.into_iter().map(Result::unwrap).collect::<Vec<Value>>()
+    };
+    let before = proxy.round_trips();
+    let meanwhile = async {
+        let begun = before + 2 * WAITERS as u64;
+        eventually("all waiters", Duration::from_secs(8), async || (proxy.round_trips() >= begun).then_some(())).await;
+        // They are more than there are connections: yet others are served.
+        let started = Instant::now();
+        for _ in 0..5 {
+            client.get("/instances").await.expect(200);
+        }
+        started.elapsed()
+    };
+    let (statuses, others) = future::join(waiters("3"), meanwhile).await;
+    let asked = proxy.round_trips() - before;
+    assert!(statuses.iter().all(|status| *status == "pending"), "{statuses:?}");
+    assert!(others < Duration::from_secs(1), "{others:?}");
+    // Two to begin with (the key, the instance); then one for all of them every 100 ms. Each asking for itself at that
+    // rate would be 6000.
+    assert!(asked < 2 * WAITERS as u64 + 150, "{asked}");
+
+    // However many there are, each is told.
+    let (statuses, _worker) =
+        future::join(waiters("60"), async { tokio::task::block_in_place(|| cluster.work()) }).await;
+    assert!(statuses.iter().all(|status| *status == "running"), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unchanged_instance_is_not_sent_again_and_head_sends_none() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let path = format!("/instances/{}", client.post("/instances", json!({"image": "web:1"})).await.instance());
+    let first = client.get(&path).await.expect(200);
+    let etag = first.header("etag").to_owned();
+    assert!(etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"'), "{etag}");
+    let known = async |tags: &str| send(client.request(Method::GET, &path).header("If-None-Match", tags)).await;
+    for tags in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".into()] {
+        let answer = known(&tags).await.expect(304);
+        assert_eq!((answer.header("etag"), answer.text.as_str()), (etag.as_str(), ""), "{tags}");
+        assert!(!answer.header("x-request-id").is_empty());
+    }
+    for tags in ["\"other\"", "", "nonsense", &etag[1..]] {
+        assert_eq!(known(tags).await.expect(200).body, first.body, "{tags}");
+    }
+    let head = send(client.request(Method::HEAD, &path)).await.expect(200);
+    assert_eq!(
+        (head.header("etag"), head.header("content-type"), head.text.as_str()),
+        (etag.as_str(), "application/json", "")
+    );
+    for (path, status) in
+        [("/instances", 200), ("/jobs", 200), ("/keys/self", 200), ("/health/ready", 200), ("/instances/x", 404)]
+    {
+        let head = send(client.request(Method::HEAD, path)).await.expect(status);
+        assert_eq!(head.text, "", "{path}");
+    }
+
+    // Once anything changes, the tag does.
+    let _worker = cluster.work();
+    let running = eventually("another answer", Duration::from_secs(10), async || {
+        let answer = known(&etag).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert_ne!(running.header("etag"), etag);
+    let deleted = client.delete(&path).await.expect(202);
+    assert_ne!(deleted.body["instance"]["status"], "pending");
+}
