@@ -6,14 +6,18 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::config::environment::LogFormat;
+use crate::config::{ConfigError, environment::LogFormat, setting};
 
 /// Below `info` these log what tenants sent: bodies the one, the parameters of statements the other.
 const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
 
-/// Starts logging. What to log: `RUST_LOG`, default `info`.
-pub fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+/// Starts logging what `filter` says.
+///
+/// # Errors
+/// When it is no filter.
+pub fn log(filter: &str, format: LogFormat) -> Result<(), ConfigError> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| setting("RUST_LOG", filter, "info,app=debug").wrong(error))?;
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A filter of its own: a directive could be overruled by a longer one in RUST_LOG.
     let filtered = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
@@ -21,6 +25,7 @@ pub fn log(format: LogFormat) {
         LogFormat::Text => filtered.with(logs).init(),
         LogFormat::Json => filtered.with(logs.json().flatten_event(true)).init(),
     }
+    Ok(())
 }
 
 fn is_discreet(metadata: &Metadata<'_>) -> bool {
