@@ -58,7 +58,7 @@ fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
     }
 }
 
-/// Values that are wrong wherever they are given. Lists separated by `|` where no value holds one.
+/// Values that are wrong wherever they are given.
 const BAD: &[(&str, &[&str])] = &[
     ("APP_ALLOW_SIMULATED", &["perhaps", "2"]),
     ("APP_DEFAULT_CIDR", &["8.8.8.0/24", "10.0.0.0/8", "10.64.0.1/24", "192.168.0.0/30", "fd00::/64", "default", ""]),
@@ -127,6 +127,7 @@ const BAD: &[(&str, &[&str])] = &[
             "rediss://:sesame@",
         ],
     ),
+    ("RUST_LOG", &["app=loud", "info,app=7", "app[=info"]),
     ("SIMULATED_FAIL_RATE", &["1.5", "-0.1", "NaN", "5%", ""]),
     ("SIMULATED_LATENCY_MS", &["fast", "-1", ""]),
     ("WORK_CONCURRENCY", &["0", "-1", "1e3", "2000", ""]),
