@@ -19,7 +19,7 @@ pub struct BackendArgs {
     docker_host: String,
     /// Where this host keeps its own state (locks, generated development secrets, simulated containers).
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    state_dir: PathBuf,
+    state_dir: String,
     /// Simulated backend: mean time of one operation, in milliseconds.
     #[arg(long, env = "SIMULATED_LATENCY_MS", default_value = "50", value_name = "MS")]
     simulated_latency_ms: String,
@@ -71,14 +71,10 @@ impl BackendArgs {
             compute,
             network,
             docker_host: self.docker_host.clone(),
-            state_dir: self.state_dir.clone(),
+            state_dir: setting("APP_STATE_DIR", &self.state_dir, "/var/lib/app").directory()?,
             simulated_latency: setting("SIMULATED_LATENCY_MS", &self.simulated_latency_ms, "50").millis(0, 600_000)?,
             simulated_fail_rate: setting("SIMULATED_FAIL_RATE", &self.simulated_fail_rate, "0.05").between(0.0, 1.0)?,
         })
-    }
-
-    pub fn state_dir(&self) -> &PathBuf {
-        &self.state_dir
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// What stopped it, for one line on standard error.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let environment = cli.environment.environment()?;
-    telemetry::log(cli.environment.log_format()?);
+    telemetry::log(cli.environment.log_filter(), cli.environment.log_format()?)?;
     match cli.command {
         Command::Serve(args) => serve::run(&args, environment).await,
         Command::Work(args) => work::run(&args, environment).await,

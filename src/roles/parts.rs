@@ -91,9 +91,14 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
 pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Result<(ComputeBackend, FabricBackend)> {
     match config.compute {
         BackendKind::Docker => {
-            let unusable = || format!("DOCKER_HOST: cannot use the Docker engine at {}", config.docker_host);
-            let compute = DockerCompute::connect(Some(&config.docker_host), cluster).with_context(unusable)?;
-            let version = compute.version().await.with_context(unusable)?;
+            let unusable = |error| {
+                anyhow::anyhow!(
+                    "DOCKER_HOST: cannot use the Docker engine at {} ({error}); example: DOCKER_HOST=unix:///var/run/docker.sock",
+                    config.docker_host
+                )
+            };
+            let compute = DockerCompute::connect(Some(&config.docker_host), cluster).map_err(unusable)?;
+            let version = compute.version().await.map_err(unusable)?;
             tracing::info!(version, "docker answers");
             let fabric = compute.fabric();
             Ok((ComputeBackend::Docker(compute), FabricBackend::Docker(fabric)))
@@ -105,8 +110,12 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
                 fail_rate: config.simulated_fail_rate,
                 seed: getrandom::u64().unwrap_or_default(),
             };
-            let compute = SimulatedCompute::open(&simulation, cluster)
-                .with_context(|| format!("APP_STATE_DIR: {} cannot be used", config.state_dir.display()))?;
+            let compute = SimulatedCompute::open(&simulation, cluster).map_err(|error| {
+                anyhow::anyhow!(
+                    "APP_STATE_DIR: {} cannot be used ({error}); example: APP_STATE_DIR=/var/lib/app",
+                    config.state_dir.display()
+                )
+            })?;
             tracing::warn!("simulated backend: no containers run");
             let fabric = compute.fabric();
             Ok((ComputeBackend::Simulated(compute), FabricBackend::Simulated(fabric)))

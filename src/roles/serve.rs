@@ -15,7 +15,8 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let http = args.http.resolve()?;
     let instances = args.instances.resolve()?;
     let lease = setting("APP_LEASE_MS", &args.lease_ms, "30000").millis(600, 3_600_000)?;
-    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
+    let secrets = args.secrets.resolve(environment, &state_dir)?;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = parts::database(&database).await?;
     let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };

@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{App, Client, env};
+use super::{App, Client, Postgres, env};
 
 /// Tells the installations of this run apart: 60 ports and a /24 each.
 static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -25,6 +25,8 @@ pub struct Cluster {
     name: String,
     n: u16,
     settings: Vec<(String, String)>,
+    /// By whom the database is dropped in the end.
+    drop_by: Option<String>,
 }
 
 impl Cluster {
@@ -39,14 +41,33 @@ impl Cluster {
         Some(Self::new(Some(host), image).await)
     }
 
+    /// The same with an empty database, not migrated yet.
+    pub async fn empty() -> Self {
+        Self::unmigrated(&env::required("TEST_DATABASE_URL"), None, "web:1".into()).await
+    }
+
+    /// On the simulated backend and a Postgres of the test's own.
+    pub async fn on(server: &Postgres) -> Self {
+        let mut cluster = Self::unmigrated(&server.url("postgres"), None, "web:1".into()).await;
+        // It goes with its server, which may be stopped by then.
+        cluster.drop_by = None;
+        cluster.run(&["migrate"]);
+        cluster
+    }
+
     async fn new(docker_host: Option<String>, image: String) -> Self {
+        let cluster = Self::unmigrated(&env::required("TEST_DATABASE_URL"), docker_host, image).await;
+        cluster.run(&["migrate"]);
+        cluster
+    }
+
+    async fn unmigrated(admin_url: &str, docker_host: Option<String>, image: String) -> Self {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("it_{}_{n}", std::process::id());
-        let admin_url = env::required("TEST_DATABASE_URL");
-        let admin = connect(&admin_url).await;
+        let admin = connect(admin_url).await;
         admin.batch_execute(&format!("create database {name}")).await.unwrap();
-        let database_url = with_database(&admin_url, &name);
-        let cluster = Self {
+        let database_url = with_database(admin_url, &name);
+        Self {
             database_url,
             redis_url: env::required("TEST_REDIS_URL"),
             docker_host,
@@ -55,9 +76,8 @@ impl Cluster {
             name,
             n,
             settings: Vec::new(),
-        };
-        cluster.run(&["migrate"]);
-        cluster
+            drop_by: Some(admin_url.into()),
+        }
     }
 
     /// A setting for all processes started from now on.
@@ -177,7 +197,7 @@ impl Drop for Cluster {
                 panic!("purge: {}", String::from_utf8_lossy(&output.stderr));
             }
         }
-        let (admin_url, name) = (env::required("TEST_DATABASE_URL"), self.name.clone());
+        let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
         // A runtime of its own: this may run inside one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -196,7 +216,7 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
 }
 
 /// The same server, another database.
-fn with_database(url: &str, database: &str) -> String {
+pub fn with_database(url: &str, database: &str) -> String {
     let (rest, query) = url.split_once('?').map_or((url, None), |(rest, query)| (rest, Some(query)));
     let (server, _) = rest.rsplit_once('/').unwrap();
     query.map_or_else(|| format!("{server}/{database}"), |query| format!("{server}/{database}?{query}"))
