@@ -3,7 +3,7 @@
 //! Promises: every violation is reported at once, as `file:line: what: rule`; every exception is a row of `EXCEPTIONS`
 //! with its reason, and one that excuses nothing any more fails too. Each rule is a function of one `Source`, so that
 //! `mod catches` can show it what it must catch. Refuses: being a compiler. It reads words, paths and string literals;
-//! it does not follow aliases.
+//! it does not follow aliases. Long, since a rule, its exceptions and what it must catch are read side by side.
 
 use std::{fmt, fs, ops::Range, path::Path};
 

@@ -17,9 +17,10 @@ pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<Exi
     let (db, cluster) = parts::database(&database).await?;
     let lease = worker.times.lease;
     let work = WorkParts { db: db.clone(), cluster, redis: redis.clone(), worker, backend };
-    let worker = parts::start_worker(work, &shutdown).await?;
+    // First what can fail without having claimed anything.
     let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
     let api = parts::start_api(api, &shutdown).await?;
+    let worker = parts::start_worker(work, &shutdown).await?;
     let (worker, api) = tokio::join!(worker, api);
     worker?;
     api??;

@@ -42,7 +42,7 @@ use crate::{
     http::listener,
     shutdown::Shutdown,
     telemetry,
-    worker::{self, health},
+    worker::{self, health, host_lock::HostLock},
 };
 
 /// The databases, once the primary answers and its schema is there.
@@ -212,9 +212,11 @@ pub struct WorkParts {
 /// When another worker has this name, or a part cannot be had.
 pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
     let host = parts.worker.host.clone();
-    let lock = worker::lock_host_name(&parts.backend.state_dir, parts.cluster, &host.name)?;
+    let lock = HostLock::acquire(&parts.backend.state_dir, parts.cluster, &host.name)?;
     let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
     let backends = backends(&parts.backend, parts.cluster).await?;
+    // Before anything is registered: what cannot work should leave nothing behind.
+    redis::check(&redis::client(&parts.redis, Duration::from_secs(1))?).await?;
     let spec = HostSpec {
         name: host.name,
         address: host.address,
@@ -232,7 +234,6 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
         boot::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
-    redis::check(ear.client()).await?;
     let health = health::Health::new(parts.worker.times.lease, shutdown.requested.clone());
     let listener = health::serve(socket, health.clone(), metrics()?)?;
     let handle = listener.handle();

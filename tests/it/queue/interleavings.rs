@@ -25,10 +25,20 @@ use super::lab::{LEASE, Lab, claim, spec};
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// By the bell (`true`) or from the backlog.
-    Claim { worker: usize, rung: bool },
+    Claim {
+        worker: usize,
+        rung: bool,
+    },
     /// With any lease it ever had.
-    Heartbeat { worker: usize, which: usize },
-    Finish { worker: usize, which: usize, how: How },
+    Heartbeat {
+        worker: usize,
+        which: usize,
+    },
+    Finish {
+        worker: usize,
+        which: usize,
+        how: How,
+    },
     /// The lease ends, and somebody reaps.
     Expire,
     Delete,
@@ -183,7 +193,9 @@ impl Case<'_> {
 
     async fn expire(&self) {
         let sql = &self.lab.sql;
-        sql.batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'").await.unwrap();
+        sql.batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
+            .await
+            .unwrap();
         reap::reap(&self.lab.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
@@ -191,7 +203,8 @@ impl Case<'_> {
 
     /// By Postgres' own word, not by what this test believes.
     async fn is_alive(&self, lease: Lease) -> bool {
-        let query = "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
+        let query =
+            "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
         let row = self.lab.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
         row.get::<_, i64>(0) == 1
     }
@@ -229,7 +242,8 @@ impl Case<'_> {
             }
         }
         let state = self.state().await;
-        let expected: &[&str] = if state.instance["desired"] == "deleted" { &["deleted"] } else { &["running", "failed"] };
+        let expected: &[&str] =
+            if state.instance["desired"] == "deleted" { &["deleted"] } else { &["running", "failed"] };
         assert!(expected.contains(&state.instance["status"].as_str().unwrap()), "{state:#?}");
         assert!(state.jobs.iter().all(|job| !job["finished_at"].is_null()), "{state:#?}");
     }
