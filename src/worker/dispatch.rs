@@ -193,7 +193,7 @@ impl Dispatch {
         self.tasks.spawn(
             async move {
                 attempt::run(&context, &job, &held, &release).await;
-                context.leases.release(job.lease.job);
+                context.leases.release(job.lease);
                 // Both may wait for it: the claimer and the listener.
                 slot_freed.notify_waiters();
                 slot_freed.notify_one();

@@ -23,6 +23,8 @@ pub(super) async fn run(context: &Arc<Context>, mut to_look_at: mpsc::UnboundedR
         loop {
             tokio::select! {
                 change = changes.next() => match change {
+                    // What a job of ours does to it; once that has ended, it asks for a look.
+                    Some(Ok(change)) if context.leases.holds(change.instance) => {}
                     Some(Ok(change)) => look_at(context, change.instance).await,
                     Some(Err(error)) => {
                         tracing::warn!(%error, "the runtime's events ended; subscribing again");
@@ -40,6 +42,13 @@ pub(super) async fn run(context: &Arc<Context>, mut to_look_at: mpsc::UnboundedR
 }
 
 async fn look_at(context: &Context, instance: InstanceId) {
+    // That it runs is the usual answer, and costs Postgres nothing.
+    if let Ok(Some(observed)) = context.compute.inspect(instance).await
+        && observed.state == ContainerState::Running
+    {
+        return;
+    }
+    // The row before the container that it is compared with.
     let expected = match store::expected_on(&context.db, context.me.host, Some(vec![instance])).await {
         Ok(expected) => expected,
         Err(error) => return tracing::warn!(%error, %instance, "could not compare an instance; the next check will"),

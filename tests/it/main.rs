@@ -8,5 +8,6 @@ mod api;
 mod backend;
 mod db;
 mod flow;
+mod queue;
 mod roles;
 mod support;
