@@ -25,7 +25,6 @@ const EXCEPTIONS: &[Exception] = &[
     excuse(Rule::Address, "src/roles/parts.rs", "actix_web", "stops the servers it starts: wiring"),
     excuse(Rule::Address, "src/config/database.rs", "tokio_postgres", "the URL is parsed at the door"),
     excuse(Rule::Address, "src/config/redis.rs", "fred", "the URL is parsed at the door"),
-    excuse(Rule::Environment, "src/telemetry.rs", "try_from_default_env", "RUST_LOG is tracing's own convention"),
     excuse(Rule::Size, "src/roles/parts.rs", "role of", "everything the roles share is put together here"),
     excuse(Rule::Print, "src/roles/keys.rs", "println!", "the key is the command's output"),
     excuse(Rule::Print, "src/roles/migrate.rs", "println!", "the report is the command's output"),
