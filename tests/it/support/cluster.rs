@@ -213,6 +213,7 @@ impl Drop for Cluster {
             }
         }
         let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
+        let database_url = self.database_url.clone();
         // A runtime of its own: this may run inside one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
