@@ -126,6 +126,8 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
 /// What the API is made of.
 pub struct ApiParts {
     pub db: DualDb,
+    /// Bound before anything else is begun.
+    pub socket: TcpListener,
     pub cluster: ClusterId,
     pub redis: RedisConfig,
     pub http: HttpConfig,
@@ -139,7 +141,7 @@ pub struct ApiParts {
 /// # Errors
 /// When the address is taken or Redis cannot be used.
 pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let socket = listener::bind("APP_LISTEN", parts.http.listen)?;
+    let socket = parts.socket;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(bell.client()).await?;
     let ring = Arc::new(KeyRing::new(parts.secrets));
