@@ -19,8 +19,9 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
     let secrets = args.secrets.resolve(environment, &state_dir)?;
     let shutdown = Shutdown::on_signals()?;
-    let socket = listener::bind("APP_LISTEN", http.listen)?;
     let (db, cluster) = parts::database(&database).await?;
+    // Not earlier: who connects should be answered.
+    let socket = listener::bind("APP_LISTEN", http.listen)?;
     let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, lease };
     parts::start_api(api, &shutdown).await?.await??;
     Ok(ExitCode::SUCCESS)
