@@ -60,7 +60,7 @@ pub struct ServeArgs {
     pub identity: IdentityArgs,
     /// Where generated development secrets are kept.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    pub state_dir: std::path::PathBuf,
+    pub state_dir: String,
     /// A job's lease, in milliseconds; the same as the workers'.
     #[arg(long, env = "APP_LEASE_MS", default_value = "30000", value_name = "MS")]
     pub lease_ms: String,
@@ -103,8 +103,9 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
     /// Change nothing; exit 1 when something is pending.
-    #[arg(long)]
-    pub check: bool,
+    #[arg(long, env = "APP_MIGRATE_CHECK", default_value = "false", default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, value_name = "BOOL")]
+    pub check: String,
 }
 
 #[derive(Subcommand, Debug)]
@@ -134,7 +135,7 @@ pub struct TenantArgs {
     pub tenant: String,
     /// Where generated development secrets are kept.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    pub state_dir: std::path::PathBuf,
+    pub state_dir: String,
 }
 
 #[derive(Subcommand, Debug)]
@@ -149,7 +150,7 @@ pub struct SecretsInitArgs {
     pub secrets: SecretArgs,
     /// Where this host keeps its own state.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    pub state_dir: std::path::PathBuf,
+    pub state_dir: String,
 }
 
 #[derive(Args, Debug)]
@@ -171,7 +172,7 @@ pub struct KeysCreateArgs {
     pub scope: Vec<String>,
     /// Where generated development secrets are kept.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    pub state_dir: std::path::PathBuf,
+    pub state_dir: String,
 }
 
 #[derive(Args, Debug)]
@@ -179,9 +180,9 @@ pub struct HealthcheckArgs {
     /// The listener to ask: of this machine, by its port.
     #[arg(long, env = "APP_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     pub listen: String,
-    /// Ask a worker at this address instead.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub worker: Option<String>,
+    /// Ask a worker at this address instead; empty: the API.
+    #[arg(long, env = "APP_HEALTHCHECK_WORKER", default_value = "", value_name = "ADDRESS:PORT")]
+    pub worker: String,
 }
 
 #[derive(Args, Debug)]
@@ -191,6 +192,7 @@ pub struct PurgeArgs {
     #[command(flatten)]
     pub backend: BackendArgs,
     /// Do not ask.
-    #[arg(long, env = "APP_PURGE_YES")]
-    pub yes: bool,
+    #[arg(long, env = "APP_PURGE_YES", default_value = "false", default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, value_name = "BOOL")]
+    pub yes: String,
 }

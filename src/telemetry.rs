@@ -3,25 +3,33 @@
 use std::{io::IsTerminal, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::environment::LogFormat;
 
-/// Starts logging. What to log: `RUST_LOG`, default `info`.
-pub fn log(format: LogFormat) {
-    // bollard logs bodies, environments of tenants included, below `info`: never here.
-    let bodies = "bollard=info".parse().expect("a fixed directive");
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"))
-        .add_directive(bodies);
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+/// Below `info` these log what tenants sent: bodies the one, the parameters of statements the other.
+const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
+
+/// Starts logging what `filter` says.
+///
+/// # Errors
+/// When it is no filter.
+pub fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)?;
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // A filter of its own: a directive could be overruled by a longer one in RUST_LOG.
+    let filtered = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
     match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => filtered.with(logs).init(),
+        LogFormat::Json => filtered.with(logs.json().flatten_event(true)).init(),
     }
+    Ok(())
+}
+
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    let of = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::INFO || !INDISCREET.contains(&of)
 }
 
 /// Starts recording metrics.

@@ -14,7 +14,7 @@ const DEFAULT: &str = "postgresql://app:app@localhost:5432/app";
 pub struct DatabaseArgs {
     /// The primary, as a postgresql:// URL (a socket: ?host=/directory). Beyond this machine, say sslmode=require or
     /// sslmode=disable.
-    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true, hide_default_value = true,
+    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true,
           value_name = "URL")]
     database_url: String,
     /// A streaming read replica for lists; empty: none.
@@ -54,9 +54,18 @@ impl PostgresUrl {
         let text =
             text.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
         let mut config: tokio_postgres::Config = text.parse().map_err(|error: tokio_postgres::Error| {
+            // Of what the parser says, only this quotes no piece of the text, which may be one of the password.
             let source = std::error::Error::source(&error).map(ToString::to_string);
-            setting.wrong(format_args!("not a usable URL ({})", source.unwrap_or_else(|| error.to_string())))
+            let known = source.filter(|reason| reason.starts_with("invalid value for option"));
+            setting.wrong(format_args!(
+                "not a usable URL ({})",
+                known.as_deref().unwrap_or("an unknown option, or a character in it that must be written %XX")
+            ))
         })?;
+        let plain = config.get_user() == Some("app") && config.get_password() == Some(b"app");
+        if plain && environment == Environment::Production {
+            return Err(setting.wrong("has the user and password of the development default"));
+        }
         if config.get_hosts().is_empty() {
             return Err(setting.wrong("names no host"));
         }
@@ -129,6 +138,14 @@ mod tests {
         let error = parse("postgresql://u:sesame@db/x?sslmode=nonsense", Environment::Development).expect_err("bad");
         assert!(error.to_string().starts_with("DATABASE_URL: "), "{error}");
         assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn production_refuses_the_default_password_wherever_it_leads() {
+        for url in ["postgresql://app:app@localhost/x", "postgresql://app:app@db/x?sslmode=disable"] {
+            assert!(parse(url, Environment::Production).is_err(), "{url}");
+            assert!(parse(url, Environment::Development).is_ok(), "{url}");
+        }
     }
 
     #[test]

@@ -4,12 +4,17 @@ use clap::Args;
 
 use super::{ConfigError, setting};
 
+const LOG_DEFAULT: &str = "info,actix_server=warn";
+
 #[derive(Args, Clone, Debug)]
 pub struct EnvironmentArgs {
     /// `development` or `production`; production refuses generated secrets, plain defaults and simulated backends.
     #[arg(long = "env", env = "APP_ENV", default_value = "development", value_name = "NAME", global = true)]
     app_env: String,
-    /// How to log: `text` or `json`. What to log is set by RUST_LOG (default `info`).
+    /// What to log, in the syntax of tracing: LEVEL,CRATE=LEVEL.
+    #[arg(long = "log", env = "RUST_LOG", default_value = LOG_DEFAULT, value_name = "FILTER", global = true)]
+    log_filter: String,
+    /// How to log: `text` or `json`.
     #[arg(long, env = "APP_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true)]
     log_format: String,
 }
@@ -35,6 +40,14 @@ impl EnvironmentArgs {
             "production" => Ok(Environment::Production),
             other => Err(setting("APP_ENV", other, "production")
                 .wrong(format_args!("\"{other}\" is neither development nor production"))),
+        }
+    }
+
+    /// What to log; empty is the default.
+    pub fn log_filter(&self) -> &str {
+        match self.log_filter.trim() {
+            "" => LOG_DEFAULT,
+            filter => filter,
         }
     }
 

@@ -13,7 +13,7 @@ pub mod redis;
 pub mod secrets;
 pub mod worker;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
@@ -56,6 +56,14 @@ impl Setting<'_> {
             "1" | "true" | "on" | "yes" => Ok(true),
             "" | "0" | "false" | "off" | "no" => Ok(false),
             other => Err(self.wrong(format_args!("\"{other}\" is neither true nor false"))),
+        }
+    }
+
+    /// A directory, which need not be there yet.
+    pub fn directory(&self) -> Result<PathBuf, ConfigError> {
+        match self.text.trim() {
+            "" => Err(self.wrong("names no directory")),
+            path => Ok(PathBuf::from(path)),
         }
     }
 

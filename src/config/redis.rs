@@ -42,7 +42,8 @@ impl RedisConfig {
         };
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         if !["redis", "rediss", "redis+unix"].contains(&scheme) {
-            return Err(setting.wrong(format_args!("\"{scheme}://\" is not a scheme of Redis")));
+            // Not quoted: where "://" stands in a password, it is a piece of it.
+            return Err(setting.wrong("its scheme is neither redis:// nor rediss:// nor redis+unix://"));
         }
         fred::types::config::Config::from_url(&url)
             .map(Self)

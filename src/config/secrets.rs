@@ -69,7 +69,7 @@ impl SecretArgs {
     /// # Errors
     /// When a secret is malformed, missing in production, or cannot be kept in development.
     pub fn resolve(&self, environment: Environment, state_dir: &Path) -> Result<KeySecrets, ConfigError> {
-        let dir = self.dir(state_dir);
+        let (dir, place) = self.dir(state_dir);
         let secret = |variable, given: &str, file: &str| {
             let path = dir.join(file);
             let text = match (given.trim(), environment) {
@@ -81,7 +81,7 @@ impl SecretArgs {
                         ))
                     })?
                 }
-                ("", Environment::Development) => generated(&path)?.0,
+                ("", Environment::Development) => generated(&path, place)?.0,
                 (text, _) => SecretString::from(text.to_owned()),
             };
             parse(variable, text.expose_secret().trim())
@@ -98,14 +98,25 @@ impl SecretArgs {
     /// # Errors
     /// When one cannot be written.
     pub fn init(&self, state_dir: &Path) -> Result<Vec<(PathBuf, bool)>, ConfigError> {
-        let dir = self.dir(state_dir);
-        FILES.iter().map(|file| Ok((dir.join(file), generated(&dir.join(file))?.1))).collect()
+        for (variable, given) in [
+            ("APP_KEY_PEPPERS", &self.key_peppers),
+            ("APP_KEY_TAG_SECRETS", &self.key_tag_secrets),
+            ("APP_CACHE_SECRETS", &self.cache_secrets),
+        ] {
+            // What is given counts instead of the file; better told now than at the next start.
+            if !given.trim().is_empty() {
+                parse(variable, given)?;
+            }
+        }
+        let (dir, place) = self.dir(state_dir);
+        FILES.iter().map(|file| Ok((dir.join(file), generated(&dir.join(file), place)?.1))).collect()
     }
 
-    fn dir(&self, state_dir: &Path) -> PathBuf {
+    /// Where the files are, and which variable says so.
+    fn dir(&self, state_dir: &Path) -> (PathBuf, &'static str) {
         match self.secrets_dir.trim() {
-            "" => state_dir.join("secrets"),
-            dir => PathBuf::from(dir),
+            "" => (state_dir.join("secrets"), "APP_STATE_DIR"),
+            dir => (PathBuf::from(dir), "APP_SECRETS_DIR"),
         }
     }
 }
@@ -127,9 +138,9 @@ fn parse(variable: &'static str, text: &str) -> Result<Vec<Versioned>, ConfigErr
 }
 
 /// Reads the file, or makes it (`true`): only its owner can read it, and of several processes at once one wins.
-fn generated(path: &Path) -> Result<(SecretString, bool), ConfigError> {
+fn generated(path: &Path, variable: &'static str) -> Result<(SecretString, bool), ConfigError> {
     let wrong = |error: std::io::Error| {
-        setting("APP_STATE_DIR", "", "/var/lib/app")
+        setting(variable, "", "/var/lib/app")
             .wrong(format_args!("secrets cannot be kept in {}: {error}", path.display()))
     };
     if let Some(directory) = path.parent() {

@@ -142,10 +142,23 @@ impl WorkerArgs {
         Ok(HostConfig {
             cpu_millis: limit("APP_HOST_CPU_MILLIS", &self.host_cpu_millis, "64000", machine_cpu_millis)?,
             memory_mib: limit("APP_HOST_MEMORY_MIB", &self.host_memory_mib, "32768", machine_memory_mib)?,
-            address: Some(self.host_address.trim().to_owned()).filter(|address| !address.is_empty()),
+            address: self.address()?,
             labels: self.labels()?,
             name,
         })
+    }
+
+    fn address(&self) -> Result<Option<String>, ConfigError> {
+        match self.host_address.trim() {
+            "" => Ok(None),
+            address
+                if address.len() <= 253 && address.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) =>
+            {
+                Ok(Some(address.to_owned()))
+            }
+            other => Err(setting("APP_HOST_ADDRESS", other, "192.0.2.10")
+                .wrong(format_args!("\"{other}\" is neither a host's name nor an IP address"))),
+        }
     }
 
     fn labels(&self) -> Result<BTreeMap<String, String>, ConfigError> {

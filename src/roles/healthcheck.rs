@@ -15,9 +15,9 @@ use tokio::{
 use crate::{cli::HealthcheckArgs, config::setting};
 
 pub async fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
-    let mut address = match &args.worker {
-        Some(worker) => setting("--worker", worker, "127.0.0.1:9091").listen()?,
-        None => setting("APP_LISTEN", &args.listen, "0.0.0.0:8080").listen()?,
+    let mut address = match args.worker.trim() {
+        "" => setting("APP_LISTEN", &args.listen, "0.0.0.0:8080").listen()?,
+        worker => setting("APP_HEALTHCHECK_WORKER", worker, "127.0.0.1:9091").listen()?,
     };
     // What listens on every address is asked on loopback.
     match address.ip() {

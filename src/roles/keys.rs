@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use super::parts;
 use crate::{
     cli::KeysCreateArgs,
-    config::environment::Environment,
+    config::{environment::Environment, setting},
     core::{
         id::KeyId,
         identity::{Scope, api_key::KeyRing, store::KeySpec},
@@ -24,15 +24,21 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
         .iter()
         .map(|text| {
             let known = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
-            text.parse::<Scope>()
-                .map_err(|()| anyhow::anyhow!("--scope: \"{text}\" is not one of {known}; example: --scope admin"))
+            text.parse::<Scope>().map_err(|()| {
+                setting("APP_KEY_SCOPES", text, "admin").wrong(format_args!("\"{text}\" is not one of {known}"))
+            })
         })
-        .collect::<anyhow::Result<Vec<Scope>>>()?;
+        .collect::<Result<Vec<Scope>, _>>()?;
     if !is_label(&args.tenant) {
-        bail!("--tenant: \"{}\" is not 1 to 63 of a-z, 0-9 and '-'; example: --tenant acme", args.tenant);
+        let tenant = setting("APP_TENANT", &args.tenant, "acme");
+        bail!(tenant.wrong(format_args!("\"{}\" is not 1 to 63 of a-z, 0-9 and '-'", args.tenant)));
+    }
+    if args.name.trim().is_empty() || args.name.len() > 255 {
+        bail!(setting("APP_KEY_NAME", &args.name, "first").wrong("must have 1 to 255 bytes"));
     }
     let database = args.database.resolve(environment)?;
-    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
+    let secrets = args.secrets.resolve(environment, &state_dir)?;
     let default_cidr = args.instances.resolve()?.default_cidr;
     let (db, _) = parts::database(&database).await?;
     let (tenant, created) = tenants::store::ensure(&db, &args.tenant, default_cidr).await?;

@@ -2,12 +2,17 @@
 
 use std::process::ExitCode;
 
-use crate::{cli::MigrateArgs, config::environment::Environment, core::db::migrate};
+use crate::{
+    cli::MigrateArgs,
+    config::{environment::Environment, setting},
+    core::db::migrate,
+};
 
 pub async fn run(args: &MigrateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
+    let check = setting("APP_MIGRATE_CHECK", &args.check, "true").flag()?;
     let mut client = migrate::connect(&database.primary, database.wait).await?;
-    if args.check {
+    if check {
         let pending = migrate::pending(&mut client).await?;
         let code = if pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         report("pending", &pending);

@@ -11,18 +11,19 @@ use super::parts;
 use crate::{
     backend::{Compute, Fabric},
     cli::PurgeArgs,
-    config::environment::Environment,
+    config::{environment::Environment, setting},
 };
 
 pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let backend = args.backend.resolve(environment)?;
+    let yes = setting("APP_PURGE_YES", &args.yes, "true").flag()?;
     let (_, cluster) = parts::database(&database).await?;
     let (compute, fabric) = parts::backends(&backend, cluster).await?;
     let (containers, networks) = (compute.list().await?, fabric.networks().await?);
     say(&format!("cluster {cluster}: {} containers with their volumes, {} networks", containers.len(), networks.len()));
     let nothing = containers.is_empty() && networks.is_empty();
-    if !(nothing || args.yes || confirmed()?) {
+    if !(nothing || yes || confirmed()?) {
         bail!("nothing was removed");
     }
     for container in containers {

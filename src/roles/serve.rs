@@ -6,6 +6,7 @@ use super::parts::{self, ApiParts};
 use crate::{
     cli::ServeArgs,
     config::{environment::Environment, setting},
+    http::listener,
     shutdown::Shutdown,
 };
 
@@ -15,12 +16,15 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let http = args.http.resolve()?;
     let instances = args.instances.resolve()?;
     let lease = setting("APP_LEASE_MS", &args.lease_ms, "30000").millis(600, 3_600_000)?;
-    let secrets = args.secrets.resolve(environment, &args.state_dir)?;
+    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
+    let secrets = args.secrets.resolve(environment, &state_dir)?;
     let identity = args.identity.resolve()?;
     let max_conns = database.max_conns;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = parts::database(&database).await?;
-    let api = ApiParts { db, cluster, redis, http, instances, secrets, identity, max_conns, lease };
+    // Not earlier: who connects should be answered.
+    let socket = listener::bind("APP_LISTEN", http.listen)?;
+    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, lease };
     parts::start_api(api, &shutdown).await?.await??;
     Ok(ExitCode::SUCCESS)
 }

@@ -107,6 +107,8 @@ async fn end(context: &Context, job: &Claimed, held: &Arc<Held>, outcome: Outcom
         // Its process may have ended before the instance showed `running`.
         Outcome::Succeeded { container_id: Some(_) } => {
             tracing::info!("running");
+            // First: the observer leaves alone what is held.
+            context.leases.release(job.lease);
             // The observer ends only after the jobs.
             let _ = context.look.send(job.lease.instance);
         }

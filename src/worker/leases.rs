@@ -18,7 +18,7 @@ use crate::{
     config::worker::LeaseTimes,
     core::{
         db::DualDb,
-        id::JobId,
+        id::{InstanceId, JobId},
         protocol::{
             claim::{Claimant, Lease},
             heartbeat::heartbeat,
@@ -70,12 +70,24 @@ impl Leases {
             cancelled: CancellationToken::new(),
             beat_at: Mutex::new(claimed_at),
         });
-        self.held().insert(lease.job, held.clone());
+        // Claimed again before its older attempt here noticed that it had lost its lease: two at once it must not be.
+        if let Some(older) = self.held().insert(lease.job, held.clone()) {
+            older.lost.cancel();
+        }
         held
     }
 
-    pub fn release(&self, job: JobId) {
-        self.held().remove(&job);
+    /// Forgets this claim; a newer one of the same job stays.
+    pub fn release(&self, lease: Lease) {
+        let mut held = self.held();
+        if held.get(&lease.job).is_some_and(|held| held.lease == lease) {
+            held.remove(&lease.job);
+        }
+    }
+
+    /// Whether a job on this instance is ours.
+    pub fn holds(&self, instance: InstanceId) -> bool {
+        self.held().values().any(|held| held.lease.instance == instance)
     }
 
     pub fn count(&self) -> usize {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::Context;
 use crate::{
-    backend::{Compute, ContainerState, Observed},
+    backend::{BackendError, Compute, ContainerState, Fabric, Observed},
     core::{
         id::InstanceId,
         instances::store::{self, Expected},
@@ -23,6 +23,8 @@ pub(super) async fn run(context: &Arc<Context>, mut to_look_at: mpsc::UnboundedR
         loop {
             tokio::select! {
                 change = changes.next() => match change {
+                    // What a job of ours does to it; once that has ended, it asks for a look.
+                    Some(Ok(change)) if context.leases.holds(change.instance) => {}
                     Some(Ok(change)) => look_at(context, change.instance).await,
                     Some(Err(error)) => {
                         tracing::warn!(%error, "the runtime's events ended; subscribing again");
@@ -40,6 +42,13 @@ pub(super) async fn run(context: &Arc<Context>, mut to_look_at: mpsc::UnboundedR
 }
 
 async fn look_at(context: &Context, instance: InstanceId) {
+    // That it runs is the usual answer, and costs Postgres nothing.
+    if let Ok(Some(observed)) = context.compute.inspect(instance).await
+        && observed.state == ContainerState::Running
+    {
+        return;
+    }
+    // The row before the container that it is compared with.
     let expected = match store::expected_on(&context.db, context.me.host, Some(vec![instance])).await {
         Ok(expected) => expected,
         Err(error) => return tracing::warn!(%error, %instance, "could not compare an instance; the next check will"),
@@ -67,20 +76,28 @@ async fn look_at_all(context: &Context) {
     for expected in expected.iter().filter(|expected| should_run(expected)) {
         judge(context, expected, observed.get(&expected.id)).await;
     }
-    let failed = expected.iter().filter(|expected| expected.status == "failed");
-    for container in failed.filter_map(|failed| observed.get(&failed.id)) {
-        remove_leftover(context, container).await;
+    for failed in expected.iter().filter(|expected| expected.status == "failed") {
+        if let Some(container) = observed.get(&failed.id) {
+            remove_leftover(context, failed, container).await;
+        }
     }
 }
 
-/// A worker that died too often, or an undo that failed, leaves a container that runs though its instance failed.
-async fn remove_leftover(context: &Context, container: &Observed) {
-    if container.state != ContainerState::Running {
+/// A worker that died too often, or an undo that failed, leaves a container though its instance failed. One that has
+/// ended by itself stays, to be looked at: that is a crash loop's.
+async fn remove_leftover(context: &Context, failed: &Expected, container: &Observed) {
+    if matches!(container.state, ContainerState::Exited { .. }) {
         return;
     }
-    tracing::warn!(instance = %container.instance, "removing a container that runs though its instance failed");
-    if let Err(error) = context.compute.remove(container.instance).await {
-        tracing::warn!(%error, instance = %container.instance, "could not remove it; the next check will");
+    tracing::warn!(instance = %failed.id, "removing what a failed instance left behind");
+    let removed: Result<(), BackendError> = async {
+        context.fabric.unpublish(failed.id).await?;
+        context.compute.remove(failed.id).await?;
+        context.fabric.release_network(failed.network).await
+    }
+    .await;
+    if let Err(error) = removed {
+        tracing::warn!(%error, instance = %failed.id, "could not remove it; the next check will");
     }
 }
 

@@ -6,5 +6,8 @@
 
 mod api;
 mod backend;
+mod db;
 mod flow;
+mod queue;
+mod roles;
 mod support;

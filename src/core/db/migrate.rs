@@ -19,7 +19,7 @@ const LOCK: i64 = 0x0061_7070;
 
 #[derive(Debug, Error)]
 pub enum MigrateError {
-    #[error("DATABASE_URL: the database did not answer within {0:?}: {1}; start it, or correct the variable")]
+    #[error("DATABASE_URL: the database did not answer within {secs} s: {1}; start it, or correct the variable", secs = .0.as_secs())]
     Deadline(Duration, String),
     #[error("migration failed: {0}")]
     Migration(#[from] refinery::Error),

@@ -33,6 +33,8 @@ pub enum Consistency {
 
 /// After a failure the replica is left alone for this long, so that its time-outs are not added to every list.
 const REPLICA_PAUSE: Duration = Duration::from_secs(1);
+/// What the replica has not answered by then is asked of the primary: a replica that hangs costs a list no more.
+const REPLICA_DEADLINE: Duration = Duration::from_millis(250);
 
 /// The primary and, where one is configured, a read replica. Cheap to clone.
 #[derive(Clone)]
@@ -44,7 +46,7 @@ struct Inner {
     primary: pool::Pool,
     replica: Option<pool::Pool>,
     started: Instant,
-    /// Milliseconds after `started` until which the replica is not asked.
+    /// Milliseconds after `started` until which the replica is not asked; 0: it is well.
     replica_paused_until: AtomicU64,
 }
 
@@ -89,8 +91,10 @@ impl DualDb {
             && let Some(replica) = self.replica()
         {
             let attempt = async { op(ReadConn::new(replica.get().await?)).await };
-            match attempt.await {
+            let late = || Err(DbError::Unavailable("the replica did not answer in time".into()));
+            match tokio::time::timeout(REPLICA_DEADLINE, attempt).await.unwrap_or_else(|_| late()) {
                 Ok(value) => {
+                    self.inner.replica_paused_until.store(0, Ordering::Relaxed);
                     metrics::counter!("db_read_routed_total", "served_by" => "replica").increment(1);
                     return Ok(value);
                 }
@@ -108,8 +112,18 @@ impl DualDb {
     }
 
     fn replica(&self) -> Option<&pool::Pool> {
+        let replica = self.inner.replica.as_ref()?;
         let paused_until = self.inner.replica_paused_until.load(Ordering::Relaxed);
-        self.inner.replica.as_ref().filter(|_| millis(self.inner.started.elapsed()) >= paused_until)
+        if paused_until == 0 {
+            return Some(replica);
+        }
+        // It failed. After each pause one read, and no other, finds out how it is now.
+        let (now, pause) = (millis(self.inner.started.elapsed()), millis(REPLICA_PAUSE));
+        let is_ours = || {
+            let (known, next) = (paused_until, now + pause);
+            self.inner.replica_paused_until.compare_exchange(known, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        (now >= paused_until && is_ours()).then_some(replica)
     }
 
     /// Asks both servers for an answer.

@@ -8,7 +8,7 @@ use super::{
     idempotent::{self, IdempotencyKey, NoReplay},
 };
 use crate::core::{
-    db::{DbError, DualDb},
+    db::{DbError, DualDb, Param},
     id::{HostId, InstanceId, JobId, TenantId},
     instances::{
         Transition,
@@ -26,6 +26,9 @@ pub struct Deletion {
     pub replayed: bool,
 }
 
+/// Each one that is not the last was overtaken by a job that a host added.
+const TRIES: usize = 5;
+
 const SQL: &str = "
 with inst as materialized (
   select i.* from instances i
@@ -42,7 +45,10 @@ idem as (
 todo as materialized (
   select inst.*, case when host_id is null then ($10::text[])[array_position($9::text[], status)]
                       else ($8::text[])[array_position($7::text[], status)] end as becomes
-  from inst where desired <> 'deleted' and ($4::text is null or exists (select from idem))),
+  from inst where desired <> 'deleted' and ($4::text is null or exists (select from idem))
+    -- This statement does not see a job that was added while it waited for the lock; the next one does.
+    and case when next_seq <> (select s.next_seq from instances s where s.id = inst.id) then app_refuse('delete_retry', '')
+             else true end),
 earlier as (
   update jobs j set cancel_requested_at = now(),
     status = case when j.status = 'queued' then 'superseded' else j.status end,
@@ -83,29 +89,27 @@ pub async fn delete(
     let (placed, placed_to) = Transition::DeleteAccepted.table();
     let (unplaced, unplaced_to) = Transition::DeleteAcceptedUnplaced.table();
     let job = JobId::new();
-    let conn = db.write().await.map_err(AcceptError::Db)?;
-    let rows = conn
-        .query(
-            SQL,
-            &[
-                &tenant.uuid(),
-                &instance.uuid(),
-                &job.uuid(),
-                &idempotency.map(|key| key.key.as_str()),
-                &idempotency.map_or("", |key| key.route.as_str()),
-                &idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
-                &placed,
-                &placed_to,
-                &unplaced,
-                &unplaced_to,
-            ],
-        )
-        .await
-        .map_err(|error| match error {
-            DbError::Locked if idempotency.is_some() => AcceptError::KeyInProgress,
-            other => AcceptError::Db(other),
-        })?;
-    drop(conn);
+    let params: &[Param<'_>] = &[
+        &tenant.uuid(),
+        &instance.uuid(),
+        &job.uuid(),
+        &idempotency.map(|key| key.key.as_str()),
+        &idempotency.map_or("", |key| key.route.as_str()),
+        &idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
+        &placed,
+        &placed_to,
+        &unplaced,
+        &unplaced_to,
+    ];
+    let mut tries = 0..TRIES;
+    let rows = loop {
+        match db.write().await.map_err(AcceptError::Db)?.query(SQL, params).await {
+            Ok(rows) => break rows,
+            Err(DbError::Refused { code, .. }) if code == "delete_retry" && tries.next().is_some() => {}
+            Err(DbError::Locked) if idempotency.is_some() => return Err(AcceptError::KeyInProgress),
+            Err(error) => return Err(AcceptError::Db(error)),
+        }
+    };
     let Some(row) = rows.first() else { return Ok(None) };
     let record = store::record(row);
     if row.get("replayed")

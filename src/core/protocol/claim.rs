@@ -47,7 +47,7 @@ pub struct Lease {
 }
 
 /// A job that is ours until its lease ends, with all that is needed to do it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Claimed {
     pub lease: Lease,
     pub kind: JobKind,
@@ -69,25 +69,23 @@ pub struct Claimed {
     pub ports: Vec<Port>,
 }
 
-macro_rules! claim_sql {
-    ($candidates:literal) => {
+// `env` may hold the tenant's secrets.
+impl std::fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claimed").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// Which of the jobs `j` this host may claim now: due, known, next in line for its instance, and here or with room here.
+macro_rules! eligible_sql {
+    ($jobs:literal) => {
         concat!(
-            "with recursive ",
-            $candidates,
-            ", me as materialized (
-  select h.* from hosts h
-  where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
-    and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
-load as (
-  select coalesce(sum(i.cpu_millis), 0) as cpu, coalesce(sum(i.memory_mib), 0) as memory
-  from instances i where i.host_id = $1 and i.status <> 'deleted'),
-busy as (
-  select tenant_id, count(*) as running from jobs where lease_boot = $2 and status = 'running' group by tenant_id),
-eligible as materialized (
-  select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
-         case when i.host_id is null then i.cpu_millis else 0 end as cpu,
-         case when i.host_id is null then i.memory_mib else 0 end as memory
-  from candidate c join jobs j on j.id = c.id join instances i on i.id = j.instance_id cross join me cross join load
+            "select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
+       case when i.host_id is null then i.cpu_millis else 0 end as cpu,
+       case when i.host_id is null then i.memory_mib else 0 end as memory
+  from ",
+            $jobs,
+            " j join instances i on i.id = j.instance_id cross join me cross join load
   where j.status = 'queued' and j.run_at <= now() and j.kind = any($4)
     and (me.state = 'active' or j.urgent)
     and not exists (select from jobs o where o.instance_id = j.instance_id and o.seq < j.seq
@@ -97,7 +95,26 @@ eligible as materialized (
             and coalesce(i.placement ->> 'host', me.name) in (me.name, me.id::text)
             and me.labels @> coalesce(i.placement -> 'labels', '{}')
             and (me.cpu_millis is null or load.cpu + i.cpu_millis <= me.cpu_millis)
-            and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))),
+            and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))"
+        )
+    };
+}
+
+macro_rules! claim_sql {
+    ($($eligible:expr),*) => {
+        concat!(
+            "with recursive me as materialized (
+  select h.* from hosts h
+  where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
+    and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
+load as materialized (
+  select coalesce(sum(i.cpu_millis), 0) as cpu, coalesce(sum(i.memory_mib), 0) as memory
+  from instances i where i.host_id = $1 and i.status <> 'deleted'),
+busy as (
+  select tenant_id, count(*) as running from jobs where lease_boot = $2 and status = 'running' group by tenant_id),
+",
+            $($eligible,)*
+            ",
 turns as (
   select e.*, coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id)
               as turn
@@ -115,16 +132,17 @@ chosen as materialized (
      or (me.cpu_millis is null or load.cpu + s.cpu_sum <= me.cpu_millis)
         and (me.memory_mib is null or load.memory + s.memory_sum <= me.memory_mib)
   order by urgent desc, turn, run_at, id limit $6),
+-- Both rows, and none that somebody else holds: what was waited for may be another's by now, and whoever waits for one
+-- while holding many is half of a deadlock.
 locked as materialized (
-  select i.id from instances i join chosen c on c.instance_id = i.id
-  where i.host_id is null or i.host_id = $1
-  for update of i skip locked),
+  select j.id from chosen c join jobs j on j.id = c.id join instances i on i.id = c.instance_id
+  where j.status = 'queued' and j.run_at <= now() and (i.host_id is null or i.host_id = $1)
+  for update of i, j skip locked),
 claimed as (
   update jobs j set status = 'running', attempt = j.attempt + 1, host_id = $1,
     lease_token = j.lease_token + 1, lease_id = $7, lease_boot = $2, lease_until = now() + make_interval(secs => $8),
     deadline_at = now() + make_interval(secs => $9), started_at = coalesce(j.started_at, now())
-  from chosen c join locked l on l.id = c.instance_id
-  where j.id = c.id and j.status = 'queued'
+  from locked l where j.id = l.id
   returning j.*),
 placed as (
   update instances i set host_id = $1, updated_at = now(),
@@ -137,21 +155,38 @@ from claimed j join placed i on i.id = j.instance_id"
     };
 }
 
-const RUNG: &str = claim_sql!("candidate as (select unnest($13::uuid[]) as id)");
+const RUNG: &str = claim_sql!("eligible as materialized (", eligible_sql!("jobs"), " and j.id = any($13::uuid[]))");
 
-// A loose scan over the tenants that wait, then the first few jobs of each: never the whole backlog.
+// A loose scan over the tenants that wait, then the first few of each that can go. The fewer tenants, the more of each;
+// of deletes as many as there are slots, since they go first. What cannot go now (too big, for another host) is looked
+// past, but not without end: neither it nor a long backlog may make this statement slow.
 const NEXT: &str = claim_sql!(
     "tenant (id) as (
   (select tenant_id from jobs where status = 'queued' order by tenant_id limit 1)
   union all
   select (select j.tenant_id from jobs j where j.status = 'queued' and j.tenant_id > t.id order by j.tenant_id limit 1)
   from tenant t where t.id is not null),
-candidate as (
-  select j.id from tenant t cross join lateral (
-    select j.id from jobs j
-    where j.status = 'queued' and j.tenant_id = t.id and j.run_at <= now() and (j.host_id is null or j.host_id = $1)
-      and $13::uuid[] is null
-    order by j.urgent desc, j.run_at limit $6) j)"
+share as materialized (
+  select greatest(1, 2 * $6::bigint / n) as taken, greatest(100, 10000 / n) as looked_at
+  from (select greatest(1, count(id)) as n from tenant) t),
+eligible as materialized (
+  select e.* from tenant t cross join lateral (
+    (",
+    eligible_sql!(
+        "(select * from jobs
+       where status = 'queued' and tenant_id = t.id and urgent and run_at <= now() and (host_id is null or host_id = $1)
+       order by run_at limit (select looked_at from share))"
+    ),
+    " order by j.run_at limit $6)
+    union all
+    (",
+    eligible_sql!(
+        "(select * from jobs
+       where status = 'queued' and tenant_id = t.id and not urgent and run_at <= now() and (host_id is null or host_id = $1)
+       order by run_at limit (select looked_at from share))"
+    ),
+    " order by j.run_at limit (select taken from share))) e
+  where $13::uuid[] is null)"
 );
 
 /// Claims at most `free` jobs. An error means that the outcome is unknown: `recover` asks.
@@ -195,7 +230,7 @@ pub async fn claim(
             ],
         )
         .await?;
-    rows.iter().map(|row| claimed(row, lease)).collect()
+    Ok(readable(&rows, lease))
 }
 
 /// What a claim whose answer was lost had taken.
@@ -213,7 +248,17 @@ pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Cl
             &[&lease.uuid(), &me.boot.uuid()],
         )
         .await?;
-    rows.iter().map(|row| claimed(row, lease)).collect()
+    Ok(readable(&rows, lease))
+}
+
+/// A row that this version cannot read is that one job's misfortune: its lease runs out, and after a few times it is
+/// failed. The others of the batch go ahead.
+fn readable(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
+    let read = |row: &Row| {
+        let job: Uuid = row.get("job_id");
+        claimed(row, lease).inspect_err(|error| tracing::error!(%error, %job, "cannot read a job")).ok()
+    };
+    rows.iter().filter_map(read).collect()
 }
 
 fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {

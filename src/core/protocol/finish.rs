@@ -92,10 +92,11 @@ pub async fn finish(
         .query(
             "with inst as materialized (select id from instances where id = $1 for update),
              done as (
-               update jobs j set status = $5, steps = $6, error = $7,
+               -- A retry that its owner no longer wants would only keep the delete waiting.
+               update jobs j set status = case when $5 = 'queued' and j.cancel_requested_at is not null then 'cancelled' else $5 end, steps = $6, error = $7,
                  attempt = greatest(0, j.attempt - $8), run_at = case when $5 = 'queued' then now() + make_interval(secs => $9) else j.run_at end,
                  lease_id = null, lease_boot = null, lease_until = null, deadline_at = null,
-                 finished_at = case when $5 = 'queued' then null else now() end
+                 finished_at = case when $5 = 'queued' and j.cancel_requested_at is null then null else now() end
                from inst
                where j.id = $2 and j.instance_id = inst.id and j.status = 'running'
                  and j.lease_token = $3 and j.lease_id = $4

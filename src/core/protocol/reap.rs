@@ -36,26 +36,27 @@ macro_rules! requeue_sql {
     ($late:literal) => {
         concat!(
             "with late as materialized (
-  select i.id, i.desired, j.id as job_id, j.lease_token as token
+  select i.id, i.desired, j.id as job_id, j.kind, j.crashes, j.max_crashes
   from jobs j join instances i on i.id = j.instance_id
   where j.status = 'running' and ",
             $late,
             "
-  order by i.id limit 1000 for update of i skip locked),
+  -- The job's row too: a heartbeat that came first has extended the lease, and one that is under way is not waited for.
+  order by i.id limit 1000 for update of i, j skip locked),
 reaped as (
   update jobs j set
     status = t.becomes, finished_at = case when t.becomes <> 'queued' then now() end,
     error = case when t.becomes = 'failed' then jsonb_build_object(
       'code', 'attempts_exhausted', 'detail', 'its worker went away ' || j.crashes + 1 || ' times') end,
     crashes = j.crashes + 1, attempt = greatest(0, j.attempt - 1),
-    run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ j.crashes) * (0.5 + random())),
+    run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ least(j.crashes, 6)) * (0.5 + random())),
     lease_id = null, lease_boot = null, lease_until = null, deadline_at = null
-  from late join jobs was on was.id = late.job_id cross join lateral (
-    select case when was.kind = 'delete' then 'queued'
+  from late cross join lateral (
+    select case when late.kind = 'delete' then 'queued'
                 when late.desired = 'deleted' then 'superseded'
-                when was.crashes + 1 >= was.max_crashes then 'failed'
+                when late.crashes + 1 >= late.max_crashes then 'failed'
                 else 'queued' end as becomes) t
-  where j.id = late.job_id and j.status = 'running' and j.lease_token = late.token
+  where j.id = late.job_id
   returning j.*),
 changed as (
   update instances i set status = t.becomes, status_reason = reaped.error, updated_at = now(), finished_at = now()

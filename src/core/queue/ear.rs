@@ -1,9 +1,13 @@
 //! Listening: one blocking pop at a time on a connection of its own, with a time limit outside the client's.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use fred::{
     clients::Client,
+    error::ErrorKind,
     interfaces::{ClientLike, ListInterface},
     types::lists::LMoveDirection,
 };
@@ -45,13 +49,9 @@ impl Ear {
         Ok(Self { client: redis::client(config, Duration::ZERO)?, lists })
     }
 
-    /// The client, for checks at start.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// Waits for at most `most` messages of one list, this host's own first.
     pub async fn listen(&self, most: usize) -> Heard {
+        let asked = Instant::now();
         let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
         let pop = self.client.blmpop::<Option<HashMap<String, Vec<String>>>, _>(
             BLOCK.as_secs_f64(),
@@ -65,6 +65,8 @@ impl Ear {
                 let messages = lists.into_values().flatten();
                 Heard::Jobs(messages.filter_map(|text| Some(ProvisionJob::decode(&text)?.job)).collect())
             }
+            // fred turns the null of a pop that brought nothing into this error; that server answered, and in time.
+            Ok(Err(error)) if *error.kind() == ErrorKind::Timeout && asked.elapsed() >= BLOCK / 2 => Heard::Silence,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "redis does not answer");
                 Heard::Deaf

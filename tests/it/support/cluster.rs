@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{App, Client, env};
+use super::{App, Client, Postgres, env};
 
 /// Tells the installations of this run apart: 60 ports and a /24 each.
 static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -25,6 +25,8 @@ pub struct Cluster {
     name: String,
     n: u16,
     settings: Vec<(String, String)>,
+    /// By whom the database is dropped in the end.
+    drop_by: Option<String>,
 }
 
 impl Cluster {
@@ -39,14 +41,33 @@ impl Cluster {
         Some(Self::new(Some(host), image).await)
     }
 
+    /// The same with an empty database, not migrated yet.
+    pub async fn empty() -> Self {
+        Self::unmigrated(&env::required("TEST_DATABASE_URL"), None, "web:1".into()).await
+    }
+
+    /// On the simulated backend and a Postgres of the test's own.
+    pub async fn on(server: &Postgres) -> Self {
+        let mut cluster = Self::unmigrated(&server.url("postgres"), None, "web:1".into()).await;
+        // It goes with its server, which may be stopped by then.
+        cluster.drop_by = None;
+        cluster.run(&["migrate"]);
+        cluster
+    }
+
     async fn new(docker_host: Option<String>, image: String) -> Self {
+        let cluster = Self::unmigrated(&env::required("TEST_DATABASE_URL"), docker_host, image).await;
+        cluster.run(&["migrate"]);
+        cluster
+    }
+
+    async fn unmigrated(admin_url: &str, docker_host: Option<String>, image: String) -> Self {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("it_{}_{n}", std::process::id());
-        let admin_url = env::required("TEST_DATABASE_URL");
-        let admin = connect(&admin_url).await;
+        let admin = connect(admin_url).await;
         admin.batch_execute(&format!("create database {name}")).await.unwrap();
-        let database_url = with_database(&admin_url, &name);
-        let cluster = Self {
+        let database_url = with_database(admin_url, &name);
+        Self {
             database_url,
             redis_url: env::required("TEST_REDIS_URL"),
             docker_host,
@@ -55,9 +76,8 @@ impl Cluster {
             name,
             n,
             settings: Vec::new(),
-        };
-        cluster.run(&["migrate"]);
-        cluster
+            drop_by: Some(admin_url.into()),
+        }
     }
 
     /// A setting for all processes started from now on.
@@ -82,6 +102,7 @@ impl Cluster {
             ("APP_LISTEN", "127.0.0.1:0".into()),
             ("APP_WORK_LISTEN", "127.0.0.1:0".into()),
             ("APP_HTTP_WORKERS", "2".into()),
+            ("APP_SHUTDOWN_DELAY_MS", "0".into()),
             ("APP_HOST_NAME", "h1".into()),
             ("APP_STATE_DIR", self.state.path().display().to_string()),
             ("APP_PORT_RANGE", format!("{first_port}-{}", first_port + PORTS - 1)),
@@ -140,9 +161,23 @@ impl Cluster {
         connect(&self.database_url).await
     }
 
+    /// This installation's id.
+    pub async fn id(&self) -> uuid::Uuid {
+        self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0)
+    }
+
+    /// What this installation has in Redis: names of keys that begin with `prefix` after its own.
+    pub async fn in_redis(&self, prefix: &str) -> Vec<String> {
+        let pattern = format!("app:{}:{prefix}*", self.id().await);
+        let scan = Command::new("redis-cli").args(["-u", &self.redis_url, "--scan", "--pattern", &pattern]).output();
+        let output = scan.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(ToOwned::to_owned).collect()
+    }
+
     /// What this installation has in Docker: containers and networks.
     pub async fn in_docker(&self) -> Vec<String> {
-        let id: uuid::Uuid = self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+        let id = self.id().await;
         let host = self.docker_host.as_deref().expect("on Docker");
         let list = |what: &[&str]| {
             let filter = format!("label=app.cluster={id}");
@@ -177,15 +212,29 @@ impl Drop for Cluster {
                 panic!("purge: {}", String::from_utf8_lossy(&output.stderr));
             }
         }
-        let (admin_url, name) = (env::required("TEST_DATABASE_URL"), self.name.clone());
+        let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
+        let database_url = self.database_url.clone();
         // A runtime of its own: this may run inside one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                let cluster = connect(&database_url).await.query_one("select id::text from cluster", &[]).await;
+                if let Ok(row) = cluster {
+                    remove_locks(row.get(0));
+                }
                 connect(&admin_url).await.batch_execute(&format!("drop database {name} with (force)")).await
             })
         });
         let _ = dropped.join();
+    }
+}
+
+/// A killed worker leaves its lock's file.
+fn remove_locks(cluster: &str) {
+    for entry in std::fs::read_dir("/run").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("app-{cluster}-")) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -196,7 +245,7 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
 }
 
 /// The same server, another database.
-fn with_database(url: &str, database: &str) -> String {
+pub fn with_database(url: &str, database: &str) -> String {
     let (rest, query) = url.split_once('?').map_or((url, None), |(rest, query)| (rest, Some(query)));
     let (server, _) = rest.rsplit_once('/').unwrap();
     query.map_or_else(|| format!("{server}/{database}"), |query| format!("{server}/{database}?{query}"))

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -91,7 +91,8 @@ impl Drop for App {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let log = self.log.0.lock().unwrap();
+            // Another panic here would end all tests.
+            let log = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
             let from = log.len().saturating_sub(60);
             eprintln!("---- the end of the log of {}\n{}", self.name, log[from..].join("\n"));
         }

@@ -10,6 +10,7 @@ use std::sync::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_postgres::config::{Config, Host};
@@ -17,6 +18,7 @@ use tokio_postgres::config::{Config, Host};
 pub struct Proxy {
     pub url: String,
     round_trips: Arc<AtomicU64>,
+    cut: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -31,19 +33,35 @@ impl Proxy {
         let url = format!("postgresql://{user}{password}@127.0.0.1:{port}/{database}?sslmode=disable");
         let round_trips = Arc::new(AtomicU64::new(0));
         let counter = round_trips.clone();
+        let (cut, is_cut) = watch::channel(false);
         let task = tokio::spawn(async move {
             // Dropped with the task, and all connections with it.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(forward(client, config.clone(), counter.clone()));
+                let (config, counter, mut is_cut) = (config.clone(), counter.clone(), is_cut.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        _ = is_cut.wait_for(|cut| *cut) => None,
+                        done = forward(client, config, counter) => done,
+                    }
+                });
             }
         });
-        Self { url, round_trips, task }
+        Self { url, round_trips, cut, task }
     }
 
     /// Round trips so far.
     pub fn round_trips(&self) -> u64 {
         self.round_trips.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections, and new ones at once, until `heal`.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    pub fn heal(&self) {
+        self.cut.send_replace(false);
     }
 }
 

@@ -1,0 +1,158 @@
+//! The pool: bounded per server, patient when busy, and never lending a connection that is still at work.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use app::{
+    config::{
+        database::{DatabaseConfig, PostgresUrl},
+        environment::Environment,
+    },
+    core::db::{Consistency, DbError, DualDb},
+};
+use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
+use futures_util::future;
+use serde_json::json;
+use tokio_postgres::NoTls;
+
+use crate::support::{Client, Cluster, cluster::base_url, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn db_max_conns_bounds_the_connections_of_a_process() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("DB_MAX_CONNS", 3);
+    let key = cluster.key("acme", "admin");
+    let sql = cluster.sql().await;
+    let count = async || -> i64 {
+        let count = "select count(*) from pg_stat_activity
+                     where datname = current_database() and application_name = 'app-primary'";
+        sql.query_one(count, &[]).await.unwrap().get(0)
+    };
+    // The server takes a moment to notice that the process which made the key is gone.
+    eventually("nobody is connected", Duration::from_secs(10), async || (count().await == 0).then_some(())).await;
+    let api = cluster.spawn("serve");
+    let client = Client::new(&base_url(&api), &key);
+
+    let mut asking = pin!(future::join_all((0..100).map(async |n| {
+        if n % 2 == 0 {
+            client.get("/instances").await.expect(200);
+        } else {
+            client.post("/instances", json!({"image": cluster.image})).await;
+        }
+    })));
+    let mut most = 0;
+    // Counts for as long as they ask.
+    while future::poll_immediate(&mut asking).await.is_none() {
+        most = count().await.max(most);
+    }
+    assert_eq!(most, 3, "connections at most: the bound is reached, and holds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_requests_at_once_on_four_connections_are_served_or_told_to_come_back() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("DB_MAX_CONNS", 4).set("RUST_LOG", "warn,app=info");
+    let (_api, client) = cluster.serve();
+    let answers = future::join_all((0..1000).map(|_| client.get("/instances"))).await;
+    let served = answers.iter().filter(|answer| answer.status == 200).count();
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{}", answer.text);
+        assert_ne!(answer.header("retry-after"), "", "{:?}", answer.headers);
+    }
+    // On two idle cores all of them; a slower machine may have to say no to some.
+    assert!(served > 100, "only {served} were served");
+    // And it is over: nobody is refused afterwards.
+    for _ in 0..20 {
+        client.get("/instances").await.expect(200);
+    }
+}
+
+fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
+    let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
+    DualDb::new(&DatabaseConfig { primary, replica: None, max_conns, wait: Duration::ZERO }).unwrap()
+}
+
+const QUICK: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_abandoned_takes_its_connection_along() {
+    let cluster = Cluster::simulated().await;
+    // One connection: whoever is next gets that one, or a new one.
+    let db = dual(&cluster, 1);
+    let pid = async || {
+        let rows =
+            db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
+        rows.unwrap()[0].get::<_, i32>(0)
+    };
+    let first = pid().await;
+    assert_eq!(pid().await, first, "a connection at rest is lent again");
+    // The caller goes away while the server works.
+    let slow = db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(1.8)", &[]).await });
+    tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
+    let asked = Instant::now();
+    assert_ne!(pid().await, first);
+    assert!(asked.elapsed() < QUICK, "the next one waited {:?}", asked.elapsed());
+
+    // The same for a write that is dropped between begin and commit: nothing of it stays.
+    let conn = db.write().await.unwrap();
+    conn.begin().await.unwrap();
+    conn.query("insert into tenants (id, name) values (gen_random_uuid(), 'half')", &[]).await.unwrap();
+    drop(conn);
+    let names = db.read(Consistency::Primary, |c| async move { c.query("select name from tenants", &[]).await }).await;
+    assert!(names.unwrap().is_empty());
+}
+
+/// The control: the pool as it comes lends the busy connection, and the next one waits for somebody else's statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_pool_lends_the_connection_that_still_works() {
+    let cluster = Cluster::simulated().await;
+    let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(cluster.database_url.parse().unwrap(), NoTls, config);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
+    let object = pool.get().await.unwrap();
+    let slow = async move { object.query("select pg_sleep(1.2)", &[]).await };
+    tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
+    let asked = Instant::now();
+    pool.get().await.unwrap().query("select 1", &[]).await.unwrap();
+    assert!(asked.elapsed() > QUICK, "it did not wait: the test above proves nothing ({:?})", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_has_a_deadline_and_so_has_the_wait_for_a_connection() {
+    let cluster = Cluster::simulated().await;
+    let db = dual(&cluster, 2);
+    let sleep = || db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(10)", &[]).await });
+    let asked = Instant::now();
+    // Two sleep until the server ends them; the third finds no connection.
+    let waiting = async {
+        tokio::task::yield_now().await;
+        let third = db.read(Consistency::Primary, |c| async move { c.query("select 1", &[]).await });
+        third.await
+    };
+    let (one, two, third) = tokio::join!(sleep(), sleep(), waiting);
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    for slow in [one, two] {
+        assert!(matches!(slow, Err(DbError::Unavailable(_))), "{slow:?}");
+    }
+    // Its turn comes at about the moment that its patience ends: either is right, hanging is not.
+    assert!(matches!(third, Ok(_) | Err(DbError::Unavailable(_))), "{third:?}");
+    let rows = db.read(Consistency::Primary, |c| async move { c.query("select 1", &[]).await }).await.unwrap();
+    assert_eq!(rows.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_cut_is_not_lent() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    client.get("/instances").await.expect(200);
+    let cut = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity
+               where datname = current_database() and application_name like 'app-%'";
+    let sql = cluster.sql().await;
+    for _ in 0..10 {
+        let cut: i64 = sql.query_one(cut, &[]).await.unwrap().get(0);
+        assert!(cut > 0, "nothing was cut");
+        client.get("/instances").await.expect(200);
+    }
+}

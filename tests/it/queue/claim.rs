@@ -1,0 +1,226 @@
+//! Who gets which job: once each, in turn, what goes first, and what is looked past. The statements called directly.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use app::core::{
+    id::JobId,
+    protocol::{
+        accept_delete,
+        claim::{Candidates, Claimant},
+    },
+};
+use futures_util::future;
+
+use super::lab::{Lab, claim, spec, tenant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
+    let lab = Lab::new().await;
+    let jobs: HashSet<JobId> =
+        lab.create_many(lab.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
+    let rung: Vec<JobId> = jobs.iter().copied().collect();
+    let hosts = [lab.host("h1", None).await, lab.host("h2", None).await, lab.host("h3", None).await];
+    let race = hosts.map(|me| {
+        let (lab, rung) = (&lab, &rung);
+        async move {
+            let mut mine = Vec::new();
+            // By the bell and from the backlog in turn, until an empty hand says that nothing is left.
+            for round in 0.. {
+                let of_bell = Candidates::Rung(rung[(round * 16) % 480..][..20].to_vec());
+                let got =
+                    claim(&lab.db, me, if round % 2 == 0 { &of_bell } else { &Candidates::Next }, 16).await.unwrap();
+                if got.is_empty()
+                    && round % 2 == 1
+                    && lab.count("select count(*) from jobs where status = 'queued'").await == 0
+                {
+                    break;
+                }
+                mine.extend(got.into_iter().map(|job| (job.lease.job, job.lease.token)));
+            }
+            mine
+        }
+    });
+    let claimed = future::join_all(race).await;
+    assert!(claimed.iter().all(|mine| mine.len() > 20), "one host alone did it: no race");
+    let claimed = claimed.concat();
+    assert_eq!(claimed.len(), 500);
+    assert_eq!(claimed.iter().map(|(job, _)| *job).collect::<HashSet<_>>(), jobs);
+    assert!(claimed.iter().all(|(_, token)| *token == 1));
+    let doubly = "select count(*) from jobs j join instances i on i.id = j.instance_id where j.host_id is distinct from i.host_id";
+    assert_eq!(lab.count(doubly).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_message_ten_times_in_one_hand_is_one_job_and_takes_one_place() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", Some(256)).await;
+    let first = lab.create(lab.tenant, &spec(128)).await;
+    let second = lab.create(lab.tenant, &spec(128)).await;
+    let rung = Candidates::Rung([vec![first.job; 10], vec![second.job]].concat());
+    let got = claim(&lab.db, me, &rung, 2).await.unwrap();
+    assert_eq!(got.iter().map(|job| job.lease.job).collect::<HashSet<_>>(), [first.job, second.job].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is_gone() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", Some(4 * 128)).await;
+    lab.create_many(lab.tenant, &spec(128), 30).await;
+    let placed = "select count(*) from instances where host_id is not null and status <> 'deleted'";
+    let mut running = lab.claim_next(me, 16).await;
+    assert_eq!(running.len(), 4);
+    for provision in &running {
+        lab.succeed(provision).await;
+    }
+    let mut done = 4;
+    while let Some(oldest) = running.pop() {
+        assert!(lab.claim_next(me, 16).await.is_empty(), "no room");
+        assert!(lab.count(placed).await <= 4);
+        accept_delete::delete(&lab.db, lab.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
+        // Not before its host says that it is gone.
+        let delete = lab.claim_next(me, 16).await;
+        assert_eq!(delete.len(), 1, "the delete and nothing else");
+        lab.succeed(&delete[0]).await;
+        for next in lab.claim_next(me, 16).await {
+            lab.succeed(&next).await;
+            running.insert(0, next);
+            done += 1;
+        }
+    }
+    assert_eq!(done, 30);
+}
+
+/// Deep in the queue and with one slot: a claim that looks at the first jobs only would find nothing for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_cannot_go_now_do_not_hold_back_those_behind_them() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", Some(512)).await;
+    let used = lab.create(lab.tenant, &spec(256)).await;
+    assert_eq!(lab.claim_next(me, 1).await[0].lease.job, used.job);
+
+    let big = lab.create_many(lab.tenant, &spec(512), 30).await;
+    let unknown = lab.create_many(lab.tenant, &spec(64), 30).await;
+    let ids: Vec<_> = unknown.iter().map(|instance| instance.job.uuid()).collect();
+    lab.sql.execute("update jobs set kind = 'dance' where id = any($1)", &[&ids]).await.unwrap();
+    let elsewhere = {
+        let mut spec = spec(64);
+        spec.placement.host = Some("h2".into());
+        lab.create_many(lab.tenant, &spec, 30).await
+    };
+    let small = lab.create(lab.tenant, &spec(128)).await;
+
+    let got = lab.claim_next(me, 1).await;
+    assert_eq!(got.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [small.job]);
+    assert!(lab.claim_next(me, 1).await.is_empty());
+    let queued = lab.count("select count(*) from jobs where status = 'queued'").await;
+    assert_eq!(queued, i64::try_from(big.len() + unknown.len() + elsewhere.len()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let old = lab.create(lab.tenant, &spec(1)).await;
+    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+
+    lab.create_many(lab.tenant, &spec(1), 200).await;
+    let busy = lab.claim_next(me, 8).await;
+    assert_eq!(busy.len(), 8, "alone, it may have what it wants");
+    let other = tenant(&lab.db, "other").await;
+    let single = lab.create(other, &spec(1)).await;
+    accept_delete::delete(&lab.db, lab.tenant, old.id, None).await.unwrap().unwrap();
+
+    let next = lab.claim_next(me, 1).await;
+    assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
+    let next = lab.claim_next(me, 7).await;
+    // The flood has half of the slots already: while the other waits, it gets no more.
+    assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [single.job]);
+    assert_eq!(lab.claim_next(me, 7).await.len(), 7, "nobody else waits any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_gives_nothing_out_until_it_goes_on() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let instance = lab.create(lab.tenant, &spec(1)).await;
+    for scope in ["all".to_owned(), format!("host:{}", me.host)] {
+        lab.sql.execute("insert into queue_control (scope, paused) values ($1, true)", &[&scope]).await.unwrap();
+        assert!(lab.claim_next(me, 1).await.is_empty());
+        assert!(claim(&lab.db, me, &Candidates::Rung(vec![instance.job]), 1).await.unwrap().is_empty());
+        lab.sql.execute("update queue_control set paused = false", &[]).await.unwrap();
+    }
+    assert_eq!(lab.claim_next(me, 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only_deletes() {
+    let lab = Lab::new().await;
+    let older = lab.host("h1", None).await;
+    let me = lab.host("h1", None).await;
+    let gone = lab.create(lab.tenant, &spec(1)).await;
+    assert!(lab.claim_next(older, 1).await.is_empty());
+    assert!(lab.claim_next(Claimant { epoch: me.epoch - 1, ..me }, 1).await.is_empty());
+    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+
+    lab.create(lab.tenant, &spec(1)).await;
+    accept_delete::delete(&lab.db, lab.tenant, gone.id, None).await.unwrap().unwrap();
+    lab.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
+    let got = lab.claim_next(me, 16).await;
+    assert_eq!(got.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["delete"]);
+    lab.sql.execute("update hosts set state = 'fenced'", &[]).await.unwrap();
+    assert!(lab.claim_next(me, 16).await.is_empty());
+}
+
+/// Other claims of one batch go on when a row holds what this version cannot read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_cannot_be_read_fails_alone() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let broken = lab.create(lab.tenant, &spec(1)).await;
+    lab.create_many(lab.tenant, &spec(1), 3).await;
+    let query = "update instances set command = '{\"a\": 1}' where id = $1";
+    lab.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
+    let got = lab.claim_next(me, 16).await;
+    assert_eq!(got.len(), 3);
+    assert!(got.iter().all(|job| job.lease.instance != broken.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_twenty_thousand_jobs_of_five_hundred_tenants_waiting_a_claim_takes_under_fifty_milliseconds() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", Some(1_000_000)).await;
+    lab.sql
+        .batch_execute(
+            "insert into tenants (id, name) select gen_random_uuid(), 't' || n from generate_series(1, 500) n;
+             insert into instances (id, tenant_id, name, image, cpu_millis, memory_mib, network_id, network_name, cidr,
+                                    address, mac, job_id)
+               select gen_random_uuid(), t.id, 'i' || n, 'web:1', 100, 128, gen_random_uuid(), 'default', '10.0.0.0/8',
+                      '10.1.1.1', '02:00', gen_random_uuid()
+               from tenants t, generate_series(1, 40) n where t.name <> 'acme';
+             insert into jobs (id, kind, tenant_id, instance_id, generation, seq)
+               select job_id, 'provision', tenant_id, id, 1, 1 from instances;
+             analyze jobs, instances, tenants",
+        )
+        .await
+        .unwrap();
+    let mut times = Vec::new();
+    for _ in 0..11 {
+        let started = Instant::now();
+        let got = lab.claim_next(me, 16).await;
+        times.push(started.elapsed());
+        assert_eq!(got.len(), 16);
+        let tenants = lab.count("select count(distinct tenant_id) from jobs where status = 'running'").await;
+        assert_eq!(tenants, i64::try_from(times.len() * 16).unwrap(), "in turn");
+    }
+    times.sort_unstable();
+    assert!(times[5] < Duration::from_millis(50), "{times:?}");
+
+    // The dearest case: nothing fits, and all of it is looked at.
+    lab.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
+    let started = Instant::now();
+    assert!(lab.claim_next(me, 16).await.is_empty());
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+}

@@ -1,0 +1,144 @@
+//! Delete against finish by sixteen clients, while others heartbeat and reap: one lock order, so no deadlock. The opposite
+//! order does deadlock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use app::core::{
+    db::DualDb,
+    id::TenantId,
+    protocol::{
+        accept_delete,
+        claim::{Candidates, Claimant, Claimed},
+        finish::{Outcome, finish},
+        heartbeat::heartbeat,
+        reap,
+    },
+};
+use futures_util::future;
+use serde_json::json;
+
+use super::lab::{LEASE, Lab, claim, create, register, spec};
+use crate::support::{cluster::connect, eventually};
+
+const CLIENTS: usize = 16;
+const CYCLES: usize = 3008;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothing_half_done() {
+    let lab = Lab::new().await;
+    let left = Arc::new(AtomicUsize::new(CYCLES));
+    let mut hosts = Vec::new();
+    for n in 0..CLIENTS {
+        hosts.push(register(&lab.db, &format!("h{n}"), None).await);
+    }
+    let clients = hosts.into_iter().map(|me| {
+        let (db, tenant, left) = (lab.db.clone(), lab.tenant, left.clone());
+        tokio::spawn(async move {
+            let mut done = 0;
+            while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+                cycle(&db, tenant, me, done % 4).await.map_err(|error| format!("cycle {done}: {error}"))?;
+                done += 1;
+            }
+            Ok::<usize, String>(done)
+        })
+    });
+    // Both go over many jobs at once: the classic other half of a deadlock.
+    let reaper = tokio::spawn({
+        let db = lab.db.clone();
+        async move {
+            loop {
+                reap::reap(&db, LEASE).await.unwrap();
+            }
+        }
+    });
+    let outcomes = future::join_all(clients).await;
+    reaper.abort();
+    let errors: Vec<String> = outcomes.iter().filter_map(|done| done.as_ref().unwrap().clone().err()).collect();
+    assert_eq!(errors, Vec::<String>::new());
+    let done: usize = outcomes.into_iter().map(|done| done.unwrap().unwrap()).sum();
+    assert_eq!(done, CYCLES);
+
+    assert_eq!(lab.count("select count(*) from instances where status <> 'deleted'").await, 0);
+    assert_eq!(lab.count("select count(*) from jobs where finished_at is null").await, 0);
+    assert_eq!(lab.count("select count(*) from addresses").await, 0);
+    assert_eq!(lab.count("select count(*) from published_ports").await, 0);
+    assert_eq!(lab.count("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
+}
+
+/// One instance's life, its provision ending at the moment of its delete.
+async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, variant: usize) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Debug| format!("{error:?}");
+    let instance = create(db, tenant, &spec(1)).await?;
+    let got = claim(db, me, &Candidates::Rung(vec![instance.job]), 1).await.map_err(|e| text(&e))?;
+    let [provision] = got.as_slice() else { return Err("not claimed".into()) };
+    let outcome = match variant {
+        0 => Outcome::Again { after: Duration::from_secs(3600), cause: None, counts: true },
+        _ => Outcome::Succeeded { container_id: Some("c".into()) },
+    };
+    let beats: Vec<(_, _)> = vec![(provision.lease, Some(json!([])))];
+    let (finished, deleted, again, beat) = tokio::join!(
+        finish(db, provision.lease, provision.kind, &outcome, json!([])),
+        accept_delete::delete(db, tenant, instance.id, None),
+        accept_delete::delete(db, tenant, instance.id, None),
+        heartbeat(db, me, &beats, LEASE),
+    );
+    finished.map_err(|e| text(&e))?;
+    beat.map_err(|e| text(&e))?;
+    let deletion = deleted.map_err(|e| text(&e))?.ok_or("gone")?;
+    let same = again.map_err(|e| text(&e))?.ok_or("gone")?;
+    if deletion.job != same.job {
+        return Err("two deletes, two jobs".into());
+    }
+    let got = claim(db, me, &Candidates::Rung(vec![deletion.job]), 1).await.map_err(|e| text(&e))?;
+    let [delete]: &[Claimed] = got.as_slice() else { return Err("the delete was not claimable".into()) };
+    let outcome = Outcome::Succeeded { container_id: None };
+    match finish(db, delete.lease, delete.kind, &outcome, json!([])).await {
+        Ok(true) => Ok(()),
+        other => Err(format!("the delete's end: {other:?}")),
+    }
+}
+
+/// The control: the same two parties, each with a transaction, one locking the job first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_opposite_lock_order_does_deadlock() {
+    let lab = Lab::new().await;
+    let instances = lab.create_many(lab.tenant, &spec(1), 4).await;
+    let deadlocks = Arc::new(AtomicUsize::new(0));
+    let clients = (0..CLIENTS).map(|n| {
+        let (url, deadlocks) = (lab.cluster.database_url.clone(), deadlocks.clone());
+        let instance = instances[n / 2 % instances.len()].id;
+        tokio::spawn(async move {
+            let sql = connect(&url).await;
+            sql.batch_execute("set deadlock_timeout = '10ms'").await.unwrap();
+            let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
+            let owner = format!("update instances set updated_at = now() where id = '{instance}'");
+            let (first, second) = if n % 2 == 0 { (&job, &owner) } else { (&owner, &job) };
+            while deadlocks.load(Ordering::SeqCst) == 0 {
+                sql.batch_execute("begin").await.unwrap();
+                sql.batch_execute(first).await.unwrap();
+                match sql.batch_execute(second).await {
+                    Ok(()) => sql.batch_execute("commit").await.unwrap(),
+                    Err(error) => {
+                        assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
+                        deadlocks.fetch_add(1, Ordering::SeqCst);
+                        sql.batch_execute("rollback").await.unwrap();
+                    }
+                }
+            }
+        })
+    });
+    let race = tokio::time::timeout(Duration::from_secs(20), future::try_join_all(clients)).await;
+    race.expect("a deadlock within 20 s").unwrap();
+    // The server's own count comes when the connections are closed.
+    eventually("deadlocks in pg_stat_database", Duration::from_secs(10), async || {
+        let query = "select deadlocks from pg_stat_database where datname = current_database()";
+        (lab.count(query).await > 0).then_some(())
+    })
+    .await;
+}

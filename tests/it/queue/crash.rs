@@ -1,0 +1,167 @@
+//! Workers that die, stop or come back as zombies in the middle of a provision: once running, never twice there.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use futures_util::future;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{
+    lab::LEASE,
+    ledger::{assert_exactly_once, ledger},
+};
+use crate::support::{Client, Cluster, eventually};
+
+const A_WHILE: Duration = Duration::from_secs(20);
+
+/// Waits until this step of the job is running.
+pub async fn step_runs(client: &Client, job: &str, step: &str) {
+    eventually(&format!("step {step} running"), A_WHILE, async || {
+        let job = client.get(&format!("/jobs/{job}")).await.expect(200).body;
+        let runs = |known: &Value| known["name"] == step && known["status"] == "running";
+        job["steps"].as_array().unwrap().iter().any(runs).then_some(())
+    })
+    .await;
+}
+
+/// Behind the scenes: one value of the job's row as text.
+pub async fn column(sql: &tokio_postgres::Client, job: &str, column: &str) -> Option<String> {
+    let query = format!("select {column}::text from jobs where id::text = $1");
+    sql.query_one(&query, &[&job]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_step_and_started_again_finishes_within_seconds_and_creates_nothing_twice() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 400);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
+    let early = future::join_all((0..4).map(|_| create())).await;
+    step_runs(&client, &early[0].job(), "container").await;
+    // They are in different steps by their random times; these are in the first ones.
+    let late = future::join_all((0..4).map(|_| create())).await;
+    step_runs(&client, &early[0].job(), "start").await;
+    worker.kill();
+
+    let restarted = Instant::now();
+    let _worker = cluster.work();
+    for answer in early.iter().chain(&late) {
+        let instance = client.wait_for(&answer.instance(), "running").await;
+        assert_eq!(instance["status"], "running", "{instance}");
+        assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
+    }
+    // Its own boot gives them back at once: no lease has to run out (3 s), and no reaper's pause follows.
+    assert!(restarted.elapsed() < Duration::from_secs(9), "{:?}", restarted.elapsed());
+    let job = client.get(&format!("/jobs/{}", early[0].job())).await.body;
+    assert_eq!((&job["attempt"], &job["crashes"]), (&json!(1), &json!(1)), "a crash is no attempt: {job}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_hosts_job_is_queued_again_for_that_host_and_no_other() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 400);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    step_runs(&client, &answer.job(), "container").await;
+    worker.kill();
+
+    let (first, second) = (cluster.state.path().to_owned(), cluster.state.path().join("h2"));
+    cluster.set("SIMULATED_LATENCY_MS", 5).set("APP_HOST_NAME", "h2").set("APP_STATE_DIR", second.display());
+    let _second = cluster.work();
+    let sql = cluster.sql().await;
+    eventually("its lease to run out", A_WHILE, async || {
+        (column(&sql, &answer.job(), "status").await? == "queued").then_some(())
+    })
+    .await;
+    // The other host is at work and has looked at the queue since.
+    for _ in 0..3 {
+        client.create_running(json!({"image": "web:1"})).await;
+        eventually("a poll of the other host", A_WHILE, async || {
+            (column(&sql, &answer.job(), "run_at < now() - interval '1 s'").await? == "true").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(column(&sql, &answer.job(), "status").await.as_deref(), Some("queued"));
+    assert_eq!(client.get(&format!("/instances/{}", answer.instance())).await.body["host"]["name"], "h1");
+
+    cluster.set("APP_HOST_NAME", "h1").set("APP_STATE_DIR", first.display());
+    let _first = cluster.work();
+    let instance = client.wait_for(&answer.instance(), "running").await;
+    assert_eq!((&instance["status"], &instance["host"]["name"]), (&json!("running"), &json!("h1")), "{instance}");
+    let dirs: [&Path; 2] = [&first, &second];
+    assert_exactly_once(&ledger(&dirs), &answer.instance());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_that_wakes_after_two_leases_writes_nothing_and_does_it_anew() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 300);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let sql = cluster.sql().await;
+    let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
+    let answers = future::join_all((0..6).map(|_| create())).await;
+    step_runs(&client, &answers[0].job(), "start").await;
+    worker.signal(Signal::SIGSTOP);
+    let unfinished = "select count(*) from jobs where status = 'running'";
+    let unfinished: i64 = sql.query_one(unfinished, &[]).await.unwrap().get(0);
+    assert!(unfinished > 0, "stopped too late");
+
+    let stopped = Instant::now();
+    eventually("all jobs queued again", A_WHILE, async || {
+        let row = sql.query_one("select count(*) from jobs where status = 'running'", &[]).await.unwrap();
+        (row.get::<_, i64>(0) == 0 && stopped.elapsed() > 2 * LEASE).then_some(())
+    })
+    .await;
+    let written = "select coalesce(jsonb_agg(to_jsonb(j) order by id), '[]') from jobs j where status = 'queued'";
+    let before: Value = sql.query_one(written, &[]).await.unwrap().get(0);
+    assert_eq!(before.as_array().unwrap().len() as i64, unfinished);
+    worker.signal(Signal::SIGCONT);
+
+    for answer in &answers {
+        let instance = client.wait_for(&answer.instance(), "running").await;
+        assert_eq!(instance["status"], "running", "{instance}");
+        assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
+        // One end each, by the one that held the newest token.
+        let query = "select count(*) from events where kind = 'instance.running' and instance_id::text = $1";
+        let ends: i64 = sql.query_one(query, &[&answer.instance()]).await.unwrap().get(0);
+        assert_eq!(ends, 1);
+    }
+    for job in before.as_array().unwrap() {
+        let job = job["id"].as_str().unwrap();
+        assert_eq!(column(&sql, job, "lease_token").await.as_deref(), Some("2"), "claimed anew, once");
+        assert_eq!(column(&sql, job, "crashes").await.as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_worker_dies_three_times_fails_and_its_instance_with_it() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 1000);
+    let (_api, client) = cluster.serve();
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let sql = cluster.sql().await;
+    for token in ["1", "2", "3"] {
+        let worker = cluster.work();
+        eventually("the job claimed", A_WHILE, async || {
+            let claimed = column(&sql, &answer.job(), "case when status = 'running' then lease_token end").await;
+            (claimed.as_deref() == Some(token)).then_some(())
+        })
+        .await;
+        worker.kill();
+    }
+    let _worker = cluster.work();
+    let job = client.ended(&answer.job()).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
+    let instance = client.wait_for(&answer.instance(), "failed").await;
+    assert_eq!(
+        (&instance["status"], &instance["status_reason"]["code"]),
+        (&json!("failed"), &json!("attempts_exhausted")),
+        "{instance}"
+    );
+}

@@ -1,0 +1,142 @@
+//! Deletes that meet something: a provision under way, no host yet, a dead host, a retry that is waiting, a job just added.
+
+use std::time::Duration;
+
+use app::core::protocol::{accept_delete, claim::Candidates, finish::Outcome};
+use serde_json::json;
+
+use super::{
+    crash::{column, step_runs},
+    lab::{Lab, claim, spec},
+    ledger::leftovers,
+};
+use crate::support::{Cluster, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_in_the_middle_of_a_provision_cancels_it_and_leaves_nothing() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 300);
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let answer = client.post("/instances", json!({"image": "web:1", "ports": [{"container": 80}]})).await.expect(202);
+    let path = format!("/instances/{}", answer.instance());
+    step_runs(&client, &answer.job(), "container").await;
+    let deletion = client.delete(&path).await.expect(202);
+    // Asked for again, it is the same delete.
+    assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
+
+    let provision = client.ended(&answer.job()).await;
+    assert_eq!(provision["status"], "cancelled", "{provision}");
+    let undone = |step: &serde_json::Value| step["name"] == "undo" && step["status"] == "undone";
+    assert!(provision["steps"].as_array().unwrap().iter().any(undone), "{provision}");
+    assert_eq!(client.ended(&deletion.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for(&answer.instance(), "deleted").await["status"], "deleted");
+    assert_eq!(leftovers(cluster.state.path()), Vec::<String>::new());
+    let sql = cluster.sql().await;
+    for table in ["addresses", "published_ports"] {
+        let left: i64 = sql.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0);
+        assert_eq!(left, 0, "{table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_before_any_host_had_it_is_done_at_once() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let path = format!("/instances/{}", answer.instance());
+    let deletion = client.delete(&path).await.expect(202);
+    assert_eq!(deletion.body["instance"]["status"], "deleted", "{}", deletion.text);
+    assert_eq!(client.get(&format!("/jobs/{}", deletion.job())).await.body["status"], "succeeded");
+    assert_eq!(client.get(&format!("/jobs/{}", answer.job())).await.body["status"], "superseded");
+    assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
+    let addresses = cluster.sql().await.query_one("select count(*) from addresses", &[]).await.unwrap();
+    assert_eq!(addresses.get::<_, i64>(0), 0);
+    // A worker that comes later finds nothing to do: the same instance does not come back.
+    let _worker = cluster.work();
+    client.create_running(json!({"image": "web:1"})).await;
+    assert_eq!(client.get(&path).await.body["status"], "deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let instance = client.create_running(json!({"image": "web:1"})).await;
+    let id = instance["id"].as_str().unwrap();
+    worker.kill();
+    let deletion = client.delete(&format!("/instances/{id}")).await.expect(202);
+    // The reaper has noticed that the host is gone, and says so.
+    eventually("host_lost", Duration::from_secs(15), async || {
+        let instance = client.get(&format!("/instances/{id}")).await.body;
+        assert_eq!(instance["status"], "deleting", "{instance}");
+        (instance["status_reason"]["code"] == "host_lost").then_some(())
+    })
+    .await;
+    assert_eq!(client.get(&format!("/jobs/{}", deletion.job())).await.body["status"], "queued");
+    assert!(!leftovers(cluster.state.path()).is_empty());
+    let sql = cluster.sql().await;
+    let addresses = "select count(*) from addresses";
+    // Not free for others while the container may run.
+    assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 1);
+
+    let _worker = cluster.work();
+    assert_eq!(client.wait_for(id, "deleted").await["status"], "deleted");
+    assert_eq!(leftovers(cluster.state.path()), Vec::<String>::new());
+    assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// Back-off goes up to five minutes; a delete must not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_first() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let instance = lab.create(lab.tenant, &spec(1)).await;
+    let provision = lab.claim_next(me, 1).await.remove(0);
+    let deletion = accept_delete::delete(&lab.db, lab.tenant, instance.id, None).await.unwrap().unwrap();
+    let after = Duration::from_secs(300);
+    lab.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
+    let job = lab.job(instance.job).await;
+    assert_eq!(job["status"], "cancelled", "{job}");
+    let next = claim(&lab.db, me, &Candidates::Rung(vec![deletion.job]), 1).await.unwrap();
+    assert_eq!(next.len(), 1);
+}
+
+/// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
+    let mut lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let instance = lab.create(lab.tenant, &spec(1)).await;
+    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+
+    let mut host = lab.cluster.sql().await;
+    let transaction = host.transaction().await.unwrap();
+    let id = instance.id.uuid();
+    transaction.execute("update instances set next_seq = next_seq + 1 where id = $1", &[&id]).await.unwrap();
+    transaction
+        .execute(
+            "insert into jobs (id, kind, tenant_id, instance_id, host_id, generation, seq, run_at)
+             select gen_random_uuid(), 'start', tenant_id, id, host_id, generation, next_seq - 1, now() + interval '5 min'
+             from instances where id = $1",
+            &[&id],
+        )
+        .await
+        .unwrap();
+    let (db, tenant) = (lab.db.clone(), lab.tenant);
+    let deleting = tokio::spawn(async move { accept_delete::delete(&db, tenant, instance.id, None).await });
+    let sql = &mut lab.sql;
+    eventually("the delete waiting for the row", Duration::from_secs(5), async || {
+        let query =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        (sql.query_one(query, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    transaction.commit().await.unwrap();
+    let deletion = deleting.await.unwrap().unwrap().unwrap();
+    let query = "select status from jobs where kind = 'start'";
+    assert_eq!(lab.sql.query_one(query, &[]).await.unwrap().get::<_, String>(0), "superseded");
+    assert_eq!(column(&lab.sql, &deletion.job.to_string(), "seq").await.as_deref(), Some("3"));
+    assert_eq!(lab.claim_next(me, 1).await[0].lease.job, deletion.job);
+}

@@ -1,0 +1,118 @@
+//! Redis rings the bell and nothing else: whatever happens to it, what was accepted runs.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use app::core::{kind::JobKind, queue::ProvisionJob};
+use futures_util::future;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::ledger::{assert_exactly_once, ledger};
+use crate::support::{Client, Cluster, eventually, redis_server::RedisServer};
+
+/// The longest pause between two polls while Redis answers (2 s and a quarter), and the work.
+const BY_POLL: Duration = Duration::from_millis(4500);
+
+async fn runs_within(client: &Client, id: &str, within: Duration) {
+    let started = Instant::now();
+    let instance = client.wait_for(id, "running").await;
+    assert_eq!(instance["status"], "running", "{instance}");
+    assert!(started.elapsed() < within, "{:?}", started.elapsed());
+}
+
+async fn post(client: &Client) -> String {
+    let started = Instant::now();
+    let id = client.post("/instances", json!({"image": "web:1"})).await.instance();
+    assert!(started.elapsed() < Duration::from_secs(1), "the answer waited for Redis: {:?}", started.elapsed());
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flushing_redis_right_after_the_answer_loses_nothing() {
+    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let mut cluster = Cluster::simulated().await;
+    cluster.redis_url = redis.url();
+    let (_api, client) = cluster.serve();
+    // It listens elsewhere, so that no bell can reach it before the flush.
+    cluster.redis_url = other.url();
+    let _worker = cluster.work();
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let (id, job) = (answer.instance(), answer.job());
+    let lists = redis.cli(&["--scan", "--pattern", "app:*"]);
+    let list = lists.trim();
+    assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "the bell was rung: {lists}");
+    redis.cli(&["flushall"]);
+    // Where Redis is the queue, the job is lost now.
+    assert_eq!(redis.cli(&["dbsize"]).trim(), "0");
+    assert_eq!(other.cli(&["dbsize"]).trim(), "0");
+    runs_within(&client, &id, BY_POLL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_answers_stay_fast_and_instances_run_by_poll() {
+    let mut redis = RedisServer::start();
+    let mut cluster = Cluster::simulated().await;
+    cluster.redis_url = redis.url();
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let first = post(&client).await;
+    runs_within(&client, &first, BY_POLL).await;
+
+    redis.kill();
+    let ids = future::join_all((0..10).map(|_| post(&client))).await;
+    future::join_all(ids.iter().map(|id| runs_within(&client, id, BY_POLL))).await;
+
+    redis.restart();
+    // Both ends come back by themselves: a bell is rung and heard again.
+    eventually("a bell that is heard again", Duration::from_secs(10), async || {
+        let id = post(&client).await;
+        runs_within(&client, &id, BY_POLL).await;
+        let stats = redis.cli(&["info", "commandstats"]);
+        (stats.contains("cmdstat_rpush") && stats.contains("cmdstat_blmpop")).then_some(())
+    })
+    .await;
+
+    redis.signal(Signal::SIGSTOP);
+    let ids = future::join_all((0..10).map(|_| post(&client))).await;
+    future::join_all(ids.iter().map(|id| runs_within(&client, id, BY_POLL))).await;
+    redis.signal(Signal::SIGCONT);
+    let last = post(&client).await;
+    runs_within(&client, &last, BY_POLL).await;
+    assert!(!worker.log().contains("panicked"), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bell_rung_ten_times_for_two_hosts_is_one_container() {
+    let redis = RedisServer::start();
+    let mut cluster = Cluster::simulated().await;
+    // The API's own bell rings elsewhere: only ours are heard.
+    let (_api, client) = cluster.serve();
+    cluster.redis_url = redis.url();
+    let (mut workers, state) = (Vec::new(), cluster.state.path().to_owned());
+    let dirs = [state.join("a"), state.join("b")];
+    for (name, dir) in ["h1", "h2"].iter().zip(&dirs) {
+        workers.push(cluster.set("APP_HOST_NAME", name).set("APP_STATE_DIR", dir.display()).work());
+    }
+    let id: uuid::Uuid = cluster.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+    let list = format!("app:{id}:q:{{any}}");
+    for _ in 0..5 {
+        let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+        let message = ProvisionJob::new(answer.job().parse().unwrap(), JobKind::Provision).encode();
+        for _ in 0..10 {
+            redis.cli(&["rpush", &list, &message]);
+        }
+        runs_within(&client, &answer.instance(), BY_POLL).await;
+        let job = client.ended(&answer.job()).await;
+        assert_eq!((&job["status"], &job["attempt"]), (&json!("succeeded"), &json!(1)), "{job}");
+        let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
+        assert_exactly_once(&ledger(&dirs), &answer.instance());
+    }
+    // I5: at rest the list is empty.
+    eventually("an empty list", Duration::from_secs(5), async || {
+        (redis.cli(&["llen", &list]).trim() == "0").then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,66 @@
+//! SIGTERM: what is begun is finished, nothing is begun; a second one gives running jobs back.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{
+    crash::{column, step_runs},
+    ledger::{assert_exactly_once, ledger},
+};
+use crate::support::Cluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_asked_to_stop_finishes_what_it_has_and_claims_nothing_more() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 500);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let sql = cluster.sql().await;
+    let begun = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    step_runs(&client, &begun.job(), "network").await;
+    worker.signal(Signal::SIGTERM);
+    worker.line("stopping");
+    let later = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let mut worker = worker;
+    assert_eq!(worker.wait().code(), Some(0));
+
+    assert_eq!(client.get(&format!("/instances/{}", begun.instance())).await.body["status"], "running");
+    let job = client.get(&format!("/jobs/{}", later.job())).await.body;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("queued"), &json!(0)), "{job}");
+    let goodbye = sql.query_one("select count(*) from workers where stopped_at is not null", &[]).await.unwrap();
+    assert_eq!(goodbye.get::<_, i64>(0), 1);
+    let _worker = cluster.work();
+    assert_eq!(client.wait_for(&later.instance(), "running").await["status"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_at_once() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 1000);
+    let (_api, client) = cluster.serve();
+    let mut worker = cluster.work();
+    let sql = cluster.sql().await;
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    step_runs(&client, &answer.job(), "image").await;
+    worker.signal(Signal::SIGTERM);
+    worker.line("stopping");
+    let asked = Instant::now();
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.wait().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
+    assert_eq!(
+        (&job["status"], &job["attempt"], &job["crashes"]),
+        (&json!("queued"), &json!(0), &json!(0)),
+        "neither an attempt nor a crash: {job}"
+    );
+    cluster.set("SIMULATED_LATENCY_MS", 5);
+    let registered = Instant::now();
+    let _worker = cluster.work();
+    assert_eq!(client.wait_for(&answer.instance(), "running").await["status"], "running");
+    assert!(registered.elapsed() < Duration::from_secs(2), "{:?}", registered.elapsed());
+    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("2"), "the token goes on");
+    assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
+}

@@ -1,0 +1,102 @@
+//! What a host finds that is nobody's, and what is said of a host that is silent.
+
+use std::{net::Ipv4Addr, path::Path, time::Duration};
+
+use app::{
+    backend::{
+        Attachment, Compute, Fabric, Guest, NetworkPlan,
+        simulated::{SimulatedCompute, Simulation},
+    },
+    core::id::{ClusterId, InstanceId, JobId, NetworkId},
+};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use crate::support::{Cluster, eventually};
+
+/// A container as a cluster's worker would have made it; without a row.
+async fn container(state_dir: &Path, cluster: ClusterId) -> (SimulatedCompute, InstanceId) {
+    let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
+    let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
+    let guest = Guest {
+        instance: InstanceId::new(),
+        generation: 1,
+        job: JobId::new(),
+        token: 1,
+        image: "web:1".into(),
+        command: None,
+        env: [].into(),
+        cpu_millis: 100,
+        memory_mib: 64,
+    };
+    let network = NetworkPlan { id: NetworkId::new(), cidr: "10.9.0.0/24".parse().unwrap() };
+    compute.fabric().ensure_network(&network).await.unwrap();
+    let attachment =
+        Attachment { network, address: Ipv4Addr::new(10, 9, 0, 2), mac: "02:00:00:00:00:02".into(), ports: Vec::new() };
+    compute.create(&guest, &attachment).await.unwrap();
+    compute.start(guest.instance).await.unwrap();
+    (compute, guest.instance)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_of_another_cluster() {
+    const GRACE: Duration = Duration::from_secs(3);
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("APP_ORPHAN_GRACE_MS", GRACE.as_millis());
+    let id: uuid::Uuid = cluster.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+    let (_api, client) = cluster.serve();
+    let (ours, orphan) = container(cluster.state.path(), id.into()).await;
+    let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
+    let (theirs, stranger) = container(cluster.state.path(), ClusterId::new()).await;
+    let _worker = cluster.work();
+    let owned = client.create_running(json!({"image": "web:1"})).await;
+    assert!(ours.inspect(orphan).await.unwrap().is_some(), "at once");
+
+    eventually("the orphan removed", Duration::from_secs(20), async || {
+        ours.inspect(orphan).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
+    eventually("its network released", Duration::from_secs(10), async || {
+        (ours.fabric().networks().await.unwrap().len() == 1).then_some(())
+    })
+    .await;
+    assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
+    assert_eq!(theirs.fabric().networks().await.unwrap().len(), 1);
+    let owned = owned["id"].as_str().unwrap();
+    assert!(ours.inspect(owned.parse().unwrap()).await.unwrap().is_some());
+    assert_eq!(client.get(&format!("/instances/{owned}")).await.body["status"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let instance = client.create_running(json!({"image": "web:1"})).await;
+    let id = instance["id"].as_str().unwrap();
+    worker.signal(Signal::SIGSTOP);
+    let unknown = client.wait_for(id, "unknown").await;
+    assert_eq!(
+        (&unknown["status"], &unknown["status_reason"]["code"]),
+        (&json!("unknown"), &json!("host_lost")),
+        "{unknown}"
+    );
+    worker.signal(Signal::SIGCONT);
+    let back = client.wait_for(id, "running").await;
+    assert_eq!((&back["status"], &back["status_reason"]), (&json!("running"), &json!(null)), "{back}");
+    assert_eq!(back["restart_count"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_of_the_same_name_refuses_to_start() {
+    let mut cluster = Cluster::simulated().await;
+    let worker = cluster.work();
+    let elsewhere = cluster.state.path().join("elsewhere");
+    cluster.set("APP_STATE_DIR", elsewhere.display());
+    let mut second = cluster.spawn("work");
+    assert_ne!(second.wait().code(), Some(0));
+    second.line("APP_HOST_NAME");
+    assert!(!worker.log().contains("lost the lease"));
+}

@@ -1,0 +1,266 @@
+//! The machine under arbitrary interleavings of two workers, a reaper and an owner: the real statements on real Postgres.
+
+use std::{collections::HashMap, time::Duration};
+
+use app::core::{
+    id::JobId,
+    kind::JobKind,
+    protocol::{
+        accept_delete,
+        claim::{Candidates, Claimant, Claimed, Lease},
+        finish::{Cause, Outcome, finish},
+        heartbeat::heartbeat,
+        reap,
+    },
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::lab::{LEASE, Lab, claim, spec};
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// By the bell (`true`) or from the backlog.
+    Claim {
+        worker: usize,
+        rung: bool,
+    },
+    /// With any lease it ever had.
+    Heartbeat {
+        worker: usize,
+        which: usize,
+    },
+    Finish {
+        worker: usize,
+        which: usize,
+        how: How,
+    },
+    /// The lease ends, and somebody reaps.
+    Expire,
+    Delete,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Success,
+    Failure,
+    Again,
+    Released,
+    Stopped,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let worker = 0..2usize;
+    // The newest leases are the likeliest to be alive.
+    let which = prop_oneof![3 => Just(0usize), 1 => 1..4usize];
+    let how = prop_oneof![
+        3 => Just(How::Success),
+        1 => Just(How::Failure),
+        2 => Just(How::Again),
+        1 => Just(How::Released),
+        1 => Just(How::Stopped)
+    ];
+    prop_oneof![
+        5 => (worker.clone(), any::<bool>()).prop_map(|(worker, rung)| Step::Claim { worker, rung }),
+        2 => (worker.clone(), which.clone()).prop_map(|(worker, which)| Step::Heartbeat { worker, which }),
+        4 => (worker, which, how).prop_map(|(worker, which, how)| Step::Finish { worker, which, how }),
+        2 => Just(Step::Expire),
+        1 => Just(Step::Delete),
+    ]
+}
+
+/// All that is stored of one instance.
+#[derive(Clone, Debug, PartialEq)]
+struct State {
+    instance: Value,
+    jobs: Vec<Value>,
+    addresses: i64,
+}
+
+struct Case<'a> {
+    lab: &'a Lab,
+    workers: [Claimant; 2],
+    instance: app::core::id::InstanceId,
+    /// Every claim of each worker, the newest first.
+    claims: [Vec<Claimed>; 2],
+    ended: HashMap<String, Value>,
+}
+
+#[test]
+fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (lab, workers) = runtime.block_on(async {
+        let lab = Lab::new().await;
+        let workers = [lab.host("h1", None).await, lab.host("h2", None).await];
+        (lab, workers)
+    });
+    let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let steps = proptest::collection::vec(step(), 1..=12);
+    let outcome = TestRunner::new(config).run(&steps, |steps| {
+        runtime.block_on(run(&lab, workers, &steps));
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    // In here: dropping the installation needs the runtime.
+    runtime.block_on(async move { drop(lab) });
+}
+
+async fn run(lab: &Lab, workers: [Claimant; 2], steps: &[Step]) {
+    // What a failed case left must not be found by this one's claims.
+    lab.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
+    let instance = lab.create(lab.tenant, &spec(1)).await.id;
+    let mut case = Case { lab, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
+    for step in steps {
+        case.take(*step).await;
+        case.check().await;
+    }
+    case.come_to_rest().await;
+}
+
+impl Case<'_> {
+    async fn state(&self) -> State {
+        let id = self.instance.uuid();
+        let sql = &self.lab.sql;
+        let instance = sql.query_one("select to_jsonb(i) from instances i where id = $1", &[&id]).await.unwrap().get(0);
+        let jobs = "select to_jsonb(j) from jobs j where instance_id = $1 order by seq";
+        let jobs = sql.query(jobs, &[&id]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        let addresses = "select count(*) from addresses where instance_id = $1";
+        let addresses = sql.query_one(addresses, &[&id]).await.unwrap().get(0);
+        State { instance, jobs, addresses }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Claim { worker, rung } => self.claim(worker, rung).await,
+            Step::Heartbeat { worker, which } => {
+                let Some(lease) = self.claims[worker].get(which).map(|claimed| claimed.lease) else { return };
+                let (before, alive) = (self.state().await, self.is_alive(lease).await);
+                let beats = [(lease, Some(json!([{"by": worker}])))];
+                let ours = heartbeat(&self.lab.db, self.workers[worker], &beats, LEASE).await.unwrap();
+                assert_eq!(ours.contains_key(&lease.job), alive);
+                assert!(alive || self.state().await == before, "a lost lease wrote");
+            }
+            Step::Finish { worker, which, how } => {
+                let Some(claimed) = self.claims[worker].get(which).cloned() else { return };
+                let (before, alive) = (self.state().await, self.is_alive(claimed.lease).await);
+                let outcome = outcome(how, &claimed, &before);
+                let wrote = finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                assert_eq!(wrote, alive);
+                assert!(alive || self.state().await == before, "a lost lease wrote");
+            }
+            Step::Expire => {
+                self.expire().await;
+            }
+            Step::Delete => {
+                let before = self.state().await;
+                let deletion = accept_delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion = deletion.unwrap();
+                if before.instance["desired"] == "deleted" {
+                    assert_eq!(before.instance["job_id"], json!(deletion.job));
+                    assert_eq!(self.state().await, before, "a repeated delete wrote");
+                }
+            }
+        }
+    }
+
+    async fn claim(&mut self, worker: usize, rung: bool) {
+        let before = self.state().await;
+        let candidates = if rung {
+            let id = |job: &Value| JobId::from(job["id"].as_str().unwrap().parse::<Uuid>().unwrap());
+            Candidates::Rung(before.jobs.iter().map(id).collect())
+        } else {
+            Candidates::Next
+        };
+        let me = self.workers[worker];
+        let got = claim(&self.lab.db, me, &candidates, 16).await.unwrap();
+        assert!(got.len() <= 1);
+        for claimed in got {
+            let pinned = &before.instance["host_id"];
+            assert!(pinned.is_null() || *pinned == json!(me.host), "placed twice");
+            let unfinished = |job: &&Value| ["queued", "running"].contains(&job["status"].as_str().unwrap());
+            let oldest = before.jobs.iter().find(unfinished).unwrap();
+            assert_eq!((&oldest["id"], &oldest["status"]), (&json!(claimed.lease.job), &json!("queued")));
+            assert_eq!(oldest["lease_token"].as_i64().unwrap() + 1, claimed.lease.token);
+            self.claims[worker].insert(0, claimed);
+        }
+    }
+
+    async fn expire(&self) {
+        let sql = &self.lab.sql;
+        sql.batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
+            .await
+            .unwrap();
+        reap::reap(&self.lab.db, LEASE).await.unwrap();
+        // The pause before the next attempt is over.
+        sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
+    }
+
+    /// By Postgres' own word, not by what this test believes.
+    async fn is_alive(&self, lease: Lease) -> bool {
+        let query =
+            "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
+        let row = self.lab.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
+        row.get::<_, i64>(0) == 1
+    }
+
+    async fn check(&mut self) {
+        let state = self.state().await;
+        let running = state.jobs.iter().filter(|job| job["status"] == "running").count();
+        assert!(running <= 1, "{state:#?}");
+        assert_eq!(state.addresses, i64::from(state.instance["status"] != "deleted"), "{state:#?}");
+        // A deleted instance is a terminal thing like an ended job: whatever comes, it stays as it is.
+        let gone = (state.instance["status"] == "deleted").then_some(&state.instance);
+        let ended = state.jobs.iter().filter(|job| !job["finished_at"].is_null()).chain(gone);
+        for thing in ended {
+            let known = self.ended.entry(thing["id"].as_str().unwrap().to_owned()).or_insert_with(|| thing.clone());
+            assert_eq!(known, thing, "something that had ended changed");
+        }
+        if state.instance["desired"] == "deleted" {
+            assert!(["deleting", "deleted"].contains(&state.instance["status"].as_str().unwrap()), "{state:#?}");
+        }
+        let unfinished = state.jobs.iter().any(|job| job["finished_at"].is_null());
+        let at_rest = ["running", "failed", "deleted"].contains(&state.instance["status"].as_str().unwrap());
+        assert!(unfinished || at_rest, "nobody will ever finish it: {state:#?}");
+    }
+
+    /// I1: whatever happened, workers that do their work bring it to an end.
+    async fn come_to_rest(&mut self) {
+        for _ in 0..4 {
+            self.expire().await;
+            for worker in 0..2 {
+                self.claim(worker, false).await;
+                let Some(claimed) = self.claims[worker].first().cloned() else { continue };
+                let outcome = outcome(How::Success, &claimed, &self.state().await);
+                finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                self.check().await;
+            }
+        }
+        let state = self.state().await;
+        let expected: &[&str] =
+            if state.instance["desired"] == "deleted" { &["deleted"] } else { &["running", "failed"] };
+        assert!(expected.contains(&state.instance["status"].as_str().unwrap()), "{state:#?}");
+        assert!(state.jobs.iter().all(|job| !job["finished_at"].is_null()), "{state:#?}");
+    }
+}
+
+/// What a worker would say: it gives up a delete never, and a wanted instance only for a cause.
+fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
+    let unwanted = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
+    let after = Duration::ZERO;
+    match how {
+        _ if claimed.unwanted && claimed.kind != JobKind::Delete => Outcome::Superseded,
+        How::Stopped if unwanted => Outcome::Cancelled,
+        How::Success | How::Stopped => Outcome::Succeeded { container_id: Some("c".into()) },
+        How::Failure if claimed.kind != JobKind::Delete => {
+            Outcome::Failed(Cause { code: "image_not_found", detail: "no".into() })
+        }
+        How::Failure | How::Again => Outcome::Again { after, cause: None, counts: true },
+        How::Released => Outcome::Again { after, cause: None, counts: false },
+    }
+}

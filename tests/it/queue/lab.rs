@@ -1,0 +1,121 @@
+//! An installation without processes: the protocol's statements are called from the test itself.
+
+use std::time::Duration;
+
+use app::{
+    config::{
+        database::{DatabaseConfig, PostgresUrl},
+        environment::Environment,
+    },
+    core::{
+        db::{DbError, DualDb},
+        hosts::HostSpec,
+        id::{JobId, LeaseId, TenantId},
+        instances::{InstanceSpec, spec::Placement, store::InstanceRecord},
+        protocol::{
+            accept_create::{self, Accepted, Create},
+            boot::{self, Process},
+            claim::{self, Candidates, Claimant, Claimed},
+            finish::{self, Outcome},
+        },
+        tenants,
+    },
+};
+use serde_json::{Value, json};
+
+use crate::support::Cluster;
+
+pub const LEASE: Duration = Duration::from_secs(3);
+
+pub struct Lab {
+    pub cluster: Cluster,
+    pub db: DualDb,
+    pub sql: tokio_postgres::Client,
+    pub tenant: TenantId,
+}
+
+impl Lab {
+    pub async fn new() -> Self {
+        let cluster = Cluster::simulated().await;
+        let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
+        let config = DatabaseConfig { primary, replica: None, max_conns: 18, wait: Duration::from_secs(1) };
+        let db = DualDb::new(&config).unwrap();
+        let sql = cluster.sql().await;
+        let tenant = tenant(&db, "acme").await;
+        Self { cluster, db, sql, tenant }
+    }
+
+    /// An accepted request for an instance.
+    pub async fn create(&self, tenant: TenantId, spec: &InstanceSpec) -> InstanceRecord {
+        create(&self.db, tenant, spec).await.unwrap()
+    }
+
+    pub async fn create_many(&self, tenant: TenantId, spec: &InstanceSpec, count: usize) -> Vec<InstanceRecord> {
+        futures_util::future::join_all((0..count).map(|_| self.create(tenant, spec))).await
+    }
+
+    /// A worker of 16 slots that has registered.
+    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> Claimant {
+        register(&self.db, name, memory_mib).await
+    }
+
+    pub async fn claim_next(&self, me: Claimant, free: usize) -> Vec<Claimed> {
+        claim(&self.db, me, &Candidates::Next, free).await.unwrap()
+    }
+
+    /// Demands that the lease still held.
+    pub async fn finish(&self, job: &Claimed, outcome: Outcome) {
+        assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, json!([])).await.unwrap());
+    }
+
+    pub async fn succeed(&self, job: &Claimed) {
+        self.finish(job, Outcome::Succeeded { container_id: None }).await;
+    }
+
+    pub async fn count(&self, query: &str) -> i64 {
+        self.sql.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    pub async fn job(&self, id: JobId) -> Value {
+        let query = "select to_jsonb(j) from jobs j where id = $1";
+        self.sql.query_one(query, &[&id.uuid()]).await.unwrap().get(0)
+    }
+}
+
+pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
+    tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
+}
+
+pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> Claimant {
+    let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
+    let process = Process { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
+    boot::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
+}
+
+pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
+    let request = Create { tenant, spec, idempotency: None, port_range: 1..=60_000, queue_deadline_s: 600.0 };
+    match accept_create::create(db, &request).await {
+        Ok(Accepted::New(record)) => Ok(*record),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+pub async fn claim(db: &DualDb, me: Claimant, which: &Candidates, free: usize) -> Result<Vec<Claimed>, DbError> {
+    claim::claim(db, me, which, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
+}
+
+pub fn spec(memory_mib: i32) -> InstanceSpec {
+    InstanceSpec {
+        name: None,
+        image: "web:1".into(),
+        command: None,
+        env: [].into(),
+        cpu_millis: 100,
+        memory_mib,
+        network: "default".into(),
+        ports: Vec::new(),
+        labels: [].into(),
+        restart_policy: "no",
+        placement: Placement::default(),
+    }
+}

@@ -1,0 +1,171 @@
+//! Leases kept, lost and fenced; transient failures tried again.
+
+use std::time::{Duration, Instant};
+
+use app::core::protocol::{finish::Outcome, heartbeat::heartbeat, reap};
+use futures_util::future;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{
+    crash::{column, step_runs},
+    lab::{LEASE, Lab, spec},
+    ledger::{assert_exactly_once, ledger},
+};
+use crate::support::{Cluster, eventually, proxy::Proxy};
+
+const A_WHILE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_longer_than_its_lease_keeps_it() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 1400);
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let started = Instant::now();
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let instance = client.wait_for(&answer.instance(), "running").await;
+    assert_eq!(instance["status"], "running", "{instance}");
+    // Five steps of at least 0.7 s each.
+    assert!(started.elapsed() > LEASE, "it was short");
+    let sql = cluster.sql().await;
+    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "claimed once");
+    assert_eq!(column(&sql, &answer.job(), "crashes").await.as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 600);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let sql = cluster.sql().await;
+    let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    step_runs(&client, &answer.job(), "network").await;
+    // As if another had claimed it.
+    let query =
+        "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
+    sql.execute(query, &[&answer.job()]).await.unwrap();
+    worker.line("lost the lease; stopping work on it");
+    let creates = ledger(&[cluster.state.path()]).len();
+    eventually("the lease of nobody to run out", A_WHILE, async || {
+        let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
+        if job["crashes"] == 0 {
+            assert_eq!((&job["status"], &job["steps"]), (&json!("running"), &json!([])), "it wrote: {job}");
+            assert_eq!(ledger(&[cluster.state.path()]).len(), creates, "it went on");
+            return None;
+        }
+        Some(())
+    })
+    .await;
+    let instance = client.wait_for(&answer.instance(), "running").await;
+    assert_eq!(instance["status"], "running", "{instance}");
+    assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
+    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_is_back() {
+    let mut cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let sql = cluster.sql().await;
+    let proxy = Proxy::start(&cluster.database_url).await;
+    cluster.database_url = proxy.url.clone();
+    cluster.set("SIMULATED_LATENCY_MS", 1200);
+    let worker = cluster.work();
+    let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
+    let answers = future::join_all((0..4).map(|_| create())).await;
+    for answer in &answers {
+        step_runs(&client, &answer.job(), "network").await;
+    }
+    proxy.cut();
+    let cut_at = OffsetDateTime::now_utc();
+    eventually("all of them queued again", A_WHILE, async || {
+        let row = sql.query_one("select count(*) from jobs where status = 'running'", &[]).await.unwrap();
+        (row.get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    // By then it has long stopped: nothing was begun after five sixths of the lease.
+    let state = "select jsonb_agg(jsonb_build_array(id, status, steps, lease_token) order by id) from jobs";
+    let before: Value = sql.query_one(state, &[]).await.unwrap().get(0);
+    worker.line("heartbeat failed");
+    let last = ledger(&[cluster.state.path()]).last().map(|entry| entry.at);
+    assert!(
+        last.is_none_or(|last| last < cut_at + LEASE * 5 / 6 + Duration::from_millis(200)),
+        "{last:?}, cut {cut_at}"
+    );
+    assert_eq!(sql.query_one(state, &[]).await.unwrap().get::<_, Value>(0), before);
+
+    proxy.heal();
+    for answer in &answers {
+        let instance = client.wait_for(&answer.instance(), "running").await;
+        assert_eq!(instance["status"], "running", "{instance}");
+        assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
+        assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("2"));
+        let query = "select count(*) from events where kind = 'instance.running' and instance_id::text = $1";
+        assert_eq!(sql.query_one(query, &[&answer.instance()]).await.unwrap().get::<_, i64>(0), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_instances_on_a_host_where_half_of_all_operations_fail_end_running_or_given_up() {
+    let mut cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    // Nobody listens there: it polls twice a second.
+    cluster.redis_url = format!("unix:{}/none.sock", cluster.state.path().display());
+    cluster.set("SIMULATED_FAIL_RATE", 0.5).set("SIMULATED_LATENCY_MS", 2).set("WORK_CONCURRENCY", 64);
+    let _worker = cluster.work();
+    let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
+    let answers = future::join_all((0..30).map(|_| create())).await;
+    let sql = cluster.sql().await;
+    let mut longest = 0.0f64;
+    eventually("all jobs ended", Duration::from_secs(40), async || {
+        let waits = "select max(extract(epoch from run_at - now()))::float8 from jobs where status = 'queued'";
+        longest = longest.max(sql.query_one(waits, &[]).await.unwrap().get::<_, Option<f64>>(0).unwrap_or(0.0));
+        // Time flies: eight attempts take four minutes otherwise.
+        sql.batch_execute("update jobs set run_at = now() where status = 'queued' and run_at > now()").await.unwrap();
+        let left = sql.query_one("select count(*) from jobs where finished_at is null", &[]).await.unwrap();
+        (left.get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    assert!(longest > 20.0, "pauses grow: {longest} s");
+    let mut given_up = 0;
+    for answer in &answers {
+        let job = client.ended(&answer.job()).await;
+        let instance = client.get(&format!("/instances/{}", answer.instance())).await.body;
+        match job["status"].as_str().unwrap() {
+            "succeeded" => assert_eq!(instance["status"], "running", "{instance}"),
+            "failed" => {
+                given_up += 1;
+                assert_eq!(
+                    (&job["error"]["code"], &job["attempt"]),
+                    (&json!("attempts_exhausted"), &json!(8)),
+                    "{job}"
+                );
+                assert_eq!(instance["status"], "failed", "{instance}");
+            }
+            _ => panic!("{job}"),
+        }
+    }
+    assert!(given_up < 30, "none of them came through");
+}
+
+/// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_seen_it_expired() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    lab.create(lab.tenant, &spec(1)).await;
+    let job = lab.claim_next(me, 1).await.remove(0);
+    lab.sql.batch_execute("update jobs set lease_until = now() - interval '1 s'").await.unwrap();
+
+    // The heartbeat's transaction is open while the reaper goes over the jobs.
+    let mut beating = lab.cluster.sql().await;
+    let transaction = beating.transaction().await.unwrap();
+    transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();
+    let reaped = reap::reap(&lab.db, LEASE).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(reaped.expired_leases, 0);
+    assert!(heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().contains_key(&job.lease.job));
+    lab.finish(&job, Outcome::Succeeded { container_id: None }).await;
+}

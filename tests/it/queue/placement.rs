@@ -1,0 +1,99 @@
+//! Which host: by name, by label, by room; and what is said when there is none.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_go_where_they_ask_and_fit_and_fail_with_each_hosts_reason_where_none_can_hold_them() {
+    let mut cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let state = cluster.state.path().to_owned();
+    let mut workers = Vec::new();
+    for (name, labels, memory) in [("h1", "zone=a", 512), ("h2", "zone=b,disk=ssd", 1024)] {
+        cluster.set("APP_HOST_NAME", name).set("APP_HOST_LABELS", labels).set("APP_HOST_MEMORY_MIB", memory);
+        workers.push(cluster.set("APP_STATE_DIR", state.join(name).display()).work());
+    }
+    let host = async |placement: Value| {
+        let body = json!({"image": "web:1", "memory_mib": 16, "placement": placement});
+        client.create_running(body).await["host"]["name"].as_str().unwrap().to_owned()
+    };
+    let (by_name, other_name, by_label, by_both) = tokio::join!(
+        host(json!({"host": "h2"})),
+        host(json!({"host": "h1"})),
+        host(json!({"labels": {"disk": "ssd"}})),
+        host(json!({"host": "h1", "labels": {"zone": "a"}})),
+    );
+    assert_eq!([by_name, other_name, by_label, by_both], ["h2", "h1", "h2", "h1"]);
+    // Only one is large enough.
+    let large = client.create_running(json!({"image": "web:1", "memory_mib": 900})).await;
+    assert_eq!(large["host"]["name"], "h2");
+
+    let started = Instant::now();
+    for (body, reasons) in [
+        (json!({"memory_mib": 4096}), ["h1: memory_mib 4096 of 512", "h2: memory_mib 4096 of 1024"]),
+        (json!({"placement": {"host": "h9"}}), ["h1: placement asks for host h9", "h2: placement asks for host h9"]),
+        (
+            json!({"placement": {"labels": {"zone": "c"}}}),
+            ["h1: placement asks for other labels", "h2: placement asks for other labels"],
+        ),
+    ] {
+        let mut body = body;
+        body["image"] = json!("web:1");
+        let answer = client.post("/instances", body).await.expect(202);
+        let instance = client.wait_for(&answer.instance(), "failed").await;
+        assert_eq!(instance["status_reason"]["code"], "no_capacity", "{instance}");
+        let detail = instance["status_reason"]["detail"].as_str().unwrap();
+        assert!(reasons.iter().all(|reason| detail.contains(reason)), "{detail}");
+        assert_eq!(client.ended(&answer.job()).await["error"]["code"], "no_capacity");
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_now_waits_for_room_and_a_host_never_holds_more_than_it_has() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("APP_HOST_MEMORY_MIB", 4 * 128);
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let sql = cluster.sql().await;
+    let create = || async { client.post("/instances", json!({"image": "web:1", "memory_mib": 128})).await.instance() };
+    future::join_all((0..8).map(|_| create())).await;
+    let held =
+        "select coalesce(sum(memory_mib), 0)::bigint from instances where host_id is not null and status <> 'deleted'";
+    let mut finished = 0;
+    eventually("all eight have had their turn", Duration::from_secs(30), async || {
+        assert!(sql.query_one(held, &[]).await.unwrap().get::<_, i64>(0) <= 4 * 128);
+        let running = "select id::text from instances where status = 'running'";
+        for row in sql.query(running, &[]).await.unwrap() {
+            client.delete_fully(row.get(0)).await;
+            finished += 1;
+        }
+        (finished == 8).then_some(())
+    })
+    .await;
+    let failed = sql.query_one("select count(*) from jobs where status <> 'succeeded'", &[]).await.unwrap();
+    assert_eq!(failed.get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_no_worker_knows_stays_queued_while_others_run() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let sql = cluster.sql().await;
+    let newer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    sql.execute("update jobs set kind = 'dance'", &[]).await.unwrap();
+    let _worker = cluster.work();
+    for _ in 0..3 {
+        client.create_running(json!({"image": "web:1"})).await;
+    }
+    let job = client.get(&format!("/jobs/{}", newer.job())).await.body;
+    assert_eq!(
+        (&job["kind"], &job["status"], &job["attempt"]),
+        (&json!("dance"), &json!("queued"), &json!(0)),
+        "{job}"
+    );
+}

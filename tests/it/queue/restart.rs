@@ -1,0 +1,94 @@
+//! What follows when a container ends by itself: its restart policy, its pauses, and the end of patience.
+
+use std::{fs, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::ledger::instances_dir;
+use crate::support::{Client, Cluster, eventually};
+
+const A_WHILE: Duration = Duration::from_secs(15);
+
+/// Lets the instance's process end.
+fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
+    let file = instances_dir(cluster.state.path()).join(format!("{}.exit", instance["id"].as_str().unwrap()));
+    fs::write(file, exit_code.to_string()).unwrap();
+}
+
+async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
+    let path = format!("/instances/{}", instance["id"].as_str().unwrap());
+    eventually("running again", A_WHILE, async || {
+        let instance = client.get(&path).await.expect(200).body;
+        (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let run = async |policy: &str| client.create_running(json!({"image": "web:1", "restart_policy": policy})).await;
+    let stopped = async |instance: &Value| client.wait_for(instance["id"].as_str().unwrap(), "stopped").await;
+
+    let never = run("no").await;
+    end(&cluster, &never, 3);
+    let never = stopped(&never).await;
+    assert_eq!(
+        (&never["status"], &never["exit_code"], &never["restart_count"]),
+        (&json!("stopped"), &json!(3), &json!(0))
+    );
+    assert_eq!(never["status_reason"]["code"], "container_exited", "{never}");
+
+    let on_failure = run("on_failure").await;
+    end(&cluster, &on_failure, 1);
+    let again = restarted(&client, &on_failure, 1).await;
+    assert_eq!(again["exit_code"], json!(null), "{again}");
+    end(&cluster, &on_failure, 0);
+    let on_failure = stopped(&on_failure).await;
+    assert_eq!((&on_failure["exit_code"], &on_failure["restart_count"]), (&json!(0), &json!(1)), "{on_failure}");
+
+    let always = run("always").await;
+    for (times, exit_code) in [(1, 0), (2, 1), (3, 0)] {
+        end(&cluster, &always, exit_code);
+        restarted(&client, &always, times).await;
+    }
+    // It is the same container each time, and after all that it can be deleted.
+    client.delete_fully(always["id"].as_str().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_pauses() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let body = json!({"image": "web:1", "command": ["/bin/false"], "restart_policy": "always"});
+    let id = client.post("/instances", body).await.instance();
+    let instance = client.wait_for(&id, "failed").await;
+    assert_eq!(
+        (&instance["status"], &instance["status_reason"]["code"]),
+        (&json!("failed"), &json!("crash_loop")),
+        "{instance}"
+    );
+    assert_eq!((&instance["restart_count"], &instance["exit_code"]), (&json!(5), &json!(1)), "{instance}");
+    let sql = cluster.sql().await;
+    let pauses = "select extract(epoch from run_at - created_at)::float8 from jobs where kind = 'start' order by seq";
+    let pauses: Vec<f64> = sql.query(pauses, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(pauses.iter().map(|pause| (pause * 10.0).round()).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0, 16.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_ends_at_once_is_a_job_that_succeeded_and_an_instance_that_stopped() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let answer = client.post("/instances", json!({"image": "web:1", "command": ["true"]})).await.expect(202);
+    assert_eq!(client.ended(&answer.job()).await["status"], "succeeded");
+    let stopped = client.wait_for(&answer.instance(), "stopped").await;
+    assert_eq!((&stopped["status"], &stopped["exit_code"]), (&json!("stopped"), &json!(0)), "{stopped}");
+    let sql = cluster.sql().await;
+    let query = "select array_agg(kind order by id) from events where instance_id::text = $1";
+    let events: Vec<String> = sql.query_one(query, &[&answer.instance()]).await.unwrap().get(0);
+    assert_eq!(events, ["instance.accepted", "instance.running", "instance.stopped"]);
+}

@@ -1,0 +1,25 @@
+//! `app dev`: one process that serves and works.
+
+use serde_json::json;
+
+use crate::support::{Client, Cluster, cluster::base_url};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_serves_and_works_and_stops_when_asked() {
+    let cluster = Cluster::simulated().await;
+    let dev = cluster.spawn("dev");
+    dev.line("the worker is registered");
+    let client = Client::new(&base_url(&dev), &cluster.key("acme", "admin"));
+    let instance = client.create_running(json!({"image": cluster.image})).await;
+    assert_eq!(instance["host"]["name"], "h1");
+    assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "ready");
+    // Both halves count into the same metrics.
+    let metrics = client.get("/metrics").await.expect(200).text;
+    assert!(metrics.contains("http_requests_total") && metrics.contains("jobs_ended_total"), "{metrics}");
+    assert_eq!(dev.terminate().code(), Some(0));
+    // It said goodbye: the next one need not wait, and finds what it left.
+    let again = cluster.spawn("dev");
+    let client = Client::new(&base_url(&again), &client.key);
+    client.delete_fully(instance["id"].as_str().unwrap()).await;
+    assert_eq!(again.terminate().code(), Some(0));
+}

@@ -1,0 +1,98 @@
+//! `app healthcheck`, and what it asks: the API's readiness and the worker's own listener.
+
+use std::{process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::ended::ended;
+use crate::support::{App, Client, Cluster, eventually, proxy::Proxy};
+
+fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
+    let mut command = cluster.command(&["healthcheck"]);
+    command.env_remove("RUST_LOG").env(variable, base.trim_start_matches("http://"));
+    command
+}
+
+const SECONDS: Duration = Duration::from_secs(5);
+
+/// Where the worker's health listens.
+fn health_url(worker: &App) -> String {
+    let line = worker.line("starting service: \"actix-web-service-");
+    let address = line.split("actix-web-service-").nth(1).unwrap().split('"').next().unwrap();
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_is_ready_until_it_stops_and_nothing_answers_afterwards() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("APP_SHUTDOWN_DELAY_MS", 600_000);
+    let (api, client) = cluster.serve();
+    let check = || ended(healthcheck(&cluster, "APP_LISTEN", &client.base), SECONDS);
+    let ready = check().expect(0);
+    assert_eq!((ready.stdout.as_str(), ready.stderr.as_str()), ("", ""));
+    // What listens everywhere is asked on this machine.
+    let port = client.base.rsplit(':').next().unwrap();
+    ended(healthcheck(&cluster, "APP_LISTEN", &format!("0.0.0.0:{port}")), SECONDS).expect(0);
+
+    api.signal(Signal::SIGTERM);
+    api.line("stopping");
+    let stopping = check().expect(1);
+    assert!(
+        stopping.line().starts_with("app: not ready: 503 ") && stopping.line().contains("stopping"),
+        "{stopping:?}"
+    );
+    // Requests are still served while the load balancer learns of it.
+    client.get("/keys/self").await.expect(200);
+    assert_eq!(api.terminate().code(), Some(0), "the second SIGTERM is at once");
+    let gone = check().expect(1);
+    assert!(gone.line().starts_with("app: nothing listens on 127.0.0.1:"), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_is_ready_while_it_beats_and_has_metrics_of_its_own() {
+    let mut cluster = Cluster::simulated().await;
+    let proxy = Proxy::start(&cluster.database_url).await;
+    cluster.set("DATABASE_URL", &proxy.url).set("APP_LEASE_MS", 900).set("RUST_LOG", "info");
+    let worker = cluster.work();
+    let client = Client::new(&health_url(&worker), "no key is needed here");
+    let ready = client.get("/health/ready").await.expect(200).body;
+    assert_eq!(ready["status"], "ready", "{ready}");
+    assert!(ready["heartbeat_age_s"].as_f64().unwrap() < 0.9, "{ready}");
+    client.get("/health/live").await.expect(200);
+    let metrics = client.get("/metrics").await.expect(200);
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    assert!(metrics.text.contains("db_checkout_seconds"), "{}", metrics.text);
+    let unknown = client.get("/instances").await.expect(404);
+    assert_eq!(unknown.code(), "not_found");
+    ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(0);
+    let by_option = ["healthcheck", "--worker", client.base.trim_start_matches("http://")];
+    ended(cluster.command(&by_option), SECONDS).expect(0);
+
+    // Cut off from Postgres it lives, and works no more.
+    drop(proxy);
+    eventually("the worker is not ready", SECONDS, async || {
+        (client.get("/health/ready").await.status == 503).then_some(())
+    })
+    .await;
+    client.get("/health/live").await.expect(200);
+    let silent = ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(1);
+    assert!(silent.line().starts_with("app: not ready: 503 "), "{silent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_is_not_ready_and_a_second_signal_ends_it() {
+    let mut cluster = Cluster::simulated().await;
+    // A job that takes for ever, so that draining does.
+    cluster.set("SIMULATED_LATENCY_MS", 500_000).set("RUST_LOG", "info");
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    let health = health_url(&worker);
+    let id = client.post("/instances", json!({"image": cluster.image})).await.instance();
+    client.wait_for(&id, "provisioning").await;
+    worker.signal(Signal::SIGTERM);
+    worker.line("stopping");
+    let draining = ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &health), SECONDS).expect(1);
+    assert!(draining.line().contains("unavailable"), "{draining:?}");
+    assert_eq!(worker.terminate().code(), Some(0));
+}

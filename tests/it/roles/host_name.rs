@@ -1,0 +1,81 @@
+//! One worker per host name: the second is refused while the first lives, and started at once when it does not.
+
+use std::{os::unix::process::CommandExt, process::Command, time::Duration};
+
+use nix::unistd::{User, geteuid};
+use tempfile::TempDir;
+
+use super::ended::ended;
+use crate::support::{App, Cluster, proxy::Proxy};
+
+const SECONDS: Duration = Duration::from_secs(10);
+
+#[track_caller]
+fn refused(command: Command, reason: &str) {
+    let refused = ended(command, SECONDS).expect(1);
+    let line = refused.stderr.lines().last().unwrap();
+    assert!(
+        line.starts_with("app: APP_HOST_NAME: another worker named \"h1\" ") && line.contains(reason),
+        "{refused:?}"
+    );
+    assert!(line.ends_with("example: APP_HOST_NAME=h1-2"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_of_a_name_is_refused_by_a_lock_on_this_machine() {
+    let cluster = Cluster::simulated().await;
+    let first = cluster.work();
+    refused(cluster.command(&["work"]), "runs on this machine");
+    refused(cluster.command(&["dev"]), "runs on this machine");
+    // Another name is another host.
+    let mut other = cluster.command(&["work"]);
+    other.env("APP_HOST_NAME", "h1-2");
+    App::spawn("another host", other).line("the worker is registered");
+    assert_eq!(first.terminate().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_lock_does_not_reach_postgres_refuses_while_the_first_lives() {
+    let cluster = Cluster::simulated().await;
+    let first = cluster.work();
+    let state = TempDir::new().unwrap();
+    // Its user may not reach the socket.
+    let proxy = Proxy::start(&cluster.database_url).await;
+    let elsewhere = || {
+        let mut command = cluster.command(&["work"]);
+        command.env("APP_STATE_DIR", state.path()).env("DATABASE_URL", &proxy.url);
+        // Who may write to /run shares a lock there with everybody else who may.
+        if geteuid().is_root() {
+            let nobody = User::from_name("nobody").unwrap().unwrap();
+            std::os::unix::fs::chown(state.path(), Some(nobody.uid.as_raw()), None).unwrap();
+            command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw());
+        }
+        command
+    };
+    refused(elsewhere(), "is alive (pid ");
+    // Killed, its process is gone from this machine: nobody has to wait for its silence to grow.
+    first.kill();
+    let second = App::spawn("the second", elsewhere());
+    second.line("the worker is registered");
+    assert_eq!(second.terminate().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_worker_starts_at_once_after_a_kill_and_after_a_goodbye() {
+    let mut cluster = Cluster::simulated().await;
+    // Whoever waited for a lease to end would wait for an hour.
+    cluster.set("APP_LEASE_MS", 3_600_000);
+    let first = cluster.work();
+    first.kill();
+    let second = cluster.work();
+    assert_eq!(second.terminate().code(), Some(0));
+    let third = cluster.work();
+    let sql = cluster.sql().await;
+    let workers = sql.query("select state from workers order by started_at", &[]).await.unwrap();
+    let states: Vec<String> = workers.iter().map(|row| row.get(0)).collect();
+    assert_eq!(states.len(), 3, "{states:?}");
+    assert_eq!(states[1..], ["stopped", "active"], "{states:?}");
+    let hosts: i64 = sql.query_one("select count(*) from hosts", &[]).await.unwrap().get(0);
+    assert_eq!(hosts, 1, "one name is one host");
+    assert_eq!(third.terminate().code(), Some(0));
+}

@@ -1,0 +1,86 @@
+//! `app keys create`: the key alone on standard output, the tenant once.
+
+use std::{process::Command, time::Duration};
+
+use serde_json::json;
+
+use super::ended::{Ended, ended};
+use crate::support::Cluster;
+
+const SECONDS: Duration = Duration::from_secs(20);
+
+fn create(cluster: &Cluster, tenant: &str, scope: &str) -> Command {
+    let mut command = cluster.command(&["keys", "create", "--tenant", tenant, "--name", "first", "--scope", scope]);
+    command.env("RUST_LOG", "warn");
+    command
+}
+
+/// The key, when it is all that was printed.
+#[track_caller]
+fn key(ended: &Ended) -> String {
+    let key = ended.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", ended.stdout.len()));
+    let well_formed =
+        key.len() == 56 && key.starts_with("cpk_live_") && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    assert!(well_formed, "not a key alone: {} bytes, {} lines", key.len(), ended.stdout.lines().count());
+    key.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_first_keys_of_one_tenant_at_once_make_one_tenant_with_one_network() {
+    let cluster = Cluster::simulated().await;
+    let keys = std::thread::scope(|scope| {
+        let all: Vec<_> =
+            (0..10).map(|_| scope.spawn(|| ended(create(&cluster, "new-one", "admin"), SECONDS))).collect();
+        all.into_iter().map(|one| key(&one.join().unwrap().expect(0))).collect::<std::collections::BTreeSet<_>>()
+    });
+    assert_eq!(keys.len(), 10, "keys that are alike");
+    let sql = cluster.sql().await;
+    let tenants = sql.query("select id from tenants where name = 'new-one'", &[]).await.unwrap();
+    assert_eq!(tenants.len(), 1);
+    let networks = sql.query("select name, tenant_id from networks", &[]).await.unwrap();
+    assert_eq!(networks.len(), 1);
+    assert_eq!(networks[0].get::<_, String>(0), "default");
+    assert_eq!(networks[0].get::<_, uuid::Uuid>(1), tenants[0].get::<_, uuid::Uuid>(0));
+
+    let (_api, client) = cluster.serve();
+    for key in &keys {
+        let me = client.with_key(key).get("/keys/self").await.expect(200).body;
+        assert_eq!((&me["name"], &me["scopes"]), (&json!("first"), &json!(["admin"])));
+        assert_eq!(me["tenant_id"], tenants[0].get::<_, uuid::Uuid>(0).to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let mut by_variable = cluster.command(&["keys", "create"]);
+    by_variable.env("APP_TENANT", "acme").env("APP_KEY_NAME", "by variable");
+    by_variable.env("APP_KEY_SCOPES", "instances:read,networks:read");
+    let mut by_option = create(&cluster, "acme", "instances:read");
+    by_option.args(["--scope", "networks:read"]);
+    for command in [by_variable, by_option] {
+        let reader = client.with_key(&key(&ended(command, SECONDS).expect(0)));
+        let me = reader.get("/keys/self").await.expect(200).body;
+        assert_eq!(me["scopes"], json!(["instances:read", "networks:read"]));
+        reader.get("/instances").await.expect(200);
+        reader.post("/instances", json!({"image": cluster.image})).await.expect(403);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
+    let cluster = Cluster::simulated().await;
+    let refused = ended(create(&cluster, "acme", "root"), SECONDS).expect(1);
+    assert!(refused.line().starts_with("app: APP_KEY_SCOPES: \"root\" is not one of instances:read, "), "{refused:?}");
+    let refused = ended(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
+    assert!(refused.line().starts_with("app: APP_TENANT: \"Not A Label\" is not "), "{refused:?}");
+    assert_eq!(refused.stdout, "");
+    assert!(cluster.sql().await.query("select id from tenants", &[]).await.unwrap().is_empty());
+
+    let empty = Cluster::empty().await;
+    let mut command = create(&empty, "acme", "admin");
+    command.env("DB_WAIT_SECONDS", "0");
+    let refused = ended(command, SECONDS).expect(1);
+    assert!(refused.line().ends_with("run: app migrate") && refused.stdout.is_empty(), "{refused:?}");
+}

@@ -1,0 +1,14 @@
+//! Each subcommand as its operator sees it: exit codes, what is printed where, and what is refused.
+
+mod dev;
+mod ended;
+mod healthcheck;
+mod help;
+mod host_name;
+mod keys;
+mod migrate;
+mod parts;
+mod production;
+mod purge;
+mod secrets;
+mod settings;

@@ -1,0 +1,140 @@
+//! Parts that cannot be used: refused at start, with what to do about it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    time::Duration,
+};
+
+use super::ended::{Ended, ended};
+use crate::support::{Cluster, eventually, redis_server::RedisServer};
+
+const SECONDS: Duration = Duration::from_secs(10);
+
+#[track_caller]
+fn refused(cluster: &Cluster, role: &str) -> Ended {
+    let mut command = cluster.command(&[role]);
+    command.env("RUST_LOG", "error");
+    let refused = ended(command, SECONDS).expect(1);
+    refused.line();
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_evicts_is_refused_with_the_command_that_mends_it() {
+    let redis = RedisServer::start();
+    assert_eq!(redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]).trim(), "OK");
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("REDIS_URL", redis.url());
+    for role in ["serve", "work", "dev"] {
+        let line = refused(&cluster, role).line().to_owned();
+        assert!(line.starts_with("app: REDIS_URL: ") && line.contains("allkeys-lru"), "{line}");
+        assert!(line.ends_with("redis-cli config set maxmemory-policy noeviction"), "{line}");
+    }
+    // The fix as it is told.
+    redis.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
+    cluster.spawn("serve").line("the API listens");
+    cluster.work();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_too_old_is_refused() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("REDIS_URL", redis_6());
+    for role in ["serve", "work"] {
+        let line = refused(&cluster, role).line().to_owned();
+        assert!(line.starts_with("app: REDIS_URL: ") && line.contains("6.2.14") && line.contains("7.0"), "{line}");
+    }
+}
+
+/// Enough of a Redis 6 to be asked for its version; lives until the test process ends.
+fn redis_6() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let (mut reader, mut writer) = (BufReader::new(stream.try_clone().unwrap()), stream);
+                while let Some(command) = read_command(&mut reader) {
+                    let answer = match command.join(" ").to_ascii_lowercase() {
+                        c if c.starts_with("info memory") => bulk("maxmemory_policy:noeviction\r\n"),
+                        c if c.starts_with("info") => bulk("redis_version:6.2.14\r\n"),
+                        c if c.starts_with("client id") => ":1\r\n".into(),
+                        _ => "+OK\r\n".into(),
+                    };
+                    if writer.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+fn bulk(text: &str) -> String {
+    format!("${}\r\n{text}\r\n", text.len())
+}
+
+fn read_command(reader: &mut BufReader<std::net::TcpStream>) -> Option<Vec<String>> {
+    let number = |reader: &mut BufReader<std::net::TcpStream>| -> Option<usize> {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        line[1..].trim().parse().ok()
+    };
+    let count = number(reader)?;
+    (0..count)
+        .map(|_| {
+            let length = number(reader)?;
+            let mut bytes = vec![0; length + 2];
+            reader.read_exact(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_refuses_nobody() {
+    let mut cluster = Cluster::simulated().await;
+    let mut redis = RedisServer::start();
+    cluster.set("REDIS_URL", redis.url());
+    redis.kill();
+    let (api, client) = cluster.serve();
+    api.line("redis does not answer yet");
+    assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "degraded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_with_nothing_to_say_is_no_redis_that_is_away() {
+    let mut cluster = Cluster::simulated().await;
+    let redis = RedisServer::start();
+    cluster.set("REDIS_URL", redis.url());
+    let worker = cluster.work();
+    // The third pop begins when the second has waited in vain.
+    eventually("three pops", SECONDS, async || {
+        redis.cli(&["info", "commandstats"]).contains("cmdstat_blmpop:calls=3,").then_some(())
+    })
+    .await;
+    assert!(!worker.log().contains("redis does not answer"), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_and_a_docker_that_is_away_are_named() {
+    let mut cluster = Cluster::simulated().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    cluster.set("APP_LISTEN", address).set("APP_WORK_LISTEN", address);
+    for (role, variable) in [("serve", "APP_LISTEN"), ("work", "APP_WORK_LISTEN")] {
+        let line = refused(&cluster, role).line().to_owned();
+        assert!(line.starts_with(&format!("app: {variable}: cannot listen on {address}")), "{line}");
+    }
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("COMPUTE_BACKEND", "docker").set("NETWORK_BACKEND", "docker");
+    cluster.set("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let line = refused(&cluster, "work").line().to_owned();
+    assert!(
+        line.starts_with("app: DOCKER_HOST: cannot use the Docker engine at unix:///nowhere/docker.sock"),
+        "{line}"
+    );
+    assert!(line.contains("; example: DOCKER_HOST=unix://"), "{line}");
+}

@@ -1,0 +1,102 @@
+//! `APP_ENV=production` refuses what is only fit for a laptop.
+
+use std::{process::Command, time::Duration};
+
+use super::ended::ended;
+use crate::support::{App, Client, Cluster, cluster::base_url};
+
+const SECONDS: Duration = Duration::from_secs(5);
+
+/// A production set-up in which nothing is missing.
+fn production(cluster: &Cluster, role: &str) -> Command {
+    let mut command = cluster.command(&[role]);
+    command.env_remove("RUST_LOG").env("APP_ENV", "production").env("APP_ALLOW_SIMULATED", "true");
+    command.env("APP_KEY_PEPPERS", format!("1:{}", "5e".repeat(32)));
+    command.env("APP_KEY_TAG_SECRETS", format!("1:{}", "7a".repeat(32)));
+    command.env("DB_WAIT_SECONDS", "0");
+    command
+}
+
+#[track_caller]
+fn refused(command: Command, begin: &str, reason: &str) {
+    let ended = ended(command, SECONDS).expect(1);
+    let line = ended.line();
+    assert!(line.starts_with(&format!("app: {begin}: ")) && line.contains(reason), "{line}");
+    assert!(!line.contains("sesame"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn production_starts_when_everything_is_given() {
+    let mut cluster = Cluster::simulated().await;
+    let peppers = format!("1:{}", "5e".repeat(32));
+    cluster.set("APP_ENV", "production").set("APP_ALLOW_SIMULATED", "true");
+    cluster.set("APP_KEY_PEPPERS", peppers).set("APP_KEY_TAG_SECRETS", format!("1:{}", "7a".repeat(32)));
+    let (api, client) = cluster.serve();
+    client.get("/keys/self").await.expect(200);
+    let worker = cluster.work();
+    // Nothing was generated beside what was given.
+    assert!(!cluster.state.path().join("secrets").exists());
+    assert!(api.terminate().success() && worker.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn production_demands_both_secrets_of_all_who_use_them() {
+    let cluster = Cluster::simulated().await;
+    for role in ["serve", "dev"] {
+        for secret in ["APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
+            let mut command = production(&cluster, role);
+            command.env_remove(secret);
+            refused(command, secret, "must be set when APP_ENV=production");
+        }
+    }
+    // A worker holds no keys.
+    let worker = App::spawn("a worker in production", {
+        let mut command = production(&cluster, "work");
+        command.env_remove("APP_KEY_PEPPERS").env_remove("APP_KEY_TAG_SECRETS").env("DB_WAIT_SECONDS", "5");
+        command
+    });
+    worker.line("the worker is registered");
+    assert!(!cluster.state.path().join("secrets").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn production_demands_a_database_and_a_word_about_tls_beyond_this_machine() {
+    let cluster = Cluster::simulated().await;
+    for role in ["serve", "work", "dev", "migrate", "purge"] {
+        let mut command = production(&cluster, role);
+        command.env_remove("DATABASE_URL");
+        refused(command, "DATABASE_URL", "must be set when APP_ENV=production");
+        for url in ["postgresql://u:sesame@db.invalid/x", "postgresql://u:sesame@192.0.2.1/x?sslmode=prefer"] {
+            let mut command = production(&cluster, role);
+            command.env("DATABASE_URL", url);
+            refused(command, "DATABASE_URL", "sslmode=require");
+            let mut command = production(&cluster, role);
+            command.env("DATABASE_READ_URL", url);
+            refused(command, "DATABASE_READ_URL", "sslmode=require");
+        }
+    }
+    // Said: then it is tried.
+    let mut command = production(&cluster, "migrate");
+    command.env("DATABASE_URL", "postgresql://u:sesame@db.invalid/x?sslmode=disable");
+    refused(command, "DATABASE_URL", "did not answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn production_runs_no_simulated_containers_unless_told_to() {
+    let cluster = Cluster::simulated().await;
+    for role in ["work", "dev", "purge"] {
+        let mut command = production(&cluster, role);
+        command.env_remove("APP_ALLOW_SIMULATED");
+        refused(command, "COMPUTE_BACKEND", "APP_ALLOW_SIMULATED=true");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_laptop_needs_no_secrets_and_all_its_processes_share_the_generated_ones() {
+    let cluster = Cluster::simulated().await;
+    let (first, client) = cluster.serve();
+    let second = cluster.spawn("serve");
+    let elsewhere = Client::new(&base_url(&second), &client.key);
+    elsewhere.get("/keys/self").await.expect(200);
+    assert!(first.terminate().success() && second.terminate().success());
+}
