@@ -11,6 +11,7 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
+    grant::{check_expiry, check_name, check_scopes, judge, may_grant, may_last},
     idempotency,
     instances::{path_id, take_tenant},
 };
@@ -21,7 +22,7 @@ use crate::{
             Caller, Scope,
             api_key::KeyEnv,
             cache::Propagation,
-            store::{self, KeyPatch, KeyRecord, KeySpec},
+            store::{self, KeyPatch, KeyRecord},
         },
         invalid::Invalid,
         protocol::accept_key::{self, AcceptedKey},
@@ -37,17 +38,17 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
-    name: String,
+    pub(super) name: String,
     /// Not empty; only such as the caller's key holds.
     #[schema(example = json!(["instances:read"]))]
-    scopes: Vec<String>,
+    pub(super) scopes: Vec<String>,
     /// Refused before this moment.
     #[serde(default, with = "time::serde::rfc3339::option")]
-    not_before: Option<OffsetDateTime>,
+    pub(super) not_before: Option<OffsetDateTime>,
     #[serde(default, with = "time::serde::rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    pub(super) expires_at: Option<OffsetDateTime>,
     /// Another tenant's; admin only.
-    tenant_id: Option<Uuid>,
+    pub(super) tenant_id: Option<Uuid>,
 }
 
 /// A key, without itself.
@@ -196,79 +197,6 @@ pub async fn create(
             let unknown = Invalid::new("/tenant_id", "not_found", "there is no such tenant");
             Err(Problem::invalid(vec![unknown]).into())
         }
-    }
-}
-
-/// A key grants only what it holds itself.
-fn judge(body: CreateKey, caller: &Caller) -> Result<KeySpec, Problem> {
-    let mut wrong = Vec::new();
-    check_name(&body.name, &mut wrong);
-    let scopes = check_scopes(&body.scopes, &mut wrong);
-    check_expiry(body.expires_at, &mut wrong);
-    if body.not_before.is_some_and(|from| body.expires_at.is_some_and(|to| to <= from)) {
-        wrong.push(Invalid::new("/not_before", "out_of_range", "is not before expires_at"));
-    }
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong));
-    }
-    may_grant(caller, &scopes)?;
-    may_last(caller, body.expires_at)?;
-    let tenant = body.tenant_id.map_or(caller.tenant, TenantId::from);
-    if tenant != caller.tenant && !caller.may(Scope::Admin) {
-        return Err(Problem::new(Code::Forbidden, "only an admin makes keys of another tenant"));
-    }
-    Ok(KeySpec {
-        id: KeyId::new(),
-        name: body.name,
-        tenant,
-        scopes,
-        not_before: body.not_before,
-        expires_at: body.expires_at,
-        created_by: Some(caller.key),
-    })
-}
-
-fn check_name(name: &str, wrong: &mut Vec<Invalid>) {
-    if name.trim().is_empty() || name.len() > 255 {
-        wrong.push(Invalid::new("/name", "invalid", "must have 1 to 255 bytes"));
-    }
-}
-
-fn check_scopes(texts: &[String], wrong: &mut Vec<Invalid>) -> Vec<Scope> {
-    if texts.is_empty() {
-        wrong.push(Invalid::new("/scopes", "invalid", "must not be empty"));
-    }
-    let mut scopes = Vec::new();
-    for (at, text) in texts.iter().enumerate() {
-        match text.parse::<Scope>() {
-            Ok(scope) => scopes.push(scope),
-            Err(()) => wrong.push(Invalid::new(format!("/scopes/{at}"), "invalid", "is not a scope")),
-        }
-    }
-    scopes.sort_unstable();
-    scopes.dedup();
-    scopes
-}
-
-fn check_expiry(expires_at: Option<OffsetDateTime>, wrong: &mut Vec<Invalid>) {
-    if expires_at.is_some_and(|at| at <= OffsetDateTime::now_utc()) {
-        wrong.push(Invalid::new("/expires_at", "out_of_range", "is in the past"));
-    }
-}
-
-fn may_grant(caller: &Caller, scopes: &[Scope]) -> Result<(), Problem> {
-    match scopes.iter().find(|scope| !caller.may(**scope)) {
-        Some(scope) => Err(Problem::new(Code::Forbidden, format!("the caller's key does not hold {scope}"))),
-        None => Ok(()),
-    }
-}
-
-fn may_last(caller: &Caller, expires_at: Option<OffsetDateTime>) -> Result<(), Problem> {
-    match caller.expires_at {
-        Some(limit) if expires_at.is_none_or(|at| at > limit) => {
-            Err(Problem::new(Code::Forbidden, "the key would outlive the caller's"))
-        }
-        _ => Ok(()),
     }
 }
 

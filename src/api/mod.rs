@@ -8,6 +8,7 @@ mod auth;
 pub mod docs;
 mod error;
 mod freshness;
+mod grant;
 mod health;
 mod idempotency;
 mod instances;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::{
     Caller, IdentityError,
     api_key::{KeyRing, Presented},
-    cache::{CachedIdentity, Fact, Propagation},
-    store::{self, Change},
+    cache::{
+        CachedIdentity, Fact, Propagation,
+        store::{self, Change},
+    },
 };
 use crate::core::db::DualDb;
 

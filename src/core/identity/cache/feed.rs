@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::KeyHash;
-use crate::core::{db::DualDb, identity::store};
+use super::{KeyHash, store};
+use crate::core::db::DualDb;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Without news from the log and with a feed older than this, no cache is believed.

@@ -16,9 +16,9 @@ use super::{
     l1::FENCE_MS,
     name_of,
     service::Inner,
+    store::{self, Change},
     tier::{LogId, TierError},
 };
-use crate::core::identity::store::{self, Change};
 
 /// How long Redis is tried before the outbox takes over.
 const TRY: Duration = Duration::from_secs(3);

@@ -16,7 +16,7 @@ use super::{
     feed::Feed,
     flight::{Flights, Seat, landed},
     l1::{L1, Snapshot},
-    log, name_of,
+    log, name_of, store,
     tier::Tier,
     usage::Usage,
     verify::{Action, Answer, Event, Refusal, Verification},
@@ -29,7 +29,6 @@ use crate::{
         identity::{
             Caller, IdentityError, IdentityService,
             api_key::{KeyRing, Presented},
-            store,
         },
         redis::RedisError,
     },
@@ -37,8 +36,6 @@ use crate::{
 
 /// How long a verification waits for a turn at the primary.
 const QUEUE: Duration = Duration::from_millis(100);
-/// Refresh ahead when a value is this much of its life old, at the latest.
-const OLD: f64 = 0.8;
 /// Unknown keys that are remembered in Redis per second and process.
 const UNKNOWN_PER_SECOND: u32 = 100;
 
@@ -71,7 +68,7 @@ pub(super) struct Inner {
     pub instance: String,
     flights: Flights<Result<Fact, String>>,
     primary_reads: Semaphore,
-    refreshing: Mutex<HashSet<KeyHash>>,
+    pub(super) refreshing: Mutex<HashSet<KeyHash>>,
     unknown: Mutex<(Instant, u32)>,
     started: Instant,
 }
@@ -273,13 +270,13 @@ impl Inner {
     }
 
     /// Asks the primary, a few at a time.
-    async fn read(&self, hash: &[u8; 32]) -> Result<Fact, IdentityError> {
+    pub(super) async fn read(&self, hash: &[u8; 32]) -> Result<Fact, IdentityError> {
         let turn = tokio::time::timeout(QUEUE, self.primary_reads.acquire()).await;
         let _turn = turn.map_err(|_| IdentityError::Busy)?.map_err(|_| IdentityError::Busy)?;
         Ok(store::fact(&self.db, hash).await?)
     }
 
-    async fn fill(&self, key: &str, expected: &Prefix, fact: &Fact) -> Event<Fact> {
+    pub(super) async fn fill(&self, key: &str, expected: &Prefix, fact: &Fact) -> Event<Fact> {
         if matches!(fact, Fact::Unknown { .. }) && !self.may_remember_unknown() {
             return Event::Swapped(false);
         }
@@ -342,33 +339,6 @@ impl Inner {
         }
     }
 
-    /// Starts a refresh when the value is near its end, the earlier the longer a read takes; by chance, so that the
-    /// processes do not do it all at once. The new value takes the old one's place only if that still stands: the same
-    /// rule as for a lease.
-    fn refresh_ahead(self: &Arc<Self>, cached: &Arc<Cached>, prefix: Prefix) {
-        let Some(now) = self.feed.now() else { return };
-        #[allow(clippy::cast_precision_loss, reason = "minutes")]
-        let life = VALID_MS as f64 / 1000.0;
-        let age = now - cached.filled_at;
-        let soon = -cached.took * random_unit().max(f64::MIN_POSITIVE).ln() >= life - age;
-        let name = cached.name();
-        if !(soon || age > OLD * life) || !self.refreshing().insert(name) {
-            return;
-        }
-        metrics::counter!("identity_refresh_ahead_total").increment(1);
-        let (inner, hash) = (self.clone(), cached.hash);
-        tokio::spawn(async move {
-            if let Ok(fact) = inner.read(&hash).await {
-                inner.fill(&inner.tier.redis_key(&name), &prefix, &fact).await;
-            }
-            inner.refreshing().remove(&name);
-        });
-    }
-
-    fn refreshing(&self) -> std::sync::MutexGuard<'_, HashSet<KeyHash>> {
-        self.refreshing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sets gauges, for ever.
     async fn report(&self) {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
@@ -396,6 +366,6 @@ fn swapped(result: Result<bool, super::tier::TierError>) -> Event<Fact> {
     result.map_or(Event::RedisFailed, Event::Swapped)
 }
 
-fn random_unit() -> f64 {
+pub(super) fn random_unit() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
 }

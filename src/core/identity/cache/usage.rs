@@ -9,7 +9,8 @@ use std::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::core::{db::DualDb, id::KeyId, identity::store};
+use super::store;
+use crate::core::{db::DualDb, id::KeyId};
 
 const PERIOD: Duration = Duration::from_secs(30);
 const SHARDS: usize = 64;

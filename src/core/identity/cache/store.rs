@@ -1,0 +1,143 @@
+//! What the caches ask Postgres, and what they are told of: facts about keys, changes, uses.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use subtle::ConstantTimeEq;
+use time::OffsetDateTime;
+
+use super::{Cached, Fact, KeyHash};
+use crate::core::{
+    db::{Consistency, DbError, DualDb, Row},
+    id::{KeyId, TenantId},
+    identity::{Caller, store::scopes},
+};
+
+/// What the primary says of a hash. Never a replica: it may not know of a revocation yet.
+pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Result<Fact, DbError> {
+    let (asked_at, hash) = (Instant::now(), *hash);
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query(
+                "select k.key_hash, k.ver, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.expires_at,
+                   extract(epoch from now())::float8 as now_s,
+                   k.revoked_at is not null or t.suspended_at is not null or coalesce(k.expires_at <= now(), false) as refused,
+                   extract(epoch from k.not_before - now())::float8 as not_yet_s
+                 from api_key k join tenants t on t.id = k.tenant_id where k.key_hash = $1",
+                &[&hash.as_slice()],
+            )
+            .await
+        })
+        .await?;
+    let Some(row) = rows.first() else { return Ok(Fact::Unknown { until_s: None }) };
+    let stored: &[u8] = row.get("key_hash");
+    let ver = row.get("ver");
+    if row.get("refused") {
+        return Ok(Fact::Refused { ver });
+    }
+    let not_yet: Option<f64> = row.get("not_yet_s");
+    if not_yet.is_some_and(|seconds| seconds > 0.0) || !bool::from(stored.ct_eq(&hash)) {
+        return Ok(Fact::Unknown { until_s: not_yet.filter(|seconds| *seconds > 0.0) });
+    }
+    Ok(Fact::Valid(Arc::new(Cached {
+        hash,
+        ver,
+        caller: Caller {
+            key: KeyId::from(row.get::<_, uuid::Uuid>("id")),
+            name: row.get("name"),
+            tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
+            scopes: scopes(row.get("scopes")),
+            expires_at: row.get("expires_at"),
+            limits: row.get("limits"),
+        },
+        filled_at: row.get("now_s"),
+        took: asked_at.elapsed().as_secs_f64(),
+    })))
+}
+
+/// Postgres' time, and the versions of the keys that changed within six minutes: longer than any cached value lives.
+pub(super) async fn changed_lately(db: &DualDb) -> Result<(f64, HashMap<KeyHash, i64>), DbError> {
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query(
+                "select extract(epoch from now())::float8, k.name, k.ver from (select 1) one left join lateral (
+                   select substr(key_hash, 1, 16) as name, ver from api_key
+                   where changed_at > now() - interval '6 minutes') k on true",
+                &[],
+            )
+            .await
+        })
+        .await?;
+    let now = rows.first().map_or(0.0, |row| row.get(0));
+    let changed = rows.iter().filter_map(|row| {
+        let name: Option<&[u8]> = row.get(1);
+        Some((name?.try_into().ok()?, row.get(2)))
+    });
+    Ok((now, changed.collect()))
+}
+
+/// Adds uses. `uses`: key, last time, how many; in one order everywhere.
+pub(super) async fn record_usage(db: &DualDb, uses: &[(uuid::Uuid, OffsetDateTime, i64)]) -> Result<(), DbError> {
+    db.write()
+        .await?
+        .query(
+            "insert into api_key_usage (key_id, last_used_at, n)
+             select u.key, u.at, u.n from unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) as u (key, at, n)
+             join api_key k on k.id = u.key order by u.key
+             on conflict (key_id) do update
+               set last_used_at = greatest(api_key_usage.last_used_at, excluded.last_used_at), n = api_key_usage.n + excluded.n",
+            &[
+                &uses.iter().map(|(key, ..)| *key).collect::<Vec<_>>(),
+                &uses.iter().map(|(_, at, _)| *at).collect::<Vec<_>>(),
+                &uses.iter().map(|(.., n)| *n).collect::<Vec<_>>(),
+            ],
+        )
+        .await
+        .map(drop)
+}
+
+/// A change that the caches have to hear of.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub outbox: i64,
+    pub hash: [u8; 32],
+    pub ver: i64,
+    /// No longer good; otherwise good in another way.
+    pub refused: bool,
+}
+
+pub(in crate::core::identity) fn change(row: &Row) -> Option<Change> {
+    let hash: &[u8] = row.get("key_hash");
+    Some(Change {
+        outbox: row.get("outbox"),
+        hash: hash.try_into().ok()?,
+        ver: row.get("ver"),
+        refused: row.get("refused"),
+    })
+}
+
+/// Changes that Redis has not heard of, oldest first.
+pub(super) async fn unpropagated(db: &DualDb) -> Result<Vec<Change>, DbError> {
+    let rows = db
+        .write()
+        .await?
+        .query(
+            "select id as outbox, key_hash, ver, op = 1 as refused from cache_outbox
+             where done_at is null and at < now() - interval '4 seconds' order by id limit 500",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().filter_map(change).collect())
+}
+
+/// Notes that Redis has heard of them, and forgets what is long done.
+pub(super) async fn propagated(db: &DualDb, outbox: &[i64]) -> Result<(), DbError> {
+    db.write()
+        .await?
+        .query(
+            "with old as (delete from cache_outbox where done_at < now() - interval '1 hour')
+             update cache_outbox set done_at = now() where id = any($1)",
+            &[&outbox],
+        )
+        .await
+        .map(drop)
+}
