@@ -26,7 +26,8 @@ async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell
     cluster.set("APP_LEASE_MS", 3_600_000);
     let (_api, client) = cluster.serve();
     let create = async |key: &str| {
-        let request = client.request(Method::POST, "/instances").json(&json!({"image": "web:1", "ports": [{"container": 80}]}));
+        let request =
+            client.request(Method::POST, "/instances").json(&json!({"image": "web:1", "ports": [{"container": 80}]}));
         send(request.header("Idempotency-Key", key)).await.instance()
     };
     let unknown = format!("/instances/{}", uuid::Uuid::nil());
@@ -86,7 +87,8 @@ async fn twenty_jobs_cost_a_claim_and_a_finish_each_and_a_few_writes_of_steps() 
     let round = async || {
         let (trips, started) = (proxy.round_trips(), Instant::now());
         let create = |_| client.post("/instances", json!({"image": "web:1"}));
-        let ids: Vec<String> = future::join_all((0..N).map(create)).await.iter().map(|answer| answer.instance()).collect();
+        let ids: Vec<String> =
+            future::join_all((0..N).map(create)).await.iter().map(|answer| answer.instance()).collect();
         // Asked behind the worker's back: the API's own connections are not counted.
         eventually("all of them running", Duration::from_secs(20), async || {
             let query = "select count(*) from instances where status = 'running' and id::text = any($1)";

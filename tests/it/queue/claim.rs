@@ -30,8 +30,12 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
             // By the bell and from the backlog in turn, until an empty hand says that nothing is left.
             for round in 0.. {
                 let of_bell = Candidates::Rung(rung[(round * 16) % 480..][..20].to_vec());
-                let got = claim(&lab.db, me, if round % 2 == 0 { &of_bell } else { &Candidates::Next }, 16).await.unwrap();
-                if got.is_empty() && round % 2 == 1 && lab.count("select count(*) from jobs where status = 'queued'").await == 0 {
+                let got =
+                    claim(&lab.db, me, if round % 2 == 0 { &of_bell } else { &Candidates::Next }, 16).await.unwrap();
+                if got.is_empty()
+                    && round % 2 == 1
+                    && lab.count("select count(*) from jobs where status = 'queued'").await == 0
+                {
                     break;
                 }
                 mine.extend(got.into_iter().map(|job| (job.lease.job, job.lease.token)));

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use app::core::protocol::{
-    accept_delete,
-    claim::Candidates,
-    finish::Outcome,
-};
+use app::core::protocol::{accept_delete, claim::Candidates, finish::Outcome};
 use serde_json::json;
 
 use super::{
@@ -133,7 +129,8 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
     let deleting = tokio::spawn(async move { accept_delete::delete(&db, tenant, instance.id, None).await });
     let sql = &mut lab.sql;
     eventually("the delete waiting for the row", Duration::from_secs(5), async || {
-        let query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let query =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         (sql.query_one(query, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
     .await;

@@ -78,7 +78,11 @@ async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
     let id = instance["id"].as_str().unwrap();
     worker.signal(Signal::SIGSTOP);
     let unknown = client.wait_for(id, "unknown").await;
-    assert_eq!((&unknown["status"], &unknown["status_reason"]["code"]), (&json!("unknown"), &json!("host_lost")), "{unknown}");
+    assert_eq!(
+        (&unknown["status"], &unknown["status_reason"]["code"]),
+        (&json!("unknown"), &json!("host_lost")),
+        "{unknown}"
+    );
     worker.signal(Signal::SIGCONT);
     let back = client.wait_for(id, "running").await;
     assert_eq!((&back["status"], &back["status_reason"]), (&json!("running"), &json!(null)), "{back}");

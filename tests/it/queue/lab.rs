@@ -87,8 +87,7 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
 }
 
 pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> Claimant {
-    let spec =
-        HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
+    let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
     let process = Process { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
     boot::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }

@@ -43,7 +43,8 @@ async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     step_begun(&client, &answer.job(), "network").await;
     // As if another had claimed it.
-    let query = "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
+    let query =
+        "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
     worker.line("lost the lease; stopping work on it");
     let creates = ledger(&[cluster.state.path()]).len();
@@ -89,7 +90,10 @@ async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_i
     let before: Value = sql.query_one(state, &[]).await.unwrap().get(0);
     worker.line("heartbeat failed");
     let last = ledger(&[cluster.state.path()]).last().map(|entry| entry.at);
-    assert!(last.is_none_or(|last| last < cut_at + LEASE * 5 / 6 + Duration::from_millis(200)), "{last:?}, cut {cut_at}");
+    assert!(
+        last.is_none_or(|last| last < cut_at + LEASE * 5 / 6 + Duration::from_millis(200)),
+        "{last:?}, cut {cut_at}"
+    );
     assert_eq!(sql.query_one(state, &[]).await.unwrap().get::<_, Value>(0), before);
 
     proxy.heal();
@@ -133,7 +137,11 @@ async fn thirty_instances_on_a_host_where_half_of_all_operations_fail_end_runnin
             "succeeded" => assert_eq!(instance["status"], "running", "{instance}"),
             "failed" => {
                 given_up += 1;
-                assert_eq!((&job["error"]["code"], &job["attempt"]), (&json!("attempts_exhausted"), &json!(8)), "{job}");
+                assert_eq!(
+                    (&job["error"]["code"], &job["attempt"]),
+                    (&json!("attempts_exhausted"), &json!(8)),
+                    "{job}"
+                );
                 assert_eq!(instance["status"], "failed", "{instance}");
             }
             _ => panic!("{job}"),

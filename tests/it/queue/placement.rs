@@ -62,7 +62,8 @@ async fn what_does_not_fit_now_waits_for_room_and_a_host_never_holds_more_than_i
     let sql = cluster.sql().await;
     let create = || async { client.post("/instances", json!({"image": "web:1", "memory_mib": 128})).await.instance() };
     future::join_all((0..8).map(|_| create())).await;
-    let held = "select coalesce(sum(memory_mib), 0)::bigint from instances where host_id is not null and status <> 'deleted'";
+    let held =
+        "select coalesce(sum(memory_mib), 0)::bigint from instances where host_id is not null and status <> 'deleted'";
     let mut finished = 0;
     eventually("all eight have had their turn", Duration::from_secs(30), async || {
         assert!(sql.query_one(held, &[]).await.unwrap().get::<_, i64>(0) <= 4 * 128);
@@ -90,5 +91,9 @@ async fn a_kind_that_no_worker_knows_stays_queued_while_others_run() {
         client.create_running(json!({"image": "web:1"})).await;
     }
     let job = client.get(&format!("/jobs/{}", newer.job())).await.body;
-    assert_eq!((&job["kind"], &job["status"], &job["attempt"]), (&json!("dance"), &json!("queued"), &json!(0)), "{job}");
+    assert_eq!(
+        (&job["kind"], &job["status"], &job["attempt"]),
+        (&json!("dance"), &json!("queued"), &json!(0)),
+        "{job}"
+    );
 }

@@ -35,7 +35,10 @@ async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
     let never = run("no").await;
     end(&cluster, &never, 3);
     let never = stopped(&never).await;
-    assert_eq!((&never["status"], &never["exit_code"], &never["restart_count"]), (&json!("stopped"), &json!(3), &json!(0)));
+    assert_eq!(
+        (&never["status"], &never["exit_code"], &never["restart_count"]),
+        (&json!("stopped"), &json!(3), &json!(0))
+    );
     assert_eq!(never["status_reason"]["code"], "container_exited", "{never}");
 
     let on_failure = run("on_failure").await;
@@ -63,7 +66,11 @@ async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_paus
     let body = json!({"image": "web:1", "command": ["/bin/false"], "restart_policy": "always"});
     let id = client.post("/instances", body).await.instance();
     let instance = client.wait_for(&id, "failed").await;
-    assert_eq!((&instance["status"], &instance["status_reason"]["code"]), (&json!("failed"), &json!("crash_loop")), "{instance}");
+    assert_eq!(
+        (&instance["status"], &instance["status_reason"]["code"]),
+        (&json!("failed"), &json!("crash_loop")),
+        "{instance}"
+    );
     assert_eq!((&instance["restart_count"], &instance["exit_code"]), (&json!(5), &json!(1)), "{instance}");
     let sql = cluster.sql().await;
     let pauses = "select extract(epoch from run_at - created_at)::float8 from jobs where kind = 'start' order by seq";
