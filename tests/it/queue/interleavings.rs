@@ -193,9 +193,12 @@ impl Case<'_> {
 
     async fn expire(&self) {
         let sql = &self.lab.sql;
-        sql.batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
-            .await
-            .unwrap();
+        // The hosts are alive, though nobody beats for them here.
+        sql.batch_execute(
+            "update jobs set lease_until = now() - interval '1 s' where status = 'running'; update hosts set last_seen = now()",
+        )
+        .await
+        .unwrap();
         reap::reap(&self.lab.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
