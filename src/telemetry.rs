@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::config::{ConfigError, environment::LogFormat, setting};
+use crate::config::environment::LogFormat;
 
 /// Below `info` these log what tenants sent: bodies the one, the parameters of statements the other.
 const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
@@ -15,9 +15,8 @@ const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
 ///
 /// # Errors
 /// When it is no filter.
-pub fn log(filter: &str, format: LogFormat) -> Result<(), ConfigError> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| setting("RUST_LOG", filter, "info,app=debug").wrong(error))?;
+pub fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)?;
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A filter of its own: a directive could be overruled by a longer one in RUST_LOG.
     let filtered = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));

@@ -134,7 +134,7 @@ port_free() {
 		port_is_free "$port" && printf '%s' "$port" && return
 	done
 	while :; do
-		port=$((10000 + RANDOM % 10000))
+		port=$((3000 + RANDOM % 6000))
 		port_is_free "$port" && printf '%s' "$port" && return
 	done
 }

@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::{ConfigError, environment::Environment, setting};
 
+const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
 #[derive(Args, Clone, Debug)]
 pub struct BackendArgs {
     /// `docker`, or `simulated` (no containers: for load and fault tests).
@@ -15,7 +17,7 @@ pub struct BackendArgs {
     #[arg(long, env = "NETWORK_BACKEND", default_value = "docker", value_name = "NAME")]
     network_backend: String,
     /// The Docker engine, unix:///path or tcp://host:port.
-    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", value_name = "URL")]
+    #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_DOCKER_HOST, value_name = "URL")]
     docker_host: String,
     /// Where this host keeps its own state (locks, generated development secrets, simulated containers).
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
@@ -63,14 +65,18 @@ impl BackendArgs {
                 "simulated backends run no containers: refused when APP_ENV=production unless APP_ALLOW_SIMULATED=true",
             ));
         }
-        let host = setting("DOCKER_HOST", &self.docker_host, "unix:///var/run/docker.sock");
-        if !["unix://", "tcp://", "http://"].iter().any(|scheme| self.docker_host.starts_with(scheme)) {
-            return Err(host.wrong(format_args!("\"{}\" is neither unix:// nor tcp://", self.docker_host)));
+        let host = setting("DOCKER_HOST", &self.docker_host, DEFAULT_DOCKER_HOST);
+        let docker_host = match self.docker_host.trim() {
+            "" => DEFAULT_DOCKER_HOST,
+            text => text,
+        };
+        if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker_host.starts_with(scheme)) {
+            return Err(host.wrong(format_args!("\"{docker_host}\" is neither unix:// nor tcp://")));
         }
         Ok(BackendConfig {
             compute,
             network,
-            docker_host: self.docker_host.clone(),
+            docker_host: docker_host.to_owned(),
             state_dir: setting("APP_STATE_DIR", &self.state_dir, "/var/lib/app").directory()?,
             simulated_latency: setting("SIMULATED_LATENCY_MS", &self.simulated_latency_ms, "50").millis(0, 600_000)?,
             simulated_fail_rate: setting("SIMULATED_FAIL_RATE", &self.simulated_fail_rate, "0.05").between(0.0, 1.0)?,

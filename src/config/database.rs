@@ -62,6 +62,10 @@ impl PostgresUrl {
                 known.as_deref().unwrap_or("an unknown option, or a character in it that must be written %XX")
             ))
         })?;
+        let plain = config.get_user() == Some("app") && config.get_password() == Some(b"app");
+        if plain && environment == Environment::Production {
+            return Err(setting.wrong("has the user and password of the development default"));
+        }
         if config.get_hosts().is_empty() {
             return Err(setting.wrong("names no host"));
         }
@@ -134,6 +138,14 @@ mod tests {
         let error = parse("postgresql://u:sesame@db/x?sslmode=nonsense", Environment::Development).expect_err("bad");
         assert!(error.to_string().starts_with("DATABASE_URL: "), "{error}");
         assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn production_refuses_the_default_password_wherever_it_leads() {
+        for url in ["postgresql://app:app@localhost/x", "postgresql://app:app@db/x?sslmode=disable"] {
+            assert!(parse(url, Environment::Production).is_err(), "{url}");
+            assert!(parse(url, Environment::Development).is_ok(), "{url}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct HttpArgs {
     #[arg(long, env = "APP_HTTP_WORKERS", default_value = "0", value_name = "N")]
     http_workers: String,
     /// After SIGTERM, how long /health/ready answers 503 before connections are refused, in milliseconds.
-    #[arg(long, env = "APP_SHUTDOWN_DELAY_MS", default_value = "0", value_name = "MS")]
+    #[arg(long, env = "APP_SHUTDOWN_DELAY_MS", default_value = "1000", value_name = "MS")]
     shutdown_delay_ms: String,
     /// After that, how long requests in flight may take, in milliseconds.
     #[arg(long, env = "APP_SHUTDOWN_TIMEOUT_MS", default_value = "20000", value_name = "MS")]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::parts::{self, ApiParts, WorkParts};
-use crate::{cli::DevArgs, config::environment::Environment, shutdown::Shutdown};
+use crate::{cli::DevArgs, config::environment::Environment, http::listener, shutdown::Shutdown};
 
 pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
@@ -14,11 +14,13 @@ pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<Exi
     let worker = args.worker.resolve(backend.compute)?;
     let secrets = args.secrets.resolve(environment, &backend.state_dir)?;
     let shutdown = Shutdown::on_signals()?;
+    // First what can fail without anything begun.
+    let socket = listener::bind("APP_LISTEN", http.listen)?;
     let (db, cluster) = parts::database(&database).await?;
     let lease = worker.times.lease;
     let work = WorkParts { db: db.clone(), cluster, redis: redis.clone(), worker, backend };
     let worker = parts::start_worker(work, &shutdown).await?;
-    let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
+    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, lease };
     let api = parts::start_api(api, &shutdown).await?;
     let (worker, api) = tokio::join!(worker, api);
     worker?;

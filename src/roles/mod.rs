@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use crate::{
     cli::{Cli, Command, KeysCommand},
+    config::setting,
     telemetry,
 };
 
@@ -22,7 +23,9 @@ use crate::{
 /// What stopped it, for one line on standard error.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let environment = cli.environment.environment()?;
-    telemetry::log(cli.environment.log_filter(), cli.environment.log_format()?)?;
+    let filter = cli.environment.log_filter();
+    telemetry::log(filter, cli.environment.log_format()?)
+        .map_err(|error| setting("RUST_LOG", filter, "info,app=debug").wrong(error))?;
     match cli.command {
         Command::Serve(args) => serve::run(&args, environment).await,
         Command::Work(args) => work::run(&args, environment).await,

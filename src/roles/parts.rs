@@ -42,7 +42,7 @@ use crate::{
     http::listener,
     shutdown::Shutdown,
     telemetry,
-    worker::{self, health},
+    worker::{self, health, host_lock::HostLock},
 };
 
 /// The databases, once the primary answers and its schema is there.
@@ -126,6 +126,8 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
 /// What the API is made of.
 pub struct ApiParts {
     pub db: DualDb,
+    /// Bound before anything else is begun.
+    pub socket: TcpListener,
     pub cluster: ClusterId,
     pub redis: RedisConfig,
     pub http: HttpConfig,
@@ -139,7 +141,7 @@ pub struct ApiParts {
 /// # Errors
 /// When the address is taken or Redis cannot be used.
 pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let socket = listener::bind("APP_LISTEN", parts.http.listen)?;
+    let socket = parts.socket;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(bell.client()).await?;
     let ring = Arc::new(KeyRing::new(parts.secrets));
@@ -212,9 +214,11 @@ pub struct WorkParts {
 /// When another worker has this name, or a part cannot be had.
 pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
     let host = parts.worker.host.clone();
-    let lock = worker::lock_host_name(&parts.backend.state_dir, parts.cluster, &host.name)?;
+    let lock = HostLock::acquire(&parts.backend.state_dir, parts.cluster, &host.name)?;
     let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
     let backends = backends(&parts.backend, parts.cluster).await?;
+    // Before anything is registered: what cannot work should leave nothing behind.
+    redis::check(&redis::client(&parts.redis, Duration::from_secs(1))?).await?;
     let spec = HostSpec {
         name: host.name,
         address: host.address,
@@ -232,7 +236,6 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
         boot::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
-    redis::check(ear.client()).await?;
     let health = health::Health::new(parts.worker.times.lease, shutdown.requested.clone());
     let listener = health::serve(socket, health.clone(), metrics()?)?;
     let handle = listener.handle();

@@ -6,6 +6,7 @@ use super::parts::{self, ApiParts};
 use crate::{
     cli::ServeArgs,
     config::{environment::Environment, setting},
+    http::listener,
     shutdown::Shutdown,
 };
 
@@ -19,7 +20,9 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let secrets = args.secrets.resolve(environment, &state_dir)?;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = parts::database(&database).await?;
-    let api = ApiParts { db, cluster, redis, http, instances, secrets, lease };
+    // Not earlier: who connects should be answered.
+    let socket = listener::bind("APP_LISTEN", http.listen)?;
+    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, lease };
     parts::start_api(api, &shutdown).await?.await??;
     Ok(ExitCode::SUCCESS)
 }

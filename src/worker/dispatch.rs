@@ -35,6 +35,8 @@ use crate::{
 
 const IDLE_POLL: Duration = Duration::from_secs(2);
 const DEAF_POLL: Duration = Duration::from_millis(500);
+/// Our own time limit of a statement, and the server's.
+const STATEMENT: Duration = Duration::from_millis(4500);
 
 struct Dispatch {
     context: Arc<Context>,
@@ -176,8 +178,11 @@ impl Dispatch {
                 while sent_at.elapsed() < times.self_fence() {
                     tokio::time::sleep(DEAF_POLL).await;
                     self.pulse.beat();
-                    if let Ok(jobs) = claim::recover(&context.db, context.me, lease).await {
-                        return Ok(jobs);
+                    match claim::recover(&context.db, context.me, lease).await {
+                        // Nothing yet: the server may still be at it, as long as it lets a statement run.
+                        Ok(jobs) if jobs.is_empty() && sent_at.elapsed() < STATEMENT => {}
+                        Ok(jobs) => return Ok(jobs),
+                        Err(_) => {}
                     }
                 }
                 Err(DbError::Unavailable(reason))

@@ -57,7 +57,7 @@ pub fn serve(socket: TcpListener, health: Health, metrics: PrometheusHandle) -> 
                     let works = silent < ready.lease && !ready.stopping.is_cancelled();
                     let body = json!({"status": if works { "ready" } else { "unavailable" }, "heartbeat_age_s": silent.as_secs_f64()});
                     async move {
-                        if works { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+                        if works { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).json(body) }
                     }
                 }),
             )

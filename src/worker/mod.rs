@@ -9,6 +9,7 @@ mod chance;
 mod dispatch;
 mod fault;
 pub mod health;
+pub mod host_lock;
 mod jobs;
 mod leases;
 mod observer;
@@ -17,7 +18,7 @@ mod sweep;
 mod wakeups;
 mod watchdog;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -27,7 +28,7 @@ use crate::{
     config::worker::WorkerConfig,
     core::{
         db::DualDb,
-        id::{ClusterId, InstanceId},
+        id::InstanceId,
         protocol::{boot, claim::Claimant},
         queue::Ear,
     },
@@ -74,7 +75,14 @@ pub async fn run(
     for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep] {
         let (context, stop) = (context.clone(), background.clone());
         loops.spawn(async move {
-            stop.run_until_cancelled(task.run(&context)).await;
+            let running = tokio::spawn(async move { task.run(&context).await });
+            let abort = running.abort_handle();
+            // None of them ends by itself. One that does has panicked, and the rest would go on without it.
+            if let Some(ended) = stop.run_until_cancelled(running).await {
+                tracing::error!(?ended, "a part of the worker has ended; this process ends");
+                std::process::exit(watchdog::EXIT_STATUS);
+            }
+            abort.abort();
         });
     }
     let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
@@ -105,31 +113,4 @@ impl Task {
             Self::Sweep => sweep::run(context).await,
         }
     }
-}
-
-/// One worker per cluster and host name on this machine: an exclusive lock that ends with the process. Under `/run`
-/// where that can be written, else in the state directory.
-///
-/// # Errors
-/// One line that names the variable when another process holds it, or no place can be written.
-pub fn lock_host_name(
-    state_dir: &Path,
-    cluster: ClusterId,
-    name: &str,
-) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
-    use anyhow::Context as _;
-    let file_name = format!("app-{cluster}-{name}.lock");
-    let file = std::fs::File::create(Path::new("/run").join(&file_name)).or_else(|_| {
-        std::fs::create_dir_all(state_dir)?;
-        std::fs::File::create(state_dir.join(&file_name))
-    });
-    let file = file.with_context(|| {
-        format!("APP_STATE_DIR: {} cannot be written; example: APP_STATE_DIR=/var/lib/app", state_dir.display())
-    })?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!(
-            "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or give this one another \
-             name; example: APP_HOST_NAME={name}-2"
-        )
-    })
 }

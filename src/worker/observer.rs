@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::Context;
 use crate::{
-    backend::{Compute, ContainerState, Observed},
+    backend::{BackendError, Compute, ContainerState, Fabric, Observed},
     core::{
         id::InstanceId,
         instances::store::{self, Expected},
@@ -76,20 +76,28 @@ async fn look_at_all(context: &Context) {
     for expected in expected.iter().filter(|expected| should_run(expected)) {
         judge(context, expected, observed.get(&expected.id)).await;
     }
-    let failed = expected.iter().filter(|expected| expected.status == "failed");
-    for container in failed.filter_map(|failed| observed.get(&failed.id)) {
-        remove_leftover(context, container).await;
+    for failed in expected.iter().filter(|expected| expected.status == "failed") {
+        if let Some(container) = observed.get(&failed.id) {
+            remove_leftover(context, failed, container).await;
+        }
     }
 }
 
-/// A worker that died too often, or an undo that failed, leaves a container that runs though its instance failed.
-async fn remove_leftover(context: &Context, container: &Observed) {
-    if container.state != ContainerState::Running {
+/// A worker that died too often, or an undo that failed, leaves a container though its instance failed. One that has
+/// ended by itself stays, to be looked at: that is a crash loop's.
+async fn remove_leftover(context: &Context, failed: &Expected, container: &Observed) {
+    if matches!(container.state, ContainerState::Exited { .. }) {
         return;
     }
-    tracing::warn!(instance = %container.instance, "removing a container that runs though its instance failed");
-    if let Err(error) = context.compute.remove(container.instance).await {
-        tracing::warn!(%error, instance = %container.instance, "could not remove it; the next check will");
+    tracing::warn!(instance = %failed.id, "removing what a failed instance left behind");
+    let removed: Result<(), BackendError> = async {
+        context.fabric.unpublish(failed.id).await?;
+        context.compute.remove(failed.id).await?;
+        context.fabric.release_network(failed.network).await
+    }
+    .await;
+    if let Err(error) = removed {
+        tracing::warn!(%error, instance = %failed.id, "could not remove it; the next check will");
     }
 }
 

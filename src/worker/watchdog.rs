@@ -16,7 +16,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const SUSPICIOUS: Duration = Duration::from_secs(15);
 const WEDGED: Duration = Duration::from_secs(45);
 /// `EX_SOFTWARE` of sysexits.
-const EXIT_STATUS: i32 = 70;
+pub const EXIT_STATUS: i32 = 70;
 
 /// One loop's sign of life.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::core::invalid::Invalid;
 
 /// The body of `POST /instances`; only `image` is required.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CreateInstance)]
 pub struct RawInstance {
@@ -37,6 +37,13 @@ pub struct RawInstance {
     /// `no` (default), `on_failure` or `always`.
     pub restart_policy: Option<String>,
     pub placement: Option<Placement>,
+}
+
+// `env` may hold the tenant's secrets.
+impl std::fmt::Debug for RawInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawInstance").field("image", &self.image).finish_non_exhaustive()
+    }
 }
 
 /// A port to publish.
@@ -88,7 +95,7 @@ impl Protocol {
 }
 
 /// A request that can be accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InstanceSpec {
     pub name: Option<String>,
     pub image: String,
@@ -101,6 +108,13 @@ pub struct InstanceSpec {
     pub labels: BTreeMap<String, String>,
     pub restart_policy: &'static str,
     pub placement: Placement,
+}
+
+// `env` may hold the tenant's secrets.
+impl std::fmt::Debug for InstanceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InstanceSpec").field("image", &self.image).finish_non_exhaustive()
+    }
 }
 
 const MAX_TEXT: usize = 32 * 1024;

@@ -12,7 +12,7 @@ use crate::core::{
     page::{Page, PageRequest},
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InstanceRecord {
     pub id: InstanceId,
     pub name: String,
@@ -41,6 +41,13 @@ pub struct InstanceRecord {
     pub updated_at: OffsetDateTime,
     pub started_at: Option<OffsetDateTime>,
     pub finished_at: Option<OffsetDateTime>,
+}
+
+// `env` may hold the tenant's secrets.
+impl std::fmt::Debug for InstanceRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InstanceRecord").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// What a list is narrowed to.

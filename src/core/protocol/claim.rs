@@ -47,7 +47,7 @@ pub struct Lease {
 }
 
 /// A job that is ours until its lease ends, with all that is needed to do it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Claimed {
     pub lease: Lease,
     pub kind: JobKind,
@@ -67,6 +67,13 @@ pub struct Claimed {
     pub address: Ipv4Addr,
     pub mac: String,
     pub ports: Vec<Port>,
+}
+
+// `env` may hold the tenant's secrets.
+impl std::fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claimed").field("lease", &self.lease).finish_non_exhaustive()
+    }
 }
 
 /// Which of the jobs `j` this host may claim now: due, known, next in line for its instance, and here or with room here.

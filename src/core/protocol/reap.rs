@@ -49,7 +49,7 @@ reaped as (
     error = case when t.becomes = 'failed' then jsonb_build_object(
       'code', 'attempts_exhausted', 'detail', 'its worker went away ' || j.crashes + 1 || ' times') end,
     crashes = j.crashes + 1, attempt = greatest(0, j.attempt - 1),
-    run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ j.crashes) * (0.5 + random())),
+    run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ least(j.crashes, 6)) * (0.5 + random())),
     lease_id = null, lease_boot = null, lease_until = null, deadline_at = null
   from late cross join lateral (
     select case when late.kind = 'delete' then 'queued'

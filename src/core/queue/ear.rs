@@ -49,11 +49,6 @@ impl Ear {
         Ok(Self { client: redis::client(config, Duration::ZERO)?, lists })
     }
 
-    /// The client, for checks at start.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// Waits for at most `most` messages of one list, this host's own first.
     pub async fn listen(&self, most: usize) -> Heard {
         let asked = Instant::now();

@@ -47,7 +47,8 @@ async fn provision(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result
     Ok(container_id)
 }
 
-/// Leaves nothing behind. What cannot be undone now is undone by the next attempt, by the delete, or by the sweep.
+/// Leaves nothing behind. What cannot be undone now is undone by the next attempt, by the
+/// delete, or by the observer.
 pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
     held.steps.begin("undo");
     let undone: Result<(), BackendError> = async {

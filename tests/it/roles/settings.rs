@@ -113,7 +113,7 @@ const BAD: &[(&str, &[&str])] = &[
     ),
     ("DB_MAX_CONNS", &["0", "1", "-3", "many", "100000", ""]),
     ("DB_WAIT_SECONDS", &["soon", "-1", "1.5", ""]),
-    ("DOCKER_HOST", &["ssh://h", "localhost:2375", "/var/run/docker.sock", ""]),
+    ("DOCKER_HOST", &["ssh://h", "localhost:2375", "/var/run/docker.sock"]),
     ("NETWORK_BACKEND", &["bridge", "ovn", "docker", ""]),
     (
         "REDIS_URL",

@@ -102,6 +102,7 @@ impl Cluster {
             ("APP_LISTEN", "127.0.0.1:0".into()),
             ("APP_WORK_LISTEN", "127.0.0.1:0".into()),
             ("APP_HTTP_WORKERS", "2".into()),
+            ("APP_SHUTDOWN_DELAY_MS", "0".into()),
             ("APP_HOST_NAME", "h1".into()),
             ("APP_STATE_DIR", self.state.path().display().to_string()),
             ("APP_PORT_RANGE", format!("{first_port}-{}", first_port + PORTS - 1)),
@@ -160,9 +161,23 @@ impl Cluster {
         connect(&self.database_url).await
     }
 
+    /// This installation's id.
+    pub async fn id(&self) -> uuid::Uuid {
+        self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0)
+    }
+
+    /// What this installation has in Redis: names of keys that begin with `prefix` after its own.
+    pub async fn in_redis(&self, prefix: &str) -> Vec<String> {
+        let pattern = format!("app:{}:{prefix}*", self.id().await);
+        let scan = Command::new("redis-cli").args(["-u", &self.redis_url, "--scan", "--pattern", &pattern]).output();
+        let output = scan.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(ToOwned::to_owned).collect()
+    }
+
     /// What this installation has in Docker: containers and networks.
     pub async fn in_docker(&self) -> Vec<String> {
-        let id: uuid::Uuid = self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+        let id = self.id().await;
         let host = self.docker_host.as_deref().expect("on Docker");
         let list = |what: &[&str]| {
             let filter = format!("label=app.cluster={id}");
@@ -198,14 +213,28 @@ impl Drop for Cluster {
             }
         }
         let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
+        let database_url = self.database_url.clone();
         // A runtime of its own: this may run inside one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                let cluster = connect(&database_url).await.query_one("select id::text from cluster", &[]).await;
+                if let Ok(row) = cluster {
+                    remove_locks(row.get(0));
+                }
                 connect(&admin_url).await.batch_execute(&format!("drop database {name} with (force)")).await
             })
         });
         let _ = dropped.join();
+    }
+}
+
+/// A killed worker leaves its lock's file.
+fn remove_locks(cluster: &str) {
+    for entry in std::fs::read_dir("/run").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("app-{cluster}-")) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
