@@ -34,6 +34,7 @@ async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell
     // Connections and statements that are prepared once.
     for n in 0..4 {
         let id = create(&format!("warm-{n}")).await;
+        assert_eq!(create(&format!("warm-{n}")).await, id);
         client.get(&format!("/instances/{id}")).await.expect(200);
         client.delete(&format!("/instances/{id}")).await.expect(202);
     }

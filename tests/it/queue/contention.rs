@@ -52,7 +52,9 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
     let reaper = tokio::spawn({
         let db = lab.db.clone();
         async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
+                tick.tick().await;
                 reap::reap(&db, LEASE).await.unwrap();
             }
         }
@@ -120,15 +122,10 @@ async fn the_opposite_lock_order_does_deadlock() {
             let owner = format!("update instances set updated_at = now() where id = '{instance}'");
             let (first, second) = if n % 2 == 0 { (&job, &owner) } else { (&owner, &job) };
             while deadlocks.load(Ordering::SeqCst) == 0 {
-                sql.batch_execute("begin").await.unwrap();
-                sql.batch_execute(first).await.unwrap();
-                match sql.batch_execute(second).await {
-                    Ok(()) => sql.batch_execute("commit").await.unwrap(),
-                    Err(error) => {
-                        assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
-                        deadlocks.fetch_add(1, Ordering::SeqCst);
-                        sql.batch_execute("rollback").await.unwrap();
-                    }
+                if let Err(error) = sql.batch_execute(&format!("begin; {first}; {second}; commit")).await {
+                    assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
+                    deadlocks.fetch_add(1, Ordering::SeqCst);
+                    sql.batch_execute("rollback").await.unwrap();
                 }
             }
         })

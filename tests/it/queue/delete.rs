@@ -6,7 +6,7 @@ use app::core::protocol::{accept_delete, claim::Candidates, finish::Outcome};
 use serde_json::json;
 
 use super::{
-    crash::{column, step_runs},
+    crash::{column, step_begun},
     lab::{Lab, claim, spec},
     ledger::leftovers,
 };
@@ -15,12 +15,13 @@ use crate::support::{Cluster, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_in_the_middle_of_a_provision_cancels_it_and_leaves_nothing() {
     let mut cluster = Cluster::simulated().await;
-    cluster.set("SIMULATED_LATENCY_MS", 300);
+    // Two more steps of at least 0.5 s follow, and a heartbeat comes each 0.5 s.
+    cluster.set("SIMULATED_LATENCY_MS", 1000);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1", "ports": [{"container": 80}]})).await.expect(202);
     let path = format!("/instances/{}", answer.instance());
-    step_runs(&client, &answer.job(), "container").await;
+    step_begun(&client, &answer.job(), "container").await;
     let deletion = client.delete(&path).await.expect(202);
     // Asked for again, it is the same delete.
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    crash::{column, step_runs},
+    crash::{column, step_begun},
     ledger::{assert_exactly_once, ledger},
 };
 use crate::support::Cluster;
@@ -19,7 +19,7 @@ async fn a_worker_asked_to_stop_finishes_what_it_has_and_claims_nothing_more() {
     let worker = cluster.work();
     let sql = cluster.sql().await;
     let begun = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_runs(&client, &begun.job(), "network").await;
+    step_begun(&client, &begun.job(), "network").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
     let later = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
@@ -43,7 +43,7 @@ async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_a
     let mut worker = cluster.work();
     let sql = cluster.sql().await;
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_runs(&client, &answer.job(), "image").await;
+    step_begun(&client, &answer.job(), "image").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
     let asked = Instant::now();

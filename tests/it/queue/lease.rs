@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    crash::{column, step_runs},
+    crash::{column, step_begun},
     lab::{LEASE, Lab, spec},
     ledger::{assert_exactly_once, ledger},
 };
@@ -41,7 +41,7 @@ async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
     let worker = cluster.work();
     let sql = cluster.sql().await;
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_runs(&client, &answer.job(), "network").await;
+    step_begun(&client, &answer.job(), "network").await;
     // As if another had claimed it.
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
@@ -76,7 +76,7 @@ async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_i
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..4).map(|_| create())).await;
     for answer in &answers {
-        step_runs(&client, &answer.job(), "network").await;
+        step_begun(&client, &answer.job(), "network").await;
     }
     proxy.cut();
     let cut_at = OffsetDateTime::now_utc();
