@@ -8,6 +8,7 @@ mod api;
 mod backend;
 mod db;
 mod flow;
+mod identity;
 mod queue;
 mod roles;
 mod support;

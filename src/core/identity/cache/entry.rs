@@ -43,7 +43,8 @@ pub enum Found<R> {
     Lease,
     Valid(R, Prefix),
     Unknown,
-    Tombstone,
+    /// The key's version as of then.
+    Tombstone(i64, Prefix),
     /// A wrong MAC, or a value for another time: to be replaced, never believed.
     Untrusted(Prefix),
 }
@@ -114,7 +115,10 @@ impl Seal {
                 if same { Found::Valid(Arc::new(cached(payload)), prefix) } else { Found::Untrusted(prefix) }
             }
             (b'N', _) => Found::Unknown,
-            (b'T', _) => Found::Tombstone,
+            (b'T', _) => match body[PREFIX..].try_into() {
+                Ok(ver) => Found::Tombstone(i64::from_be_bytes(ver), prefix),
+                Err(_) => Found::Untrusted(prefix),
+            },
             _ => Found::Untrusted(prefix),
         }
     }
@@ -223,7 +227,8 @@ mod tests {
         assert_eq!(ms, 1000, "one second before it expires");
         assert_eq!(seal.open("k", &[7; 32], Some(&value)), Found::Valid(cached, Prefix(value[..17].to_vec())));
         let (value, ms) = seal.seal("k", &Fact::Refused { ver: 4 }, [9; 16], 0.0, 0.0);
-        assert_eq!((seal.open("k", &[7; 32], Some(&value)), ms), (Found::Tombstone, TOMBSTONE_MS));
+        let tombstone = Found::Tombstone(4, Prefix(value[..17].to_vec()));
+        assert_eq!((seal.open("k", &[7; 32], Some(&value)), ms), (tombstone, TOMBSTONE_MS));
         let (value, ms) = seal.seal("k", &Fact::Unknown { until_s: Some(2.0) }, [9; 16], 0.0, 0.0);
         assert_eq!((seal.open("k", &[7; 32], Some(&value)), ms), (Found::Unknown, 2000));
         assert_eq!(seal.open("k", &[7; 32], Some(&lease([9; 16]).0)), Found::Lease);

@@ -34,7 +34,8 @@ struct Shard {
     kept: HashMap<KeyHash, Kept>,
 }
 
-struct Kept {
+#[derive(Clone)]
+pub(super) struct Kept {
     cached: Arc<Cached>,
     epoch: u64,
     until: u64,
@@ -43,8 +44,8 @@ struct Kept {
 /// What must not have changed between asking and putting in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
-    generation: u64,
-    epoch: u64,
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
 }
 
 impl L1 {
@@ -55,13 +56,20 @@ impl L1 {
 
     /// The key, if it is here and may be believed.
     pub fn get(&self, name: &KeyHash, now: impl Fn() -> u64) -> Option<Arc<Cached>> {
-        let found = {
-            let shard = self.shard(name);
-            let kept = shard.kept.get(name)?;
-            (kept.epoch == self.epoch.load(Ordering::SeqCst) && now() < kept.until).then(|| kept.cached.clone())
-        };
-        // After the entry was read: a process that slept in between finds the fence fallen.
-        found.filter(|_| self.is_fenced(now()))
+        // The fence before the entry: news that comes in between, and removes it, must not vouch for it. And after it: a
+        // process that slept in between finds the fence fallen.
+        if !self.is_fenced(now()) {
+            return None;
+        }
+        let kept = self.look(name)?;
+        let now = now();
+        (now < kept.until && self.is_fenced(now)).then_some(kept.cached)
+    }
+
+    /// What is here of this epoch, believed or not.
+    pub(super) fn look(&self, name: &KeyHash) -> Option<Kept> {
+        let shard = self.shard(name);
+        shard.kept.get(name).filter(|kept| kept.epoch == self.epoch.load(Ordering::SeqCst)).cloned()
     }
 
     /// To be taken before the value is asked for; `None`: nothing may be put in now.
@@ -121,5 +129,40 @@ impl L1 {
 
     fn shard(&self, name: &KeyHash) -> MutexGuard<'_, Shard> {
         self.shards[usize::from(name[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All that a map knows that holds one key at most: for the models, which go back and forth between states.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Frozen {
+    pub fence: u64,
+    pub epoch: u64,
+    pub generation: u64,
+    /// The epoch of the entry.
+    pub kept: Option<u64>,
+}
+
+#[cfg(test)]
+impl L1 {
+    pub(super) fn freeze(&self, name: &KeyHash) -> Frozen {
+        let shard = self.shard(name);
+        Frozen {
+            fence: self.fence.load(Ordering::SeqCst),
+            epoch: self.epoch.load(Ordering::SeqCst),
+            generation: shard.generation,
+            kept: shard.kept.get(name).map(|kept| kept.epoch),
+        }
+    }
+
+    pub(super) fn thaw(&self, frozen: Frozen, cached: &Arc<Cached>) {
+        self.fence.store(frozen.fence, Ordering::SeqCst);
+        self.epoch.store(frozen.epoch, Ordering::SeqCst);
+        let mut shard = self.shard(&cached.name());
+        shard.generation = frozen.generation;
+        shard.kept.clear();
+        if let Some(epoch) = frozen.kept {
+            shard.kept.insert(cached.name(), Kept { cached: cached.clone(), epoch, until: u64::MAX });
+        }
     }
 }

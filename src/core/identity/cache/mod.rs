@@ -14,9 +14,12 @@ mod refresh;
 mod revoke;
 mod service;
 pub mod store;
-mod tier;
+pub mod tier;
 mod usage;
 pub mod verify;
+
+#[cfg(test)]
+mod model;
 
 use std::sync::Arc;
 

@@ -22,10 +22,9 @@ use super::{
 
 /// How long Redis is tried before the outbox takes over.
 const TRY: Duration = Duration::from_secs(3);
-/// A process that was heard of longer ago than this believes nothing it keeps.
-const SILENT: Duration = Duration::from_millis(FENCE_MS);
-/// Longer than any fence that was granted before.
-const SETTLED: Duration = Duration::from_millis(FENCE_MS + 10);
+/// Longer than any fence that was granted before, on clocks that are read in milliseconds and differ a little in rate.
+/// A process that asked for news longer ago than this believes nothing it keeps.
+pub(super) const SETTLED: Duration = Duration::from_millis(FENCE_MS + 10);
 const OUTBOX_PERIOD: Duration = Duration::from_millis(500);
 /// Changes on their way to Redis at a time.
 const CONCURRENT: usize = 100;
@@ -63,8 +62,8 @@ impl Revoker {
             let feed = Duration::from_secs(2);
             return Propagation::Pending { effective_by: OffsetDateTime::now_utc() + feed };
         };
-        if let (true, Some((entry, settled))) = (wait, newest) {
-            self.wait_for_processes(entry, settled).await;
+        if let (true, Some(entry)) = (wait, newest) {
+            self.wait_for_processes(entry).await;
         }
         record("processes", started);
         let outbox: Vec<i64> = changes.iter().map(|change| change.outbox).collect();
@@ -75,19 +74,18 @@ impl Revoker {
         Propagation::Complete
     }
 
-    async fn tell_all(&self, changes: &[Change], deadline: Instant) -> Result<Option<(LogId, bool)>, TierError> {
-        let mut all = Vec::with_capacity(changes.len());
+    async fn tell_all(&self, changes: &[Change], deadline: Instant) -> Result<Option<LogId>, TierError> {
+        let mut newest = None;
         for batch in changes.chunks(CONCURRENT) {
             for told in future::join_all(batch.iter().map(|change| self.tell(change, deadline))).await {
-                all.push(told?);
+                newest = newest.max(Some(told?));
             }
         }
-        let settled = all.iter().all(|(_, settled)| *settled);
-        Ok(all.into_iter().map(|(id, _)| id).max().map(|newest| (newest, settled)))
+        Ok(newest)
     }
 
     /// The same twice is the same.
-    async fn tell(&self, change: &Change, deadline: Instant) -> Result<(LogId, bool), TierError> {
+    async fn tell(&self, change: &Change, deadline: Instant) -> Result<LogId, TierError> {
         let name = name_of(&change.hash);
         let key = self.0.tier.redis_key(&name);
         let tombstone = change.refused.then(|| {
@@ -95,7 +93,7 @@ impl Revoker {
             self.0.seal.seal(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
         });
         loop {
-            let told = self.0.tier.revoke(&name, tombstone.as_deref(), change.ver, SETTLED);
+            let told = self.0.tier.revoke(&name, tombstone.as_deref(), change.ver);
             // The client's own time-out does not cover a reconnection.
             let told = tokio::time::timeout(Duration::from_millis(300), told).await;
             match told.unwrap_or_else(|_| Err(TierError("no answer in time".into()))) {
@@ -106,17 +104,16 @@ impl Revoker {
         }
     }
 
-    async fn wait_for_processes(&self, entry: LogId, settled: bool) {
-        let deadline = Instant::now() + SETTLED;
-        if !settled {
-            // Redis forgot who listens: wait until nobody can believe what they keep.
-            tokio::time::sleep_until(deadline).await;
-        }
-        while Instant::now() < deadline {
-            match self.0.tier.behind(entry, SILENT).await {
-                Ok(0) => return,
-                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(_) => tokio::time::sleep_until(deadline).await,
+    async fn wait_for_processes(&self, entry: LogId) {
+        let told = Instant::now();
+        loop {
+            let behind = self.0.tier.behind(entry, SETTLED).await.ok().flatten();
+            if all_have_heard(told.elapsed(), behind) {
+                return;
+            }
+            match behind {
+                Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                None => tokio::time::sleep_until(told + SETTLED).await,
             }
         }
     }
@@ -141,6 +138,12 @@ impl Revoker {
             }
         }
     }
+}
+
+/// Whether nobody believes what was true before, `waited` after Redis was told. `behind`: how many processes have not
+/// heard; `None`: unknown, also when Redis forgot who listens.
+pub(super) fn all_have_heard(waited: Duration, behind: Option<i64>) -> bool {
+    waited >= SETTLED || behind == Some(0)
 }
 
 fn record(stage: &'static str, started: Instant) {

@@ -202,7 +202,7 @@ impl Inner {
                     ("redis", Ok(Fact::Valid(cached)))
                 }
                 Found::Unknown => ("redis", Ok(Fact::unknown())),
-                Found::Tombstone => ("redis", Ok(Fact::refused())),
+                Found::Tombstone(..) => ("redis", Ok(Fact::refused())),
                 found => ("pg", self.shared(hash, Some(found)).await),
             },
             Err(error) => {
@@ -321,6 +321,8 @@ impl Inner {
     fn open(&self, key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<Cached>> {
         match self.seal.open(key, hash, value) {
             Found::Valid(cached, prefix) if !self.still_good(&cached) => Found::Untrusted(prefix),
+            // Of a suspension, say, that was told after the key was let in again.
+            Found::Tombstone(ver, prefix) if ver < self.feed.version(&name_of(hash)) => Found::Untrusted(prefix),
             found => found,
         }
     }
@@ -357,7 +359,7 @@ fn fact_found(found: Found<Arc<Cached>>) -> Found<Fact> {
         Found::Nothing => Found::Nothing,
         Found::Lease => Found::Lease,
         Found::Unknown => Found::Unknown,
-        Found::Tombstone => Found::Tombstone,
+        Found::Tombstone(ver, prefix) => Found::Tombstone(ver, prefix),
         Found::Untrusted(prefix) => Found::Untrusted(prefix),
     }
 }

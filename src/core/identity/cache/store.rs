@@ -98,6 +98,7 @@ pub(super) async fn record_usage(db: &DualDb, uses: &[(uuid::Uuid, OffsetDateTim
 /// A change that the caches have to hear of.
 #[derive(Clone, Debug)]
 pub struct Change {
+    /// Its row there; 0: none.
     pub outbox: i64,
     pub hash: [u8; 32],
     pub ver: i64,

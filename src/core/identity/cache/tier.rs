@@ -50,15 +50,9 @@ end
 return 0";
 
 // One key's value is replaced (a tombstone) or removed, which breaks a lease as well; the log tells the processes.
-// `settled`: whoever may still believe what it keeps has asked for news since Redis last forgot everything, and so is
-// among those that were seen.
 const REVOKE_SCRIPT: &str = "
 if ARGV[1] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', 100000, '*', 'h', ARGV[3], 'v', ARGV[4])
-local t = redis.call('TIME')
-local born = string.match(redis.call('GET', KEYS[3]) or '', '@(%d+)$')
-local settled = born and t[1] * 1000 + math.floor(t[2] / 1000) - born >= tonumber(ARGV[5])
-return {id, settled and 'yes' or 'no'}";
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', 100000, '*', 'h', ARGV[3], 'v', ARGV[4])";
 
 // News since the last question, and in the same reply the proof that it was asked; so their order needs no argument.
 const NEWS_SCRIPT: &str = "
@@ -85,9 +79,13 @@ if ARGV[2] ~= '' then
 end
 return {epoch, oldest, newest, unpack(entries)}";
 
+// Only a Redis that has settled knows all who listen: whoever may still believe what it keeps has asked for news since
+// Redis last forgot everything. Judged here, not when the revocation was told: it may have forgotten since.
 const SEEN_SCRIPT: &str = "
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local born = string.match(redis.call('GET', KEYS[2]) or '', '@(%d+)$')
+if not born or now - born < tonumber(ARGV[3]) then return -1 end
 local behind = 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
@@ -122,7 +120,7 @@ impl std::str::FromStr for LogId {
 }
 
 /// The answer to a question for news.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct News {
     pub epoch: String,
     pub oldest: LogId,
@@ -212,33 +210,27 @@ impl Tier {
         Ok(swapped == 1)
     }
 
-    /// Replaces a key's value by a tombstone (or by nothing) and tells the log. Answers the entry's id, and whether all
-    /// who may not have heard are known: not while Redis has been empty within `settling`.
-    pub async fn revoke(
-        &self,
-        name: &KeyHash,
-        tombstone: Option<&[u8]>,
-        ver: i64,
-        settling: Duration,
-    ) -> Result<(LogId, bool)> {
-        let keys = vec![self.redis_key(name), self.special("log"), self.special("epoch")];
+    /// Replaces a key's value by a tombstone (or by nothing) and tells the log. Answers the entry's id.
+    pub async fn revoke(&self, name: &KeyHash, tombstone: Option<&[u8]>, ver: i64) -> Result<LogId> {
+        let keys = vec![self.redis_key(name), self.special("log")];
         let arguments: Vec<Value> = vec![
             bytes(tombstone.unwrap_or_default()),
             TOMBSTONE_MS.into(),
             data_encoding::HEXLOWER.encode(name).into(),
             ver.into(),
-            i64::try_from(settling.as_millis()).unwrap_or(i64::MAX).into(),
         ];
-        let (id, settled): (String, String) =
-            self.0.revoke.evalsha_with_reload(&self.0.revoking, keys, arguments).await?;
-        Ok((id.parse().map_err(|()| TierError(format!("not a log id: {id}")))?, settled == "yes"))
+        let id: String = self.0.revoke.evalsha_with_reload(&self.0.revoking, keys, arguments).await?;
+        id.parse().map_err(|()| TierError(format!("not a log id: {id}")))
     }
 
-    /// How many processes that asked for news within `within` have not seen the entry yet.
-    pub async fn behind(&self, entry: LogId, within: Duration) -> Result<i64> {
+    /// How many processes that asked for news within `within` have not seen the entry yet; `None`: not known, for Redis
+    /// has been empty within that time.
+    pub async fn behind(&self, entry: LogId, within: Duration) -> Result<Option<i64>> {
         let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let arguments: Vec<Value> = vec![entry.0.to_string().into(), entry.1.to_string().into(), within.into()];
-        Ok(self.0.seen.evalsha_with_reload(&self.0.revoking, self.special("seen"), arguments).await?)
+        let keys = vec![self.special("seen"), self.special("epoch")];
+        let behind: i64 = self.0.seen.evalsha_with_reload(&self.0.revoking, keys, arguments).await?;
+        Ok((behind >= 0).then_some(behind))
     }
 
     /// News after `last` (`None`: from now on). `instance`: who says to have seen all up to `last`.

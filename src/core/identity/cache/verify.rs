@@ -97,7 +97,7 @@ impl<F: Refusal> Verification<F> {
         match (state, event) {
             (_, Event::Found(Found::Valid(fact, _))) => Action::Done(Answer::Cached(fact)),
             (_, Event::Found(Found::Unknown)) => Action::Done(Answer::Cached(F::unknown())),
-            (_, Event::Found(Found::Tombstone)) => Action::Done(Answer::Cached(F::refused())),
+            (_, Event::Found(Found::Tombstone(..))) => Action::Done(Answer::Cached(F::refused())),
             (State::Asked { .. }, Event::Found(Found::Nothing)) => {
                 self.state = State::AskedForLease(self.lease.clone());
                 Action::Lease(self.lease.clone())
