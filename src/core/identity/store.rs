@@ -40,8 +40,8 @@ pub struct KeySpec {
     pub created_by: Option<KeyId>,
 }
 
-/// Revokes the tenant's key. `None`: there is none. Revoked already: it is told once more, for the first time may not
-/// have got through yet, and whoever asks twice is promised the same.
+/// Revokes the tenant's key. `None`: there is none. Revoked already: everybody is told once more, for whoever did it may
+/// not have come to that yet.
 ///
 /// # Errors
 /// As the database says.
@@ -56,16 +56,17 @@ pub async fn revoke(
         .await?
         .query(
             "with hit as (
-               select id, key_hash, ver from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
+               select id, key_hash, ver, revoked_at from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
              gone as (
                update api_key k set revoked_at = now(), revoked_by = $3, ver = k.ver + 1, changed_at = now()
                from hit where k.id = hit.id and k.revoked_at is null returning k.*),
-             told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from gone returning id, key_hash),
+             news as (
+               select key_hash, ver from gone union all select key_hash, ver from hit where revoked_at is not null),
+             told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from news returning id),
              event as (
                insert into events (tenant_id, kind, detail)
                select tenant_id, 'key.revoked', jsonb_build_object('key_id', id, 'by', $3::uuid) from gone)
-             select coalesce(told.id, 0) as outbox, hit.key_hash, coalesce(gone.ver, hit.ver) as ver, true as refused
-             from hit left join gone on true left join told on true",
+             select told.id as outbox, news.key_hash, news.ver, true as refused from news, told",
             &[&key.uuid(), &tenant.map(TenantId::uuid), &by.uuid()],
         )
         .await?;
