@@ -173,7 +173,8 @@ pub struct KeySpec {
     pub created_by: Option<KeyId>,
 }
 
-/// Revokes the tenant's key. `None`: there is none. Revoked already: nothing to tell anybody.
+/// Revokes the tenant's key. `None`: there is none. Revoked already: everybody is told once more, for whoever did it may
+/// not have come to that yet.
 ///
 /// # Errors
 /// As the database says.
@@ -187,16 +188,18 @@ pub async fn revoke(
         .write()
         .await?
         .query(
-            "with hit as (select id from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
+            "with hit as (
+               select id, key_hash, ver, revoked_at from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
              gone as (
-               update api_key k set revoked_at = now(), revoked_by = $3, ver = ver + 1, changed_at = now()
+               update api_key k set revoked_at = now(), revoked_by = $3, ver = k.ver + 1, changed_at = now()
                from hit where k.id = hit.id and k.revoked_at is null returning k.*),
-             told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from gone returning id, key_hash),
+             news as (
+               select key_hash, ver from gone union all select key_hash, ver from hit where revoked_at is not null),
+             told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from news returning id),
              event as (
                insert into events (tenant_id, kind, detail)
                select tenant_id, 'key.revoked', jsonb_build_object('key_id', id, 'by', $3::uuid) from gone)
-             select told.id as outbox, gone.key_hash, gone.ver, true as refused
-             from hit left join gone on true left join told on true",
+             select told.id as outbox, news.key_hash, news.ver, true as refused from news, told",
             &[&key.uuid(), &tenant.map(TenantId::uuid), &by.uuid()],
         )
         .await?;
@@ -309,6 +312,8 @@ pub async fn rotate(
 
 /// Suspends a tenant, or lets it in again: all its keys change at once. `None`: there is no such tenant.
 ///
+/// The caches forget the keys, and ask: a tombstone told late, after a resumption, would outlast it.
+///
 /// # Errors
 /// As the database says.
 pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Option<Vec<Change>>, DbError> {
@@ -323,12 +328,12 @@ pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Optio
                update api_key k set ver = ver + 1, changed_at = now() from hit
                where k.tenant_id = hit.id and k.revoked_at is null returning k.*),
              told as (
-               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $2 then 1 else 2 end from changed
+               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from changed
                returning id, key_hash, ver),
              event as (
                insert into events (tenant_id, kind)
                select id, case when $2 then 'tenant.suspended' else 'tenant.resumed' end from hit)
-             select told.id as outbox, told.key_hash, told.ver, $2 as refused from hit left join told on true",
+             select told.id as outbox, told.key_hash, told.ver, false as refused from hit left join told on true",
             &[&tenant, &suspended],
         )
         .await?;
