@@ -30,7 +30,12 @@ pub fn log(format: LogFormat) {
 /// When a recorder is installed already.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+    // A key that is kept in the process is checked in microseconds.
+    let identity =
+        [&[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_25, 0.000_3][..], &seconds]
+            .concat();
     Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("identity_verify_seconds".into()), &identity)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
         .install_recorder()?)
 }
