@@ -1,10 +1,10 @@
 # The verbs of this project. Each is a script in docker/dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check env logs stop clean
+.PHONY: help run test check bench-identity env logs stop clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## install, build, start, and take a request to a running container; then return
 	@docker/dev/run
@@ -14,6 +14,9 @@ test: ## all tests on real Postgres, Redis and Docker (ARGS="…" goes to cargo 
 
 check: ## formatting, lints, documentation: as strict as CI
 	@docker/dev/check
+
+bench-identity: ## what checking and revoking a key costs, as a table
+	@docker/dev/bench-identity
 
 env: ## the private services and .app/dev.env, without the app
 	@docker/dev/env
