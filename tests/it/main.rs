@@ -7,4 +7,5 @@
 mod api;
 mod backend;
 mod flow;
+mod identity;
 mod support;

@@ -23,6 +23,11 @@ impl RedisServer {
         format!("unix:{}", socket(&self.dir))
     }
 
+    /// Where its files are.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// SIGKILL; `restart` brings it back on the same address.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

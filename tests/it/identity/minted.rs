@@ -1,0 +1,110 @@
+//! Keys by the thousand: made with the installation's own secrets and put into Postgres at once.
+
+use app::{
+    config::secrets::{KeySecrets, Versioned},
+    core::identity::api_key::{KeyEnv, KeyRing, NewKey},
+};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+use crate::support::Cluster;
+
+/// A key, and where Redis keeps it.
+pub struct Minted {
+    pub id: Uuid,
+    pub text: String,
+    pub redis_key: String,
+    pub hash: Vec<u8>,
+}
+
+/// Makes keys of one installation.
+pub struct Mint {
+    ring: KeyRing,
+    sql: tokio_postgres::Client,
+    cluster: Uuid,
+}
+
+impl Mint {
+    pub async fn of(cluster: &Cluster) -> Self {
+        cluster.run(&["secrets", "init"]);
+        let secret = |file: &str| {
+            let text = std::fs::read_to_string(cluster.state.path().join("secrets").join(file)).unwrap();
+            let (version, hex) = text.trim().split_once(':').unwrap();
+            let secret = HEXLOWER.decode(hex.as_bytes()).unwrap().into();
+            vec![Versioned { version: version.parse().unwrap(), secret }]
+        };
+        let secrets = KeySecrets {
+            peppers: secret("key-peppers"),
+            tags: secret("key-tag-secrets"),
+            cache: secret("cache-secrets"),
+        };
+        let sql = cluster.sql().await;
+        let id = sql.query_one("select id from cluster", &[]).await.unwrap().get(0);
+        Self { ring: KeyRing::new(secrets), sql, cluster: id }
+    }
+
+    /// A new tenant.
+    pub async fn tenant(&self, name: &str) -> Uuid {
+        let id = Uuid::now_v7();
+        self.sql.execute("insert into tenants (id, name) values ($1, $2)", &[&id, &name]).await.unwrap();
+        id
+    }
+
+    /// New keys of a tenant; `life`: seconds until they expire.
+    pub async fn keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<Minted> {
+        let new: Vec<NewKey> = (0..n).map(|_| self.new_key()).collect();
+        let ids: Vec<Uuid> = new.iter().map(|_| Uuid::now_v7()).collect();
+        let hashes: Vec<&[u8]> = new.iter().map(|key| key.hash.as_slice()).collect();
+        let pepper = new[0].pepper_version;
+        self.sql
+            .execute(
+                "insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, expires_at, changed_at)
+                 select id, $3, 'minted', 0, hash, $4, '', $5, now() + make_interval(secs => $6), '-infinity'
+                 from unnest($1::uuid[], $2::bytea[]) as new (id, hash)",
+                &[&ids, &hashes, &tenant, &pepper, &scopes, &life],
+            )
+            .await
+            .unwrap();
+        new.into_iter().zip(ids).map(|(key, id)| self.minted(&key, id)).collect()
+    }
+
+    /// Well-formed and tagged by us, and in no table.
+    pub fn unknown(&self) -> Minted {
+        self.minted(&self.new_key(), Uuid::now_v7())
+    }
+
+    fn new_key(&self) -> NewKey {
+        self.ring.make(KeyEnv::Live, getrandom::fill).unwrap()
+    }
+
+    fn minted(&self, key: &NewKey, id: Uuid) -> Minted {
+        let name = BASE64URL_NOPAD.encode(&key.hash[..16]);
+        Minted {
+            id,
+            text: key.text.expose_secret().to_owned(),
+            redis_key: format!("app:{}:ak1:{name}", self.cluster),
+            hash: key.hash.to_vec(),
+        }
+    }
+
+    /// Returns when the key has expired by Postgres' clock.
+    pub async fn expired(&self, key: &Minted) {
+        let sleep = "select pg_sleep(greatest(0, extract(epoch from expires_at - clock_timestamp()))::float8)
+                     from api_key where id = $1";
+        self.sql.query(sleep, &[&key.id]).await.unwrap();
+        while !self.has_expired(key).await {}
+    }
+
+    /// By Postgres' clock.
+    pub async fn has_expired(&self, key: &Minted) -> bool {
+        let past = "select expires_at <= clock_timestamp() from api_key where id = $1";
+        self.sql.query_one(past, &[&key.id]).await.unwrap().get(0)
+    }
+}
+
+/// A ring of somebody else: its keys have the right form and a wrong tag.
+pub fn forger() -> KeyRing {
+    let secret = || vec![Versioned { version: 1, secret: vec![9; 32].into() }];
+    KeyRing::new(KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
+}

@@ -1,0 +1,49 @@
+//! Keys kept in Redis and in the process: what a revoked one may still do (nothing), whatever fails, and what it costs.
+//!
+//! Redis is shared only where nothing happens to it; what hurts it gets a server of its own.
+
+mod changes;
+mod clock;
+mod degrade;
+mod flood;
+mod keys;
+mod line;
+mod minted;
+mod naive;
+mod outage;
+mod race;
+mod recovery;
+mod stage;
+mod wire;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::support::{App, Cluster, cluster::base_url};
+
+/// These tests look at times and load the machine: one after the other.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// An API replica and where it listens; quiet, since these are asked very often.
+fn serve(cluster: &Cluster) -> (App, String) {
+    let api = cluster.spawn("serve");
+    let base = base_url(&api);
+    (api, base)
+}
+
+/// The sum of a process' metric over all series with these labels.
+async fn metric(base: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+    let has = |line: &str| labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")));
+    let series =
+        text.lines().filter(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+    series.filter(|line| has(line)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// The middle and the 99th percentile.
+fn percentiles(mut all: Vec<std::time::Duration>) -> (std::time::Duration, std::time::Duration) {
+    all.sort_unstable();
+    (all[all.len() / 2], all[(all.len() * 99 / 100).min(all.len() - 1)])
+}

@@ -1,0 +1,76 @@
+//! The control: the cache one writes first. GET, else ask Postgres and SET; to revoke, UPDATE and DEL.
+//!
+//! Same Postgres, same Redis, same client library as ours. It is here so that the race has teeth: if nothing went wrong
+//! with this one, the race would show nothing.
+
+use std::time::Duration;
+
+use app::{config::redis::RedisConfig, core::redis};
+use fred::{clients::Pool, interfaces::KeysInterface, types::Expiration};
+
+use super::{
+    minted::Minted,
+    race::{Contender, Verdict},
+};
+use crate::support::Cluster;
+
+const CONNECTIONS: usize = 4;
+
+/// One process: connections of its own.
+pub struct Naive {
+    redis: Pool,
+    postgres: Vec<tokio_postgres::Client>,
+}
+
+impl Naive {
+    pub async fn start(cluster: &Cluster) -> Self {
+        let config = RedisConfig::parse(&cluster.redis_url).unwrap();
+        let redis = redis::pool(&config, Duration::from_secs(5), CONNECTIONS).unwrap();
+        let mut postgres = Vec::new();
+        for _ in 0..CONNECTIONS {
+            postgres.push(cluster.sql().await);
+        }
+        Self { redis, postgres }
+    }
+
+    fn postgres(&self, n: usize) -> &tokio_postgres::Client {
+        &self.postgres[n % CONNECTIONS]
+    }
+
+    pub async fn revoke(&self, lane: usize, key: &Minted) {
+        let update = "update api_key set revoked_at = now() where id = $1";
+        self.postgres(lane).execute(update, &[&key.id]).await.unwrap();
+        self.redis.next().del::<(), _>(name(key)).await.unwrap();
+    }
+}
+
+fn name(key: &Minted) -> String {
+    format!("{}:naive", key.redis_key)
+}
+
+/// A reader of one of the processes.
+pub struct NaiveReader<'a> {
+    pub process: &'a Naive,
+    pub n: usize,
+}
+
+impl Contender for NaiveReader<'_> {
+    async fn ask(&mut self, key: &Minted) -> Verdict {
+        let redis = self.process.redis.next();
+        let good = match redis.get::<Option<bool>, _>(name(key)).await.unwrap() {
+            Some(good) => good,
+            None => {
+                let ask = "select revoked_at is null from api_key where key_hash = $1";
+                let good = self.process.postgres(self.n).query_one(ask, &[&key.hash]).await.unwrap().get(0);
+                let life = Some(Expiration::EX(300));
+                redis.set::<(), _, _>(name(key), good, life, None, false).await.unwrap();
+                good
+            }
+        };
+        if good { Verdict::Accepted } else { Verdict::Refused }
+    }
+
+    async fn evict(&mut self, key: &Minted) {
+        self.process.redis.next().del::<(), _>(name(key)).await.unwrap();
+    }
+}

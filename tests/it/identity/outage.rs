@@ -1,0 +1,113 @@
+//! Postgres is away: keys that are cached go on for a while, marked as stale; the others are told to come again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+use nix::sys::signal::Signal;
+
+use super::{
+    alone,
+    line::{Line, Mode},
+    stage::Stage,
+    wire::{Reply, Wire},
+};
+use crate::support::eventually;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[track_caller]
+fn come_again(reply: &Reply) {
+    let body = reply.body();
+    assert_eq!((reply.status, body["code"].as_str()), (503, Some("unavailable")), "{body}");
+    assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+}
+
+/// `away`: how the line to Postgres fails.
+async fn postgres_is_away(l1: &str, away: Mode) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let stage = Stage::with(l1, |cluster| {
+        let url = cluster.database_url.clone();
+        let (line, url) = tokio::task::block_in_place(|| runtime.block_on(Line::to_postgres(&url)));
+        cluster.set("DATABASE_URL", url);
+        sender.send(line).unwrap();
+    })
+    .await;
+    let (line, base) = (receiver.recv().unwrap(), &stage.a.1);
+    let (hot, cold, revoked) = (stage.key().await, stage.key().await, stage.key().await);
+    stage.warm(&hot).await;
+    stage.warm(&revoked).await;
+    let mut wire = Wire::open(base).await;
+    wire.get("/keys/self", &stage.admin).await.expect(200);
+    let reply = wire.get("/keys/self", &hot.text).await.expect(200);
+    assert_eq!(reply.header("x-identity-stale"), None);
+
+    line.set(away);
+    let began = Instant::now();
+    stage.revoke(&stage.b.1, &revoked).await.expect(204);
+    // Redis tells this replica, though Postgres cannot.
+    stage.asks(base, &revoked).await.expect(401);
+    come_again(&stage.asks(base, &cold).await);
+    come_again(&stage.revoke(base, &hot).await);
+    let stale_after = eventually("hits marked as stale", SECOND * 20, async || {
+        let reply = wire.get("/keys/self", &hot.text).await.expect(200);
+        (reply.header("x-identity-stale") == Some("1")).then(|| began.elapsed())
+    })
+    .await;
+    eprintln!("Postgres is away ({away:?}), L1 {l1}: stale after {stale_after:.1?}");
+    assert!(stale_after > SECOND * 8, "ten seconds after the last good feed: {stale_after:?}");
+    come_again(&stage.asks(base, &cold).await);
+    stage.asks(base, &revoked).await.expect(401);
+
+    // Neither channel: what is kept is not believed any more.
+    stage.redis.signal(Signal::SIGSTOP);
+    let began = Instant::now();
+    eventually("refusal to guess", SECOND * 5, async || {
+        let reply = wire.get("/keys/self", &hot.text).await;
+        assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
+        (reply.status == 503).then_some(())
+    })
+    .await;
+    eprintln!("both are away, L1 {l1}: 503 after {:.1?}", began.elapsed());
+    assert!(began.elapsed() < SECOND * 4, "the fence is one second, a look-up of Postgres two and a half");
+    for _ in 0..3 {
+        come_again(&wire.get("/keys/self", &hot.text).await);
+        come_again(&wire.get("/keys/self", &revoked.text).await);
+    }
+
+    line.set(Mode::Open);
+    stage.redis.signal(Signal::SIGCONT);
+    eventually("everything as before", SECOND * 30, async || {
+        let reply = wire.get("/keys/self", &hot.text).await;
+        assert_ne!(reply.status, 401);
+        (reply.status == 200 && reply.header("x-identity-stale").is_none()).then_some(())
+    })
+    .await;
+    eventually("the key that was never seen", SECOND * 15, async || {
+        let status = stage.asks(base, &cold).await.status;
+        assert_ne!(status, 401);
+        (status == 200).then_some(())
+    })
+    .await;
+    stage.refused(&revoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgres_cached_keys_go_on_marked_as_stale_and_without_both_nobody_is_let_in() {
+    let _alone = alone().await;
+    future::join(postgres_is_away("on", Mode::Cut), postgres_is_away("off", Mode::Held)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_postgres_lost_is_still_in_redis() {
+    let _alone = alone().await;
+    let stage = Stage::open("on").await;
+    let key = stage.key().await;
+    stage.warm(&key).await;
+    stage.revoke(&stage.a.1, &key).await.expect(204);
+    // As after a failover to a standby that had not heard of it.
+    let lost =
+        "update api_key set revoked_at = null, revoked_by = null, ver = 1, changed_at = '-infinity' where id = $1";
+    assert_eq!(stage.cluster.sql().await.execute(lost, &[&key.id]).await.unwrap(), 1);
+    stage.refused(&key).await;
+}

@@ -1,0 +1,150 @@
+//! Two replicas on a Redis of their own, for what happens to Redis and to them.
+
+use std::time::{Duration, Instant};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use super::{
+    metric,
+    minted::{Mint, Minted},
+    serve,
+    wire::{Reply, Wire},
+};
+use crate::support::{App, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
+
+pub struct Stage {
+    pub a: (App, String),
+    pub b: (App, String),
+    pub mint: Mint,
+    pub admin: String,
+    pub tenant: Uuid,
+    pub cluster: Cluster,
+    pub redis: RedisServer,
+}
+
+impl Stage {
+    pub async fn open(l1: &str) -> Self {
+        Self::with(l1, |_| {}).await
+    }
+
+    /// Both replicas ask Postgres through one line, which counts.
+    pub async fn counted(l1: &str) -> (Self, Proxy) {
+        let cluster = Cluster::simulated().await;
+        let proxy = Proxy::start(&cluster.database_url).await;
+        let url = proxy.url.clone();
+        let both = |cluster: &mut Cluster| {
+            cluster.set("DATABASE_URL", url);
+        };
+        (Self::on(cluster, l1, both, |_| {}).await, proxy)
+    }
+
+    /// `change`: settings of `a` alone.
+    pub async fn with(l1: &str, change: impl FnOnce(&mut Cluster)) -> Self {
+        Self::on(Cluster::simulated().await, l1, |_| {}, change).await
+    }
+
+    async fn on(
+        mut cluster: Cluster,
+        l1: &str,
+        both: impl FnOnce(&mut Cluster),
+        change: impl FnOnce(&mut Cluster),
+    ) -> Self {
+        let redis = RedisServer::start();
+        cluster.redis_url = redis.url();
+        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::roles=info");
+        both(&mut cluster);
+        let mint = Mint::of(&cluster).await;
+        let (admin, tenant) = (cluster.key("acme", "admin"), mint.tenant("keys").await);
+        let b = serve(&cluster);
+        change(&mut cluster);
+        let a = serve(&cluster);
+        Self { a, b, mint, admin, tenant, cluster, redis }
+    }
+
+    /// Waits until revocations take no longer than usual: a Redis that was empty a second ago may have forgotten who
+    /// listens, and they wait for that.
+    pub async fn settled(&self) {
+        eventually("quick revocations", Duration::from_secs(10), async || {
+            let (key, started) = (self.key().await, Instant::now());
+            self.revoke(&self.b.1, &key).await.expect(204);
+            (started.elapsed() < Duration::from_millis(500)).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn key(&self) -> Minted {
+        self.keys(1).await.remove(0)
+    }
+
+    pub async fn keys(&self, n: usize) -> Vec<Minted> {
+        self.mint.keys(n, self.tenant, &["keys:read"], None).await
+    }
+
+    /// Both replicas have it wherever they keep keys.
+    pub async fn warm(&self, key: &Minted) {
+        for base in [&self.a.1, &self.b.1] {
+            let mut wire = Wire::open(base).await;
+            for _ in 0..2 {
+                wire.get("/keys/self", &key.text).await.expect(200);
+            }
+        }
+    }
+
+    /// What a replica says of a key.
+    pub async fn asks(&self, base: &str, key: &Minted) -> Reply {
+        Wire::open(base).await.get("/keys/self", &key.text).await
+    }
+
+    #[track_caller]
+    pub fn refused(&self, key: &Minted) -> impl Future<Output = ()> {
+        let (a, b, key) = (self.a.1.clone(), self.b.1.clone(), key.text.clone());
+        async move {
+            for base in [&a, &b] {
+                Wire::open(base).await.get("/keys/self", &key).await.expect(401);
+            }
+        }
+    }
+
+    /// Revokes it through a replica.
+    pub async fn revoke(&self, base: &str, key: &Minted) -> Reply {
+        Wire::open(base).await.ask("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
+    }
+
+    /// Waits until a replica answers from this tier again.
+    pub async fn answers_from(&self, base: &str, tier: &str, key: &Minted) {
+        let labels = [("tier", tier), ("result", "accepted")];
+        let before = metric(base, "identity_verify_total", &labels).await;
+        eventually(&format!("an answer from {tier}"), Duration::from_secs(25), async || {
+            self.asks(base, key).await.expect(200);
+            (metric(base, "identity_verify_total", &labels).await > before).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks one after the other; how long each took. `expect`: what each must say.
+    pub async fn times(&self, base: &str, key: &Minted, n: usize, expect: u16) -> Vec<Duration> {
+        let (mut wire, mut all) = (Wire::open(base).await, Vec::new());
+        for _ in 0..n {
+            let started = Instant::now();
+            wire.get("/keys/self", &key.text).await.expect(expect);
+            all.push(started.elapsed());
+        }
+        all
+    }
+}
+
+/// When a change that is pending is in force, by its own word.
+#[track_caller]
+pub fn effective_by(reply: &Reply) -> OffsetDateTime {
+    let body = reply.body();
+    assert_eq!((reply.status, body["propagation"].as_str()), (202, Some("pending")), "{body}");
+    OffsetDateTime::parse(body["effective_by"].as_str().unwrap(), &Rfc3339).unwrap()
+}
+
+/// Returns at that moment.
+pub async fn until(moment: OffsetDateTime) {
+    if let Ok(rest) = Duration::try_from(moment - OffsetDateTime::now_utc()) {
+        tokio::time::sleep(rest).await;
+    }
+}
