@@ -288,8 +288,9 @@ pub async fn rotate(
         let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));
         return Err(Problem::invalid(vec![wrong]).into());
     }
-    // Whoever gets the new key gets what it may do.
+    // Whoever gets the new key gets what it may do, for as long as it may.
     may_grant(&caller, &old.scopes)?;
+    may_last(&caller, old.expires_at)?;
     let new = state.ring.make(KeyEnv::Live, getrandom::fill).map_err(|error| {
         tracing::error!(%error, "no randomness");
         Problem::new(Code::Unavailable, "no randomness")

@@ -179,6 +179,8 @@ pub async fn rotate(
 
 /// Suspends a tenant, or lets it in again: all its keys change at once. `None`: there is no such tenant.
 ///
+/// The caches forget the keys, and ask: a tombstone told late, after a resumption, would outlast it.
+///
 /// # Errors
 /// As the database says.
 pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Option<Vec<Change>>, DbError> {
@@ -193,12 +195,12 @@ pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Optio
                update api_key k set ver = ver + 1, changed_at = now() from hit
                where k.tenant_id = hit.id and k.revoked_at is null returning k.*),
              told as (
-               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $2 then 1 else 2 end from changed
+               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from changed
                returning id, key_hash, ver),
              event as (
                insert into events (tenant_id, kind)
                select id, case when $2 then 'tenant.suspended' else 'tenant.resumed' end from hit)
-             select told.id as outbox, told.key_hash, told.ver, $2 as refused from hit left join told on true",
+             select told.id as outbox, told.key_hash, told.ver, false as refused from hit left join told on true",
             &[&tenant, &suspended],
         )
         .await?;

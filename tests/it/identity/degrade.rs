@@ -28,25 +28,28 @@ async fn hung(l1: &str) {
     let (normal, _) = percentiles(stage.times(&stage.a.1, &kept, 300, 200).await);
 
     stage.redis.signal(Signal::SIGSTOP);
-    let first = stage.times(&stage.a.1, &kept, 20, 200).await;
-    let rest = stage.times(&stage.a.1, &kept, 1000, 200).await;
-    let slow = rest.iter().filter(|took| **took > Duration::from_millis(45)).count();
-    let (p50, p99) = percentiles(rest);
+    // Well past the second in which keys in the process are still believed.
+    let (mut all, stopped) = (Vec::new(), Instant::now());
+    while stopped.elapsed() < SECOND * 4 {
+        all.extend(stage.times(&stage.a.1, &kept, 20, 200).await);
+    }
+    let slow = all.iter().filter(|took| **took > Duration::from_millis(45)).count();
+    let (n, worst) = (all.len(), *all.iter().max().unwrap());
+    let (p50, p99) = percentiles(all);
     eprintln!(
-        "Redis hangs, L1 {l1}: p50 {normal:.1?} before; the first 20 at most {:.1?}; then p50 {p50:.1?} p99 {p99:.1?}, \
-         {slow} of 1000 waited for Redis",
-        first.iter().max().unwrap()
+        "Redis hangs, L1 {l1}: p50 {normal:.1?} before; then p50 {p50:.1?} p99 {p99:.1?}, at most {worst:.1?}, {slow} of \
+         {n} waited for Redis"
     );
     assert!(p50 < normal + MARGIN, "{p50:?}, {normal:?} before");
     assert!(slow < 20, "a dead Redis must not cost each request its time-out: {slow}");
 
     let revoking = Instant::now();
     let reply = stage.revoke(&stage.a.1, &revoked).await;
-    let by = effective_by(&reply);
+    let (by, answered) = (effective_by(&reply), revoking.elapsed());
     assert!(by - OffsetDateTime::now_utc() < SECOND * 3, "{by}");
     until(by).await;
     stage.refused(&revoked).await;
-    eprintln!("Redis hangs, L1 {l1}: 202 after {:.1?}", revoking.elapsed());
+    eprintln!("Redis hangs, L1 {l1}: 202 after {answered:.1?}");
     // The caches are used again, and the revocation is known to them.
     stage.redis.signal(Signal::SIGCONT);
     let tier = if l1 == "on" { "l1" } else { "redis" };
@@ -138,7 +141,8 @@ async fn a_revoker_cut_off_from_redis_says_pending_and_is_heard_by_then() {
             started.elapsed()
         };
         let (reply, heard) = future::join(stage.revoke(&stage.a.1, &key), heard).await;
-        eprintln!("the revoker is cut off: refused elsewhere after {heard:.1?}, 202 after {:.1?}", started.elapsed());
+        let answered = started.elapsed();
+        eprintln!("the revoker is cut off: refused elsewhere after {heard:.1?}, 202 after {answered:.1?}");
         assert!(heard < SECOND * 2, "one period of the feed: {heard:?}");
         until(effective_by(&reply)).await;
         stage.refused(&key).await;
@@ -199,7 +203,6 @@ async fn connections_killed_all_the_time_let_nobody_in() {
         stage.refused(key).await;
     }
     assert!(complete > keys.len() / 2, "{complete}");
-    assert!(metric(&stage.a.1, "identity_l1_epoch_bumps_total", &[]).await >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

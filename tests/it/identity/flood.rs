@@ -12,26 +12,30 @@ use super::{
     stage::Stage,
     wire::Wire,
 };
-use crate::support::eventually;
+use crate::support::{eventually, proxy::Proxy};
 
 const LANES: usize = 32;
 
-/// Postgres' own count of look-ups of keys in this installation.
-struct Lookups(tokio_postgres::Client);
+/// Round trips to Postgres while something happens, and what idle replicas cause in that time: feeds, outboxes, sweeps.
+async fn round_trips<T>(proxy: &Proxy, what: impl Future<Output = T>) -> (T, Duration, u64, u64) {
+    let idle = async |time: Duration| {
+        let before = proxy.round_trips();
+        tokio::time::sleep(time).await;
+        proxy.round_trips() - before
+    };
+    const SAMPLE: Duration = Duration::from_secs(3);
+    let sample = idle(SAMPLE).await;
+    let (before, started) = (proxy.round_trips(), Instant::now());
+    let done = what.await;
+    let (took, trips) = (started.elapsed(), proxy.round_trips() - before);
+    // Half as much again: a sample is one.
+    (done, took, trips, sample * (took.as_millis() as u64 + 2000) / SAMPLE.as_millis() as u64 * 3 / 2)
+}
 
-impl Lookups {
-    async fn of(stage: &Stage) -> Self {
-        let sql = stage.cluster.sql().await;
-        sql.batch_execute("create extension pg_stat_statements").await.unwrap();
-        Self(sql)
-    }
-
-    async fn count(&self) -> i64 {
-        let count = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
-                     where dbid = (select oid from pg_database where datname = current_database())
-                       and query like '%from api_key k join tenants t%where k.key_hash%'";
-        self.0.query_one(count, &[]).await.unwrap().get(0)
-    }
+/// Look-ups of keys in Postgres, by the replicas' own count.
+async fn lookups(stage: &Stage) -> f64 {
+    let [a, b] = [&stage.a.1, &stage.b.1].map(|base| metric(base, "identity_verify_total", &[("tier", "pg")]));
+    a.await + b.await
 }
 
 fn size(stage: &Stage) -> usize {
@@ -41,7 +45,8 @@ fn size(stage: &Stage) -> usize {
 /// Asks about all of them, many at a time, at both replicas; how many got each status.
 async fn ask_all(stage: &Stage, keys: &[String]) -> [(u16, usize); 3] {
     let lanes = (0..LANES).map(|lane| async move {
-        let mut wire = Wire::open(if lane % 2 == 0 { &stage.a.1 } else { &stage.b.1 }).await;
+        // Each key comes by at both.
+        let mut wire = Wire::open(if lane % 16 < 8 { &stage.a.1 } else { &stage.b.1 }).await;
         let mut counts = [(200, 0), (401, 0), (503, 0)];
         for key in keys.iter().skip(lane).step_by(LANES) {
             let status = wire.get("/keys/self", key).await.status;
@@ -61,8 +66,8 @@ fn texts(keys: &[Minted]) -> Vec<String> {
 async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
     const FLOOD: usize = 50_000;
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
-    let (lookups, forger, key) = (Lookups::of(&stage).await, forger(), stage.key().await);
+    let (stage, proxy) = Stage::counted("on").await;
+    let (forger, key) = (forger(), stage.key().await);
     stage.warm(&key).await;
     let forged: Vec<String> = (0..FLOOD)
         .map(|n| {
@@ -76,94 +81,94 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
             }
         })
         .collect();
-    let (queries, entries) = (lookups.count().await, size(&stage));
-    assert!(queries > 0, "they are counted");
-    let started = Instant::now();
-    let statuses = ask_all(&stage, &forged).await;
-    let took = started.elapsed();
+    let (asked, entries) = (lookups(&stage).await, size(&stage));
+    let (statuses, took, trips, own) = round_trips(&proxy, ask_all(&stage, &forged)).await;
     assert_eq!(statuses, [(200, 0), (401, FLOOD), (503, 0)]);
-    let (queries, entries) = (lookups.count().await - queries, size(&stage) - entries);
-    eprintln!("{FLOOD} forged keys in {took:.1?}: {queries} queries, {entries} entries in Redis");
-    assert_eq!((queries, entries), (0, 0));
+    let (asked, entries) = (lookups(&stage).await - asked, size(&stage) - entries);
+    eprintln!(
+        "{FLOOD} forged keys in {took:.1?}: {asked} look-ups, {trips} round trips to Postgres (idle replicas: up to \
+         {own}), {entries} entries in Redis"
+    );
+    assert_eq!((asked, entries), (0.0, 0));
+    assert!(trips <= own, "{trips}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_unknown_keys_with_a_good_tag_is_bounded_and_hinders_nobody() {
     const FLOOD: usize = 10_000;
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
-    let (lookups, key) = (Lookups::of(&stage).await, stage.key().await);
+    let (stage, proxy) = Stage::counted("on").await;
+    let key = stage.key().await;
     stage.warm(&key).await;
     let unknown: Vec<String> = (0..FLOOD).map(|_| stage.mint.unknown().text).collect();
-    let (queries, entries) = (lookups.count().await, size(&stage));
-    let started = Instant::now();
+    let entries = size(&stage);
     let others = async {
         let mut wire = Wire::open(&stage.a.1).await;
         for _ in 0..500 {
             wire.get("/keys/self", &key.text).await.expect(200);
         }
     };
-    let (statuses, ()) = future::join(ask_all(&stage, &unknown), others).await;
-    let took = started.elapsed();
+    let flood = future::join(ask_all(&stage, &unknown), others);
+    let ((statuses, ()), took, trips, own) = round_trips(&proxy, flood).await;
     let at_once = size(&stage) - entries;
-    let (queries, [(_, accepted), (_, refused), (_, busy)]) = (lookups.count().await - queries, statuses);
+    let [(_, accepted), (_, refused), (_, busy)] = statuses;
     assert_eq!(accepted, 0);
     assert_eq!(refused + busy, FLOOD);
-    assert!(queries <= i64::try_from(FLOOD).unwrap());
+    assert!(trips <= u64::try_from(FLOOD).unwrap() + own, "{trips}");
     // Leases live three seconds; after that what is remembered is a hundred a second for each process.
     let left = eventually("leases to end", Duration::from_secs(10), async || {
-        let kinds = stage.redis.cli(&["--raw", "eval", LEASES, "0"]);
-        (kinds.trim_end() == "0").then(|| size(&stage) - entries)
+        let kinds = stage.redis.cli(&["--raw", "eval", KINDS, "0"]);
+        let (leases, others) = kinds.trim_end().split_once(' ').unwrap();
+        (leases == "0").then(|| others.parse::<usize>().unwrap())
     })
     .await;
     eprintln!(
-        "{FLOOD} unknown keys in {took:.1?}: {queries} queries, {refused} refused, {busy} told to come again; {at_once} \
-         entries in Redis at the end, {left} three seconds later"
+        "{FLOOD} unknown keys in {took:.1?}: {trips} round trips to Postgres, {refused} refused, {busy} told to come \
+         again; {at_once} entries in Redis at the end, {left} three seconds later"
     );
     let seconds = usize::try_from(took.as_secs()).unwrap() + 2;
     assert!(left <= 2 * 100 * seconds, "{left} in {seconds} s");
 }
 
-const LEASES: &str = "
-local n = 0
+const KINDS: &str = "
+local leases, others = 0, 0
 for _, key in ipairs(redis.call('KEYS', '*:ak1:*')) do
-  if redis.call('GETRANGE', key, 0, 0) == 'L' then n = n + 1 end
+  if redis.call('GETRANGE', key, 0, 0) == 'L' then leases = leases + 1 else others = others + 1 end
 end
-return n";
+return leases .. ' ' .. others";
 
 async fn hot(l1: &str) {
     const KEYS: usize = 200;
     const ROUNDS: usize = 100;
-    let stage = Stage::open(l1).await;
-    let lookups = Lookups::of(&stage).await;
+    let (stage, proxy) = Stage::counted(l1).await;
     let keys = texts(&stage.keys(KEYS).await);
-    let lookups_before = lookups.count().await;
-    let first: Vec<String> = keys.iter().cycle().take(KEYS * 4).cloned().collect();
-    let statuses = ask_all(&stage, &first).await;
-    assert_eq!(statuses[0].1, KEYS * 4);
-    let cold = lookups.count().await;
-
     let all: Vec<String> = keys.iter().cycle().take(KEYS * ROUNDS).cloned().collect();
-    let tiers = async |tier| {
+    let hits = async |tier| {
         let labels = [("tier", tier), ("result", "accepted")];
         metric(&stage.a.1, "identity_verify_total", &labels).await
             + metric(&stage.b.1, "identity_verify_total", &labels).await
     };
-    let before = [tiers("l1").await, tiers("redis").await, tiers("pg").await];
-    let statuses = ask_all(&stage, &all).await;
-    assert_eq!(statuses[0].1, all.len());
-    let after = [tiers("l1").await, tiers("redis").await, tiers("pg").await];
-    let [l1_hits, redis_hits, misses] = [0, 1, 2].map(|n| after[n] - before[n]);
-    let queries = lookups.count().await - cold;
-    eprintln!(
-        "hot keys, L1 {l1}: {KEYS} keys cost {} queries when new; then {} requests: {l1_hits} from the process, \
-         {redis_hits} from Redis, {misses} from Postgres, {queries} queries",
-        cold - lookups_before,
-        all.len()
-    );
-    assert_eq!(queries, 0, "keys in use ask Postgres nothing");
-    assert_eq!(misses, 0.0, "hit ratio 1");
-    assert!(l1 == "off" || l1_hits > redis_hits * 10.0);
+    #[allow(clippy::cast_precision_loss, reason = "thousands")]
+    let total = all.len() as f64;
+    // The first time they are new; and on a machine that stands still for 50 ms Redis counts as silent.
+    for attempt in 0..5 {
+        let before = [hits("l1").await, hits("redis").await, lookups(&stage).await];
+        let (statuses, took, trips, own) = round_trips(&proxy, ask_all(&stage, &all)).await;
+        let after = [hits("l1").await, hits("redis").await, lookups(&stage).await];
+        let [from_l1, from_redis, asked] = [0, 1, 2].map(|n| after[n] - before[n]);
+        eprintln!(
+            "{total} requests of {KEYS} keys in {took:.1?}, L1 {l1}: {from_l1} from the process, {from_redis} from \
+             Redis, {asked} look-ups, {trips} round trips to Postgres (idle replicas: up to {own})"
+        );
+        assert!(asked <= if attempt == 0 { total / 4.0 } else { total / 50.0 }, "hit ratio: {asked}");
+        if attempt > 0 && asked == 0.0 {
+            assert_eq!((statuses[0].1, from_l1 + from_redis), (all.len(), total));
+            assert!(trips <= own, "{trips}");
+            assert!(l1 == "off" || from_l1 > 0.9 * total, "{from_l1}");
+            return;
+        }
+    }
+    panic!("keys in use are still looked up");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use super::{
     serve,
     wire::{Reply, Wire},
 };
-use crate::support::{App, Cluster, eventually, redis_server::RedisServer};
+use crate::support::{App, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
 
 pub struct Stage {
     pub a: (App, String),
@@ -28,18 +28,49 @@ impl Stage {
         Self::with(l1, |_| {}).await
     }
 
+    /// Both replicas ask Postgres through one line, which counts.
+    pub async fn counted(l1: &str) -> (Self, Proxy) {
+        let cluster = Cluster::simulated().await;
+        let proxy = Proxy::start(&cluster.database_url).await;
+        let url = proxy.url.clone();
+        let both = |cluster: &mut Cluster| {
+            cluster.set("DATABASE_URL", url);
+        };
+        (Self::on(cluster, l1, both, |_| {}).await, proxy)
+    }
+
     /// `change`: settings of `a` alone.
     pub async fn with(l1: &str, change: impl FnOnce(&mut Cluster)) -> Self {
+        Self::on(Cluster::simulated().await, l1, |_| {}, change).await
+    }
+
+    async fn on(
+        mut cluster: Cluster,
+        l1: &str,
+        both: impl FnOnce(&mut Cluster),
+        change: impl FnOnce(&mut Cluster),
+    ) -> Self {
         let redis = RedisServer::start();
-        let mut cluster = Cluster::simulated().await;
         cluster.redis_url = redis.url();
-        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "warn,app=info");
+        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::roles=info");
+        both(&mut cluster);
         let mint = Mint::of(&cluster).await;
         let (admin, tenant) = (cluster.key("acme", "admin"), mint.tenant("keys").await);
         let b = serve(&cluster);
         change(&mut cluster);
         let a = serve(&cluster);
         Self { a, b, mint, admin, tenant, cluster, redis }
+    }
+
+    /// Waits until revocations take no longer than usual: a Redis that was empty a second ago may have forgotten who
+    /// listens, and they wait for that.
+    pub async fn settled(&self) {
+        eventually("quick revocations", Duration::from_secs(10), async || {
+            let (key, started) = (self.key().await, Instant::now());
+            self.revoke(&self.b.1, &key).await.expect(204);
+            (started.elapsed() < Duration::from_millis(500)).then_some(())
+        })
+        .await;
     }
 
     pub async fn key(&self) -> Minted {
