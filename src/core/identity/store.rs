@@ -117,6 +117,7 @@ pub(super) async fn record_usage(db: &DualDb, uses: &[(uuid::Uuid, OffsetDateTim
 /// A change that the caches have to hear of.
 #[derive(Clone, Debug)]
 pub struct Change {
+    /// Its row there; 0: none.
     pub outbox: i64,
     pub hash: [u8; 32],
     pub ver: i64,
@@ -173,7 +174,8 @@ pub struct KeySpec {
     pub created_by: Option<KeyId>,
 }
 
-/// Revokes the tenant's key. `None`: there is none. Revoked already: nothing to tell anybody.
+/// Revokes the tenant's key. `None`: there is none. Revoked already: it is told once more, for the first time may not
+/// have got through yet, and whoever asks twice is promised the same.
 ///
 /// # Errors
 /// As the database says.
@@ -187,15 +189,16 @@ pub async fn revoke(
         .write()
         .await?
         .query(
-            "with hit as (select id from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
+            "with hit as (
+               select id, key_hash, ver from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
              gone as (
-               update api_key k set revoked_at = now(), revoked_by = $3, ver = ver + 1, changed_at = now()
+               update api_key k set revoked_at = now(), revoked_by = $3, ver = k.ver + 1, changed_at = now()
                from hit where k.id = hit.id and k.revoked_at is null returning k.*),
              told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from gone returning id, key_hash),
              event as (
                insert into events (tenant_id, kind, detail)
                select tenant_id, 'key.revoked', jsonb_build_object('key_id', id, 'by', $3::uuid) from gone)
-             select told.id as outbox, gone.key_hash, gone.ver, true as refused
+             select coalesce(told.id, 0) as outbox, hit.key_hash, coalesce(gone.ver, hit.ver) as ver, true as refused
              from hit left join gone on true left join told on true",
             &[&key.uuid(), &tenant.map(TenantId::uuid), &by.uuid()],
         )
