@@ -6,4 +6,5 @@
 
 mod backend;
 mod flow;
+mod identity;
 mod support;

@@ -12,9 +12,12 @@ mod l1;
 mod log;
 mod revoke;
 mod service;
-mod tier;
+pub mod tier;
 mod usage;
 pub mod verify;
+
+#[cfg(test)]
+mod model;
 
 use std::sync::Arc;
 

@@ -1,0 +1,291 @@
+//! The Lua scripts do what the models in `core/identity/cache/model` take them for: on a real Redis, step by step.
+
+use std::{collections::HashMap, time::Duration};
+
+use app::{
+    config::redis::RedisConfig,
+    core::{
+        id::ClusterId,
+        identity::cache::{
+            KeyHash,
+            entry::{LEASE_MS, Prefix, TOMBSTONE_MS},
+            tier::{BATCH, LogId, News, Tier},
+        },
+    },
+};
+
+use crate::support::redis_server::RedisServer;
+
+/// Longer than any fence, as the revoker waits.
+const SETTLED: Duration = Duration::from_millis(1010);
+const TOMBSTONE: &[u8] = b"T0123456789abcdef version mac";
+
+struct Redis {
+    server: RedisServer,
+    tier: Tier,
+    cluster: ClusterId,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let (server, cluster) = (RedisServer::start(), ClusterId::new());
+        let tier = Tier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
+        Self { server, tier, cluster }
+    }
+
+    /// One that forgot nothing for a while.
+    fn settled() -> Self {
+        let redis = Self::start();
+        redis.server.cli(&["SET", &redis.named("epoch"), "old@1000"]);
+        redis
+    }
+
+    fn named(&self, what: &str) -> String {
+        format!("app:{}:ak:{what}", self.cluster)
+    }
+
+    async fn get(&self, name: &KeyHash) -> Option<Vec<u8>> {
+        self.tier.get(&self.tier.redis_key(name)).await.unwrap().map(|value| value.to_vec())
+    }
+
+    fn ttl(&self, name: &KeyHash) -> i64 {
+        self.server.cli(&["PTTL", &self.tier.redis_key(name)]).trim().parse().unwrap()
+    }
+
+    async fn news(&self, last: Option<LogId>, instance: Option<&str>) -> News {
+        self.tier.news(last, instance, "nonce").await.unwrap()
+    }
+
+    async fn behind(&self, entry: LogId, within: Duration) -> Option<i64> {
+        self.tier.behind(entry, within).await.unwrap()
+    }
+
+    fn registered(&self, instance: &str) -> String {
+        self.server.cli(&["HGET", &self.named("seen"), instance]).trim().to_owned()
+    }
+
+    /// By Redis' clock.
+    fn now_ms(&self) -> u64 {
+        let time = self.server.cli(&["TIME"]);
+        let mut parts = time.split_whitespace().map(|part| part.parse::<u64>().unwrap());
+        parts.next().unwrap() * 1000 + parts.next().unwrap() / 1000
+    }
+
+    /// Entries of the log, put there at once.
+    fn append(&self, count: usize, name: &KeyHash) {
+        let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'h', ARGV[2], 'v', 1) end";
+        let name = name.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        self.server.cli(&["EVAL", script, "1", &self.named("log"), &count.to_string(), &name]);
+    }
+}
+
+/// The same numbers each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        u8::try_from(self.0 % sides).unwrap()
+    }
+
+    fn name(&mut self) -> KeyHash {
+        [self.roll(2); 16]
+    }
+
+    /// Kind and nonce, of few.
+    fn prefix(&mut self) -> Prefix {
+        let kind = b"LV"[usize::from(self.roll(2))];
+        Prefix([&[kind][..], &[self.roll(3); 16]].concat())
+    }
+
+    /// A prefix and more, or, as an intruder would, something shorter.
+    fn value(&mut self) -> Vec<u8> {
+        let mut value = [&self.prefix().0[..], &vec![b'.'; usize::from(self.roll(40))]].concat();
+        if self.roll(5) == 0 {
+            value.truncate(usize::from(self.roll(18)));
+        }
+        value
+    }
+}
+
+/// What the models take the entries and the log for.
+#[derive(Default)]
+struct Model {
+    cells: HashMap<KeyHash, Vec<u8>>,
+    log: Vec<(LogId, KeyHash)>,
+}
+
+impl Model {
+    fn swap(&mut self, name: KeyHash, expected: &Prefix, value: Vec<u8>) -> bool {
+        let same = self.cells.get(&name).is_some_and(|there| there[..there.len().min(17)] == expected.0);
+        if same {
+            self.cells.insert(name, value);
+        }
+        same
+    }
+}
+
+#[tokio::test]
+async fn any_sequence_of_commands_leaves_what_the_models_say() {
+    let (redis, mut model, mut dice) = (Redis::settled(), Model::default(), Dice(0x9E37_79B9_7F4A_7C15));
+    for step in 0..3000 {
+        let name = dice.name();
+        let key = redis.tier.redis_key(&name);
+        let before = model.cells.get(&name).cloned();
+        match dice.roll(8) {
+            0 => assert_eq!(redis.get(&name).await, before, "step {step}"),
+            1 | 2 => {
+                let lease = dice.prefix();
+                let there = redis.tier.get_or_lease(&key, &lease).await.unwrap().map(|value| value.to_vec());
+                assert_eq!(there, before, "step {step}: what was there");
+                model.cells.entry(name).or_insert(lease.0);
+            }
+            3..=5 => {
+                // Half of the time what is there.
+                let there = before.map(|value| Prefix(value[..value.len().min(17)].to_vec()));
+                let expected = there.filter(|_| dice.roll(2) == 0).unwrap_or_else(|| dice.prefix());
+                let value = dice.value();
+                let swapped = redis.tier.swap(&key, &expected, &value, 60_000).await.unwrap();
+                assert_eq!(swapped, model.swap(name, &expected, value), "step {step}: {expected:?}");
+            }
+            6 => {
+                let tombstone = (dice.roll(2) == 0).then_some(TOMBSTONE);
+                let id = redis.tier.revoke(&name, tombstone, 1).await.unwrap();
+                match tombstone {
+                    Some(tombstone) => model.cells.insert(name, tombstone.to_vec()),
+                    None => model.cells.remove(&name),
+                };
+                assert!(model.log.last().is_none_or(|(last, _)| *last < id), "step {step}: ids grow");
+                model.log.push((id, name));
+            }
+            _ => {
+                let at = usize::from(dice.roll(4)).min(model.log.len());
+                let last = model.log.len().checked_sub(at + 1).map_or(LogId::default(), |i| model.log[i].0);
+                let news = redis.news(Some(last), None).await;
+                let after: Vec<_> = model.log.iter().filter(|(id, _)| *id > last).copied().collect();
+                assert_eq!(news.entries, after[..after.len().min(BATCH)], "step {step}: news after {last}");
+                let id = |entry: Option<&(LogId, KeyHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
+                assert_eq!((news.oldest, news.newest), (id(model.log.first()), id(model.log.last())), "step {step}");
+            }
+        }
+        let cells = [redis.get(&[0; 16]).await, redis.get(&[1; 16]).await];
+        assert_eq!(cells, [[0; 16], [1; 16]].map(|name| model.cells.get(&name).cloned()), "step {step}");
+    }
+    assert!(model.log.len() > 100 && model.cells.len() == 2, "all kinds of steps were taken");
+}
+
+#[tokio::test]
+async fn entries_live_as_long_as_they_should() {
+    let redis = Redis::settled();
+    let (name, lease) = ([0; 16], Prefix([&b"L"[..], &[1; 16]].concat()));
+    let key = redis.tier.redis_key(&name);
+    redis.tier.get_or_lease(&key, &lease).await.unwrap();
+    assert!((LEASE_MS - 1000..=LEASE_MS).contains(&redis.ttl(&name)), "a lease");
+    assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
+    assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
+    redis.tier.revoke(&name, Some(TOMBSTONE), 1).await.unwrap();
+    assert!((TOMBSTONE_MS - 1000..=TOMBSTONE_MS).contains(&redis.ttl(&name)), "a tombstone");
+}
+
+#[tokio::test]
+async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
+    let redis = Redis::start();
+    let old = redis.tier.revoke(&[7; 16], None, 1).await.unwrap();
+    let first = redis.news(None, Some("a")).await;
+    assert_eq!((first.newest, first.entries.len()), (old, 0));
+    assert_eq!(redis.registered("a"), "", "who has not taken anything in yet holds nobody up");
+    let new = redis.tier.revoke(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
+    let second = redis.news(Some(old), Some("a")).await;
+    assert_eq!((second.oldest, second.newest, &second.entries[..]), (old, new, &[(new, [8; 16])][..]));
+    assert_eq!(second.epoch, first.epoch, "the epoch stays");
+    let (last, at) = redis.registered("a").split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert_eq!(last, old.to_string(), "what was taken in, not what is being told");
+    assert!(redis.now_ms().abs_diff(at.parse().unwrap()) < 1000);
+    redis.news(Some(new), None).await;
+    assert_eq!(redis.server.cli(&["HLEN", &redis.named("seen")]).trim(), "1", "who keeps nothing does not register");
+    redis.server.cli(&["FLUSHALL"]);
+    let flushed = redis.tier.news(Some(new), Some("a"), "another").await.unwrap();
+    assert!(flushed.epoch.starts_with("another@") && flushed.newest == LogId::default());
+}
+
+#[tokio::test]
+async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
+    let redis = Redis::settled();
+    redis.append(1, &[1; 16]);
+    let last = redis.news(None, None).await.newest;
+    redis.append(BATCH + 5, &[2; 16]);
+    let batch = redis.news(Some(last), None).await;
+    assert_eq!((batch.entries.len(), batch.oldest), (BATCH, last), "as many as are told at a time, and no gap");
+    let rest = redis.news(batch.entries.last().map(|(id, _)| *id), None).await;
+    assert_eq!((rest.entries.len(), rest.entries[4].0), (5, batch.newest));
+    redis.server.cli(&["XTRIM", &redis.named("log"), "MAXLEN", "=", "3"]);
+    let gap = redis.news(Some(last), None).await;
+    assert!(gap.oldest > last && gap.entries.len() == 3);
+    redis.server.cli(&["DEL", &redis.named("log")]);
+    let gone = redis.news(Some(last), None).await;
+    assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
+    // Trimmed by revocations themselves, and never to fewer than are told at a time.
+    redis.append(120_000, &[3; 16]);
+    redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
+    let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();
+    assert!((100_000..101_000).contains(&length) && length > BATCH, "{length}");
+}
+
+#[tokio::test]
+async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
+    let redis = Redis::settled();
+    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "nobody listens");
+    redis.news(Some(LogId::default()), Some("a")).await;
+    redis.news(Some(LogId::default()), Some("b")).await;
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(2), "they were told, but have not taken it in");
+    redis.news(Some(entry), Some("a")).await;
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(1));
+    let older = LogId(entry.0, entry.1.wrapping_sub(1)).min(LogId(entry.0 - 1, u64::from(u32::MAX)));
+    redis.news(Some(older), Some("a")).await;
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(2), "just below it is behind");
+    redis.news(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
+    redis.tier.forget("b").await.unwrap();
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "just above it is not; b took leave");
+    redis.news(Some(LogId::default()), Some("c")).await;
+    let asked = redis.now_ms();
+    while redis.behind(entry, SETTLED).await != Some(0) {
+        assert!(redis.now_ms() < asked + 3000, "c is silent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(redis.now_ms() >= asked + 1000, "no sooner than its fence has fallen");
+    redis.server.cli(&["HSET", &redis.named("seen"), "long gone", "5-0 1", "garbled", "?"]);
+    assert_eq!(redis.behind(entry, SETTLED).await, Some(0));
+    assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "forgotten");
+}
+
+#[tokio::test]
+async fn redis_that_forgot_settles_after_a_little_more_than_a_fence() {
+    let redis = Redis::start();
+    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    assert_eq!(redis.behind(entry, SETTLED).await, None, "nobody has asked yet");
+    for round in 0..2 {
+        let epoch = redis.news(Some(entry), Some("a")).await.epoch;
+        let born: u64 = epoch.split_once('@').unwrap().1.parse().unwrap();
+        loop {
+            let before = redis.now_ms();
+            let behind = redis.behind(entry, SETTLED).await;
+            let after = redis.now_ms();
+            match behind {
+                None => assert!(before < born + 1010, "round {round}: {} ms old, not settled", before - born),
+                Some(behind) => {
+                    assert!(after >= born + 1010, "round {round}: {} ms old, settled", after - born);
+                    assert_eq!(behind, 0, "a is silent by now or has seen it");
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        redis.server.cli(&["FLUSHALL"]);
+        assert_eq!(redis.behind(entry, SETTLED).await, None, "also when it forgets between telling and asking");
+    }
+    redis.server.cli(&["SET", &redis.named("epoch"), "garbled"]);
+    assert_eq!(redis.behind(entry, SETTLED).await, None);
+}
