@@ -173,7 +173,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
         let cells = [redis.get(&[0; 16]).await, redis.get(&[1; 16]).await];
         assert_eq!(cells, [[0; 16], [1; 16]].map(|name| model.cells.get(&name).cloned()), "step {step}");
     }
-    assert!(model.log.len() > 100 && model.cells.len() == 2, "all kinds of steps were taken");
+    assert!(model.log.len() > 100, "revocations were among them");
 }
 
 #[tokio::test]
@@ -226,11 +226,11 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
     redis.server.cli(&["DEL", &redis.named("log")]);
     let gone = redis.news(Some(last), None).await;
     assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
-    // Trimmed by revocations themselves, and never to fewer than are told at a time.
+    // Trimmed by revocations themselves, a piece at a time, and never to fewer than are told at a time.
     redis.append(120_000, &[3; 16]);
     redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
     let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();
-    assert!((100_000..101_000).contains(&length) && length > BATCH, "{length}");
+    assert!((100_000..120_000).contains(&length) && length > BATCH, "{length}");
 }
 
 #[tokio::test]
