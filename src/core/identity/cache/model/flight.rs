@@ -227,9 +227,10 @@ impl World for Sky {
 #[test]
 fn boarding_before_take_off_is_safe_with_redis_and_without() {
     const DOWN: Rules = Rules { readers: 3, down: true, ..OURS };
-    const UP: Rules = Rules { readers: 3, ..OURS };
+    const UP: Rules = Rules { readers: 3, vanishing: false, ..OURS };
     is_safe("flights, Redis down, 3 callers", &Sky::new(&DOWN, true));
-    is_safe("flights, Redis up, 3 callers", &Sky::new(&UP, true));
+    is_safe("flights, Redis up, entries vanish, 2 callers", &Sky::new(&OURS, true));
+    is_safe("flights, Redis up, entries stay, 3 callers", &Sky::new(&UP, true));
 }
 
 #[test]
