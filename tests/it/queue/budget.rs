@@ -23,7 +23,7 @@ async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell
     let proxy = Proxy::start(&cluster.database_url).await;
     cluster.database_url = proxy.url.clone();
     // Nothing of the housekeeping falls into the measurement.
-    cluster.set("APP_LEASE_MS", 3_600_000);
+    cluster.set("APP_LEASE_MS", 3_600_000).set("DB_MAX_CONNS", 2);
     let (_api, client) = cluster.serve();
     let create = async |key: &str| {
         let request =
@@ -31,18 +31,21 @@ async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell
         send(request.header("Idempotency-Key", key)).await.instance()
     };
     let unknown = format!("/instances/{}", uuid::Uuid::nil());
-    // Connections and statements that are prepared once.
-    for n in 0..4 {
-        let id = create(&format!("warm-{n}")).await;
-        assert_eq!(create(&format!("warm-{n}")).await, id);
-        client.get(&format!("/instances/{id}")).await.expect(200);
-        client.delete(&format!("/instances/{id}")).await.expect(202);
+    // Statements are prepared once per connection: there are two, and at once they both come to use them all.
+    for round in 0..6 {
+        let once = async |n: usize| {
+            let id = create(&format!("warm-{round}-{n}")).await;
+            assert_eq!(create(&format!("warm-{round}-{n}")).await, id);
+            client.get(&format!("/instances/{id}")).await.expect(200);
+            client.delete(&format!("/instances/{id}")).await.expect(202);
+        };
+        future::join_all((0..8).map(once)).await;
     }
     let cost = async |what: &str, request: &dyn Fn() -> reqwest::RequestBuilder, status: u16| {
         let (trips, bells) = (proxy.round_trips(), calls(&redis, "rpush"));
         let answer = send(request()).await.expect(status);
         let cost = (proxy.round_trips() - trips, calls(&redis, "rpush") - bells);
-        println_cost(what, cost);
+        show(what, cost);
         (answer, cost)
     };
     // Ends before any statement of its own: what is left is the check of the key.
@@ -68,7 +71,7 @@ async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell
     assert_eq!(unknown_cost, (key_check + 1, 0));
 }
 
-fn println_cost(what: &str, (trips, bells): (u64, u64)) {
+fn show(what: &str, (trips, bells): (u64, u64)) {
     eprintln!("{what}: {trips} round trips to Postgres, {bells} bells");
 }
 

@@ -213,7 +213,8 @@ impl Drop for Cluster {
             }
         }
         let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
-        let database_url = self.database_url.clone();
+        // Not `self.database_url`: a test may have put a proxy there, which is gone by now.
+        let database_url = with_database(&admin_url, &name);
         // A runtime of its own: this may run inside one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

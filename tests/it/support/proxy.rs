@@ -38,6 +38,8 @@ impl Proxy {
             // Dropped with the task, and all connections with it.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                // Messages pass in two pieces: the second must not wait for an acknowledgement of the first.
+                client.set_nodelay(true).unwrap();
                 let (config, counter, mut is_cut) = (config.clone(), counter.clone(), is_cut.clone());
                 connections.spawn(async move {
                     tokio::select! {
