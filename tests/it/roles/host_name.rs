@@ -1,6 +1,10 @@
 //! One worker per host name: the second is refused while the first lives, and started at once when it does not.
 
-use std::{os::unix::process::CommandExt, process::Command, time::Duration};
+use std::{
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+    time::Duration,
+};
 
 use nix::unistd::{User, geteuid};
 use tempfile::TempDir;
@@ -41,8 +45,15 @@ async fn where_the_lock_does_not_reach_postgres_refuses_while_the_first_lives() 
     let state = TempDir::new().unwrap();
     // Its user may not reach the socket.
     let proxy = Proxy::start(&cluster.database_url).await;
+    // Nor may it reach where the program was built.
+    let program = state.path().join("app");
+    std::fs::copy(env!("CARGO_BIN_EXE_app"), &program).unwrap();
+    std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let elsewhere = || {
-        let mut command = cluster.command(&["work"]);
+        let built = cluster.command(&["work"]);
+        let mut command = Command::new(&program);
+        command.args(built.get_args()).env_clear();
+        command.envs(built.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("APP_STATE_DIR", state.path()).env("DATABASE_URL", &proxy.url);
         // Who may write to /run shares a lock there with everybody else who may.
         if geteuid().is_root() {
