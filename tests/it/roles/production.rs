@@ -13,6 +13,7 @@ fn production(cluster: &Cluster, role: &str) -> Command {
     command.env_remove("RUST_LOG").env("APP_ENV", "production").env("APP_ALLOW_SIMULATED", "true");
     command.env("APP_KEY_PEPPERS", format!("1:{}", "5e".repeat(32)));
     command.env("APP_KEY_TAG_SECRETS", format!("1:{}", "7a".repeat(32)));
+    command.env("APP_CACHE_SECRETS", format!("1:{}", "3c".repeat(32)));
     command.env("DB_WAIT_SECONDS", "0");
     command
 }
@@ -31,6 +32,7 @@ async fn production_starts_when_everything_is_given() {
     let peppers = format!("1:{}", "5e".repeat(32));
     cluster.set("APP_ENV", "production").set("APP_ALLOW_SIMULATED", "true");
     cluster.set("APP_KEY_PEPPERS", peppers).set("APP_KEY_TAG_SECRETS", format!("1:{}", "7a".repeat(32)));
+    cluster.set("APP_CACHE_SECRETS", format!("1:{}", "3c".repeat(32)));
     let (api, client) = cluster.serve();
     client.get("/keys/self").await.expect(200);
     let worker = cluster.work();
@@ -40,10 +42,10 @@ async fn production_starts_when_everything_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn production_demands_both_secrets_of_all_who_use_them() {
+async fn production_demands_all_secrets_of_all_who_use_them() {
     let cluster = Cluster::simulated().await;
     for role in ["serve", "dev"] {
-        for secret in ["APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
+        for secret in ["APP_CACHE_SECRETS", "APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
             let mut command = production(&cluster, role);
             command.env_remove(secret);
             refused(command, secret, "must be set when APP_ENV=production");
@@ -52,7 +54,11 @@ async fn production_demands_both_secrets_of_all_who_use_them() {
     // A worker holds no keys.
     let worker = App::spawn("a worker in production", {
         let mut command = production(&cluster, "work");
-        command.env_remove("APP_KEY_PEPPERS").env_remove("APP_KEY_TAG_SECRETS").env("DB_WAIT_SECONDS", "5");
+        command
+            .env_remove("APP_KEY_PEPPERS")
+            .env_remove("APP_KEY_TAG_SECRETS")
+            .env_remove("APP_CACHE_SECRETS")
+            .env("DB_WAIT_SECONDS", "5");
         command
     });
     worker.line("the worker is registered");
