@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpListener},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -210,13 +211,25 @@ pub fn network() -> NetworkPlan {
     NetworkPlan { id, cidr: format!("{first}/26").parse().expect("a CIDR") }
 }
 
-/// The address `host` in the network, and port 80 published on a port of the machine that was free a moment ago.
+/// A port of the machine that nothing listens on and no other test is given.
+///
+/// Not one that the kernel picks: those are also the local ports of outgoing connections, of which other tests make
+/// thousands before a container has its port.
+fn free_port() -> u16 {
+    const FIRST: u16 = 26_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    std::iter::repeat_with(|| FIRST + GIVEN.fetch_add(1, Ordering::Relaxed))
+        .take_while(|port| *port < 30_000)
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
+        .expect("a free port")
+}
+
+/// The address `host` in the network, and port 80 published on a free port of the machine.
 pub fn attachment(network: &NetworkPlan, host: u8) -> Attachment {
-    let free = std::net::TcpListener::bind("0.0.0.0:0").and_then(|socket| socket.local_addr()).expect("a free port");
     Attachment {
         network: network.clone(),
         address: Ipv4Addr::from(u32::from(network.cidr.first_address()) + u32::from(host)),
         mac: format!("02:00:00:00:00:{host:02x}"),
-        ports: vec![PortPlan { container: 80, host: free.port(), protocol: "tcp" }],
+        ports: vec![PortPlan { container: 80, host: free_port(), protocol: "tcp" }],
     }
 }
