@@ -7,7 +7,7 @@ mod clock;
 mod degrade;
 mod flood;
 mod keys;
-mod line;
+pub mod line;
 mod lua;
 mod minted;
 mod naive;
