@@ -10,6 +10,7 @@ mod keys;
 pub mod line;
 mod lua;
 mod minted;
+mod mixed;
 mod naive;
 mod outage;
 mod race;
