@@ -29,20 +29,15 @@ pub async fn middleware<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let judged = judge(&request).await;
-    let (allowance, stale) = judged.as_ref().map_or((None, false), |judged| (judged.allowance, judged.stale));
-    let mut response = match judged {
-        Ok(Judged { allowance: Some(Allowance { allowed: false, .. }), .. }) => {
-            let refusal = Problem::new(Code::RateLimited, "the key asks too often; see Retry-After");
-            request.into_response(refusal.error_response()).map_into_right_body()
-        }
-        Ok(judged) => {
-            if let Some(caller) = judged.caller {
+    let Judged { verdict, allowance, stale } = judge(&request).await;
+    let mut response = match verdict {
+        Ok(caller) => {
+            if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
             next.call(request).await?.map_into_left_body()
         }
-        Err(refusal) => return Ok(request.into_response(refusal.error_response()).map_into_right_body()),
+        Err(refusal) => request.into_response(refusal.error_response()).map_into_right_body(),
     };
     let headers = response.headers_mut();
     if let Some(allowance) = allowance {
@@ -51,6 +46,8 @@ pub async fn middleware<B: MessageBody>(
             ("ratelimit-limit", allowance.limit.to_string()),
             ("ratelimit-remaining", allowance.remaining.to_string()),
             ("ratelimit-reset", whole(allowance.reset).to_string()),
+            ("ratelimit", format!("\"key\";r={};t={}", allowance.remaining, whole(allowance.reset))),
+            ("ratelimit-policy", format!("\"key\";q={};w={}", allowance.limit, whole(allowance.window))),
         ] {
             insert(headers, HeaderName::from_static(name), &value);
         }
@@ -70,35 +67,44 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// A request that may go on.
-#[derive(Default)]
+/// Whether a request may go on, and what its answer has to tell.
 struct Judged {
-    /// `None` where none is needed, or nothing is served.
-    caller: Option<Caller>,
+    /// The caller; `None` where none is needed, or nothing is served.
+    verdict: Result<Option<Caller>, ApiError>,
     allowance: Option<Allowance>,
     /// The key was accepted though the primary has not been heard of for a while.
     stale: bool,
 }
 
-async fn judge(request: &ServiceRequest) -> Result<Judged, ApiError> {
+async fn judge(request: &ServiceRequest) -> Judged {
     let access = access(request);
+    let unlimited = |verdict| Judged { verdict, allowance: None, stale: false };
     if access == Some(Access::Public) {
-        return Ok(Judged::default());
+        return unlimited(Ok(None));
     }
     let state = request.app_data::<web::Data<ApiState>>().expect("configured together with the routes").clone();
-    let presented = presented(request.request()).ok_or(ApiError::Identity(IdentityError::Unauthenticated))?;
-    let caller = state.identity.verify(&presented).await.map_err(ApiError::Identity)?;
-    if let Some(Access::Scope(scope)) = access
-        && !caller.may(scope)
-    {
-        return Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into());
-    }
-    Ok(Judged {
-        allowance: state.limiter.count(&caller).await,
-        stale: state.identity.is_stale(),
-        // For a handler without an entry in the table, nobody is the caller.
-        caller: access.map(|_| caller),
-    })
+    let Some(presented) = presented(request.request()) else {
+        return unlimited(Err(ApiError::Identity(IdentityError::Unauthenticated)));
+    };
+    let caller = match state.identity.verify(&presented).await {
+        Ok(caller) => caller,
+        Err(error) => return unlimited(Err(ApiError::Identity(error))),
+    };
+    // Counted whatever becomes of it: a refusal costs as well.
+    let allowance = state.limiter.count(&caller).await;
+    let verdict = if allowance.is_some_and(|allowance| !allowance.allowed) {
+        Err(Problem::new(Code::RateLimited, "the key asks too often; see Retry-After").into())
+    } else {
+        match access {
+            Some(Access::Scope(scope)) if !caller.may(scope) => {
+                Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into())
+            }
+            Some(_) => Ok(Some(caller)),
+            // For a handler without an entry in the table, nobody is the caller.
+            None => Ok(None),
+        }
+    };
+    Judged { verdict, allowance, stale: state.identity.is_stale() }
 }
 
 /// `None`: no such path, or not with this method; still only for those with a key.

@@ -2,22 +2,24 @@
 
 use time::OffsetDateTime;
 
-use super::keys::CreateKey;
+use super::keys::{CreateKey, Limits};
 use crate::{
+    config::identity::RateLimit,
     core::{
         id::{KeyId, TenantId},
-        identity::{Caller, Scope, store::KeySpec},
+        identity::{Caller, Scope, limit::Limiter, store::KeySpec},
         invalid::Invalid,
     },
     http::problem::{Code, Problem},
 };
 
 /// A key grants only what it holds itself.
-pub(super) fn judge(body: CreateKey, caller: &Caller) -> Result<KeySpec, Problem> {
+pub(super) fn judge(body: CreateKey, caller: &Caller, limiter: &Limiter) -> Result<KeySpec, Problem> {
     let mut wrong = Vec::new();
     check_name(&body.name, &mut wrong);
     let scopes = check_scopes(&body.scopes, &mut wrong);
     check_expiry(body.expires_at, &mut wrong);
+    check_limits(body.limits, &mut wrong);
     if body.not_before.is_some_and(|from| body.expires_at.is_some_and(|to| to <= from)) {
         wrong.push(Invalid::new("/not_before", "out_of_range", "is not before expires_at"));
     }
@@ -26,6 +28,9 @@ pub(super) fn judge(body: CreateKey, caller: &Caller) -> Result<KeySpec, Problem
     }
     may_grant(caller, &scopes)?;
     may_last(caller, body.expires_at)?;
+    // By default it inherits them: a limit would be none if new keys were without.
+    let limits = body.limits.map_or_else(|| caller.limits.clone(), Limits::stored);
+    may_ask(caller, limiter, &limits)?;
     let tenant = body.tenant_id.map_or(caller.tenant, TenantId::from);
     if tenant != caller.tenant && !caller.may(Scope::Admin) {
         return Err(Problem::new(Code::Forbidden, "only an admin makes keys of another tenant"));
@@ -35,6 +40,7 @@ pub(super) fn judge(body: CreateKey, caller: &Caller) -> Result<KeySpec, Problem
         name: body.name,
         tenant,
         scopes,
+        limits,
         not_before: body.not_before,
         expires_at: body.expires_at,
         created_by: Some(caller.key),
@@ -67,6 +73,26 @@ pub(super) fn check_expiry(expires_at: Option<OffsetDateTime>, wrong: &mut Vec<I
     if expires_at.is_some_and(|at| at <= OffsetDateTime::now_utc()) {
         wrong.push(Invalid::new("/expires_at", "out_of_range", "is in the past"));
     }
+}
+
+pub(super) fn check_limits(limits: Option<Limits>, wrong: &mut Vec<Invalid>) {
+    let Some(Limits { rps, burst }) = limits else { return };
+    if RateLimit::new(rps, 1).is_none() {
+        let range = format!("must be 0 (no limit) or from {} to {}", RateLimit::LEAST_RPS, RateLimit::MOST_RPS);
+        wrong.push(Invalid::new("/limits/rps", "out_of_range", range));
+    }
+    if RateLimit::new(0.0, burst).is_none() {
+        let range = format!("must be from 1 to {}", RateLimit::MOST_BURST);
+        wrong.push(Invalid::new("/limits/burst", "out_of_range", range));
+    }
+}
+
+/// An admin sets any limit; others none that is laxer than their own.
+pub(super) fn may_ask(caller: &Caller, limiter: &Limiter, limits: &serde_json::Value) -> Result<(), Problem> {
+    if caller.may(Scope::Admin) || limiter.covers(caller, limits) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Forbidden, "the key could ask more often than the caller's"))
 }
 
 pub(super) fn may_grant(caller: &Caller, scopes: &[Scope]) -> Result<(), Problem> {

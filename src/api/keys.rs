@@ -1,6 +1,6 @@
 //! `/keys`: made (shown once), listed (never shown again), revoked.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -11,7 +11,7 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    grant::{check_expiry, check_name, check_scopes, judge, may_grant, may_last},
+    grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_ask, may_grant, may_last},
     idempotency,
     instances::{path_id, take_tenant},
 };
@@ -20,12 +20,14 @@ use crate::{
         id::{KeyId, TenantId},
         identity::{
             Caller, Scope,
-            api_key::KeyEnv,
             cache::Propagation,
-            store::{self, KeyPatch, KeyRecord},
+            store::{self, KeyRecord},
         },
         invalid::Invalid,
-        protocol::accept_key::{self, AcceptedKey},
+        protocol::{
+            accept_key::{self, AcceptedKey},
+            change_key::{self, KeyPatch, Rotated, Target},
+        },
     },
     http::{
         body,
@@ -49,6 +51,24 @@ pub struct CreateKey {
     pub(super) expires_at: Option<OffsetDateTime>,
     /// Another tenant's; admin only.
     pub(super) tenant_id: Option<Uuid>,
+    /// How often it may ask; absent: as often as the caller's.
+    pub(super) limits: Option<Limits>,
+}
+
+/// How often a key may ask, instead of `RATE_LIMIT_RPS` and `RATE_LIMIT_BURST`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests per second; 0: no limit.
+    pub(super) rps: f64,
+    /// Requests at once.
+    pub(super) burst: u32,
+}
+
+impl Limits {
+    pub(super) fn stored(self) -> serde_json::Value {
+        serde_json::json!(self)
+    }
 }
 
 /// A key, without itself.
@@ -79,6 +99,8 @@ pub struct ListedKey {
     last_used_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     revoked_at: Option<OffsetDateTime>,
+    /// `null`: the general ones.
+    limits: Option<Limits>,
 }
 
 /// The body of `PATCH /keys/{id}`: what is absent stays.
@@ -90,6 +112,8 @@ pub struct PatchKey {
     scopes: Option<Vec<String>>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
+    /// `null`: the general ones.
+    limits: Option<Limits>,
 }
 
 /// The body of `POST /keys/{id}/rotate`.
@@ -147,6 +171,7 @@ impl From<KeyRecord> for ListedKey {
             created_at: record.created_at,
             last_used_at: record.last_used_at,
             revoked_at: record.revoked_at,
+            limits: serde_json::from_value(record.limits.clone()).ok(),
             key: record.into(),
         }
     }
@@ -178,20 +203,11 @@ pub async fn create(
     Query::of(&request)?.finish()?;
     let body = body::json::<CreateKey>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
-    let spec = judge(body.value, &caller)?;
+    let spec = judge(body.value, &caller, &state.limiter)?;
     match accept_key::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
-        Some(AcceptedKey { record, key, replayed }) => {
-            state.recent_writers.wrote(record.tenant);
-            let mut response = HttpResponse::Created();
-            if replayed {
-                response.insert_header(("Idempotent-Replayed", "true"));
-            }
-            let key = key.expose_secret().to_owned();
-            Ok(response.insert_header(("Cache-Control", "no-store")).json(NewKey {
-                fields: record.into(),
-                key,
-                pending: None,
-            }))
+        Some(made) => {
+            state.recent_writers.wrote(made.record.tenant);
+            Ok(shown(made, None))
         }
         None => {
             let unknown = Invalid::new("/tenant_id", "not_found", "there is no such tenant");
@@ -231,7 +247,8 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(ListedKey::from(record)))
 }
 
-#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", request_body = PatchKey, params(("id" = Uuid, Path)),
+#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", request_body = PatchKey,
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = ListedKey), (status = 202, body = Pending),
               (status = "default", body = ProblemBody<'static>)))]
 pub async fn patch(
@@ -241,16 +258,17 @@ pub async fn patch(
 ) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = KeyId::from(path_id(&request)?);
-    existing(&state, &caller, id).await?;
+    let tenant = existing(&state, &caller, id).await?.tenant;
     Query::of(&request)?.finish()?;
     let body = body::json::<PatchKey>(&request, payload).await?;
-    idempotency::key(&request, &body.sent)?;
+    let idempotency = idempotency::key(&request, &body.sent)?;
     let mut wrong = Vec::new();
     if let Some(name) = &body.value.name {
         check_name(name, &mut wrong);
     }
     let scopes = body.value.scopes.as_deref().map(|texts| check_scopes(texts, &mut wrong));
     check_expiry(body.value.expires_at, &mut wrong);
+    check_limits(body.value.limits, &mut wrong);
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
@@ -260,17 +278,29 @@ pub async fn patch(
     if let Some(expires_at) = expires_at {
         may_last(&caller, expires_at)?;
     }
-    let patch = KeyPatch { name: body.value.name, scopes, expires_at };
-    let changes = store::patch(&state.db, managed(&caller), id, caller.key, &patch).await?;
-    let changes = changes.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked"))?;
-    state.recent_writers.wrote(caller.tenant);
-    match state.identity.propagate(&changes, true).await {
-        Propagation::Complete => Ok(HttpResponse::Ok().json(ListedKey::from(existing(&state, &caller, id).await?))),
-        Propagation::Pending { effective_by } => Ok(pending(effective_by)),
+    let limits =
+        body.sent.get("limits").map(|_| body.value.limits.map_or_else(|| serde_json::json!({}), Limits::stored));
+    if let Some(limits) = &limits {
+        may_ask(&caller, &state.limiter, limits)?;
     }
+    let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
+    let target = Target { key: id, tenant: managed(&caller), by: &caller, idempotency: idempotency.as_ref() };
+    let patched = change_key::patch(&state.db, target, &patch).await?;
+    let patched = patched.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked"))?;
+    state.recent_writers.wrote(tenant);
+    let (mut response, effective_by) = match state.identity.propagate(&patched.changes, true).await {
+        Propagation::Complete => (HttpResponse::Ok(), None),
+        Propagation::Pending { effective_by } => (HttpResponse::Accepted(), Some(effective_by)),
+    };
+    mark(&mut response, patched.replayed);
+    Ok(match effective_by {
+        None => response.json(ListedKey::from(existing(&state, &caller, id).await?)),
+        Some(effective_by) => response.json(Pending { propagation: "pending", effective_by }),
+    })
 }
 
-#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", request_body = RotateKey, params(("id" = Uuid, Path)),
+#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", request_body = RotateKey,
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = NewKey), (status = "default", body = ProblemBody<'static>)))]
 pub async fn rotate(
     request: HttpRequest,
@@ -282,7 +312,7 @@ pub async fn rotate(
     let old = existing(&state, &caller, id).await?;
     Query::of(&request)?.finish()?;
     let body = body::json::<RotateKey>(&request, payload).await?;
-    idempotency::key(&request, &body.sent)?;
+    let idempotency = idempotency::key(&request, &body.sent)?;
     let grace_s = body.value.grace_s;
     if !(0.0..=MAX_GRACE_S).contains(&grace_s) {
         let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));
@@ -291,20 +321,31 @@ pub async fn rotate(
     // Whoever gets the new key gets what it may do, for as long as it may.
     may_grant(&caller, &old.scopes)?;
     may_last(&caller, old.expires_at)?;
-    let new = state.ring.make(KeyEnv::Live, getrandom::fill).map_err(|error| {
-        tracing::error!(%error, "no randomness");
-        Problem::new(Code::Unavailable, "no randomness")
-    })?;
-    let rotated = store::rotate(&state.db, managed(&caller), id, caller.key, (KeyId::new(), &new), grace_s).await?;
-    let (record, changes) = rotated.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked or expired"))?;
-    state.recent_writers.wrote(record.tenant);
+    may_ask(&caller, &state.limiter, &old.limits)?;
+    let target = Target { key: id, tenant: managed(&caller), by: &caller, idempotency: idempotency.as_ref() };
+    let rotated = change_key::rotate(&state.db, &state.ring, target, grace_s).await?;
+    let Rotated { new, changes } =
+        rotated.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked or expired"))?;
+    state.recent_writers.wrote(new.record.tenant);
     let pending = match state.identity.propagate(&changes, true).await {
         Propagation::Complete => None,
         Propagation::Pending { effective_by } => Some(Pending { propagation: "pending", effective_by }),
     };
-    let key = new.text.expose_secret().to_owned();
-    let answer = NewKey { fields: record.into(), key, pending };
-    Ok(HttpResponse::Created().insert_header(("Cache-Control", "no-store")).json(answer))
+    Ok(shown(new, pending))
+}
+
+/// The one answer with a key in it.
+fn shown(made: AcceptedKey, pending: Option<Pending>) -> HttpResponse {
+    let mut response = HttpResponse::Created();
+    mark(&mut response, made.replayed);
+    let key = made.key.expose_secret().to_owned();
+    response.insert_header(("Cache-Control", "no-store")).json(NewKey { fields: made.record.into(), key, pending })
+}
+
+fn mark(response: &mut HttpResponseBuilder, replayed: bool) {
+    if replayed {
+        response.insert_header(("Idempotent-Replayed", "true"));
+    }
 }
 
 const MAX_GRACE_S: f64 = 604_800.0;
@@ -336,8 +377,8 @@ pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<
         }
     };
     let changes = store::revoke(&state.db, managed(&caller), id, caller.key).await?;
-    let changes = changes.ok_or_else(Problem::not_found)?;
-    state.recent_writers.wrote(caller.tenant);
+    let (tenant, changes) = changes.ok_or_else(Problem::not_found)?;
+    state.recent_writers.wrote(tenant);
     match state.identity.propagate(&changes, wait).await {
         Propagation::Complete => Ok(HttpResponse::NoContent().finish()),
         Propagation::Pending { effective_by } => Ok(pending(effective_by)),

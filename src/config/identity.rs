@@ -34,17 +34,31 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
+impl RateLimit {
+    pub const MOST_RPS: f64 = 1e6;
+    /// One request in a quarter of an hour: what is slower is no rate.
+    pub const LEAST_RPS: f64 = 0.001;
+    pub const MOST_BURST: u32 = 1_000_000;
+
+    /// `None`: out of range.
+    pub fn new(rps: f64, burst: u32) -> Option<Self> {
+        let sane = rps == 0.0 || (Self::LEAST_RPS..=Self::MOST_RPS).contains(&rps);
+        (sane && (1..=Self::MOST_BURST).contains(&burst)).then_some(Self { rps, burst })
+    }
+}
+
 impl IdentityArgs {
     /// # Errors
     /// The first setting that is wrong.
     pub fn resolve(&self) -> Result<IdentityConfig, ConfigError> {
+        let rps = setting("RATE_LIMIT_RPS", &self.rate_limit_rps, "50");
+        let burst = setting("RATE_LIMIT_BURST", &self.rate_limit_burst, "100").between(1, RateLimit::MOST_BURST)?;
+        let rate_limit = RateLimit::new(rps.between(0.0, RateLimit::MOST_RPS)?, burst)
+            .ok_or_else(|| rps.wrong(format_args!("\"{}\" is below {}", rps.text, RateLimit::LEAST_RPS)))?;
         Ok(IdentityConfig {
             cache: setting("IDENTITY_CACHE", &self.identity_cache, "on").flag()?,
             l1: setting("IDENTITY_L1", &self.identity_l1, "on").flag()?,
-            rate_limit: RateLimit {
-                rps: setting("RATE_LIMIT_RPS", &self.rate_limit_rps, "50").between(0.0, 1e6)?,
-                burst: setting("RATE_LIMIT_BURST", &self.rate_limit_burst, "100").between(1, 1_000_000)?,
-            },
+            rate_limit,
         })
     }
 }

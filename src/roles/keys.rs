@@ -50,6 +50,7 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
         name: args.name.clone(),
         tenant,
         scopes,
+        limits: serde_json::json!({}),
         not_before: None,
         expires_at: None,
         created_by: None,

@@ -172,16 +172,17 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(bell.client()).await?;
     let ring = Arc::new(KeyRing::new(parts.secrets.clone()));
+    let (config, max_conns) = (parts.identity, parts.max_conns);
+    let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
     let identity = if parts.identity.cache {
-        let (config, max_conns) = (parts.identity, parts.max_conns);
-        let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
         cached.ask_once().await;
         let (news, outbox) = (cached.clone(), cached.revoker());
         tokio::spawn(async move { news.run().await });
         tokio::spawn(async move { outbox.run().await });
         Identity::Cached(cached)
     } else {
-        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()))
+        // It keeps no keys, but may not know that others do: what it revokes they have to hear of.
+        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()), cached.revoker())
     };
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let state = web::Data::new(ApiState {

@@ -35,6 +35,8 @@ pub enum Consistency {
 const REPLICA_PAUSE: Duration = Duration::from_secs(1);
 /// What the replica has not answered by then is asked of the primary: a replica that hangs costs a list no more.
 const REPLICA_DEADLINE: Duration = Duration::from_millis(250);
+/// A server that has not answered by then is called away.
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The primary and, where one is configured, a read replica. Cheap to clone.
 #[derive(Clone)]
@@ -130,11 +132,11 @@ impl DualDb {
     pub async fn health(&self) -> DbHealth {
         let replica = async {
             match &self.inner.replica {
-                Some(pool) => Some(pool.answers().await),
+                Some(pool) => Some(answers(pool).await),
                 None => None,
             }
         };
-        let (primary, replica) = tokio::join!(self.inner.primary.answers(), replica);
+        let (primary, replica) = tokio::join!(answers(&self.inner.primary), replica);
         DbHealth { primary, replica }
     }
 
@@ -144,6 +146,13 @@ impl DualDb {
             pool.report();
         }
     }
+}
+
+/// Whether the server answers now. Asked by a `ReadConn`, which keeps a connection whose answer is still to come from
+/// being lent again.
+async fn answers(pool: &pool::Pool) -> bool {
+    let probe = async { ReadConn::new(pool.get().await?).query("select 1", &[]).await };
+    matches!(tokio::time::timeout(PROBE_DEADLINE, probe).await, Ok(Ok(_)))
 }
 
 fn millis(duration: Duration) -> u64 {

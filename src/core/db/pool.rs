@@ -84,14 +84,6 @@ impl Pool {
         })
     }
 
-    pub async fn answers(&self) -> bool {
-        let probe = async {
-            let object = self.get().await.ok()?;
-            object.check_connection().await.ok()
-        };
-        matches!(tokio::time::timeout(Duration::from_secs(1), probe).await, Ok(Some(())))
-    }
-
     pub fn report(&self) {
         let status = self.pool.status();
         for (name, value) in [

@@ -11,8 +11,9 @@ use std::{
 
 use fred::{
     clients::Pool,
-    types::{Value, scripts::Script},
+    types::{Value as Argument, scripts::Script},
 };
+use serde_json::Value;
 
 use super::{Caller, cache::breaker::Breaker};
 use crate::{
@@ -32,7 +33,7 @@ const SCRIPT: &str = "
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local each, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
-local used = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
+local used = math.min(math.max(tonumber(redis.call('GET', KEYS[1]) or now), now), now + each * burst)
 local ahead = used + each - now
 if ahead > each * burst then return {0, 0, ahead - each * burst, used - now} end
 redis.call('SET', KEYS[1], string.format('%d', used + each), 'PX', math.ceil(ahead / 1000))
@@ -46,6 +47,8 @@ pub struct Allowance {
     pub limit: u32,
     /// Of these, how many are left now.
     pub remaining: u32,
+    /// How long it takes until a used-up burst is there again.
+    pub window: Duration,
     /// Until all of them are there again.
     pub reset: Duration,
     /// Until the next one is; zero when allowed.
@@ -80,7 +83,7 @@ impl Limiter {
 
     /// Counts a request of this caller. `None`: it has no limit.
     pub async fn count(&self, caller: &Caller) -> Option<Allowance> {
-        let limit = self.of(caller)?;
+        let limit = self.of(&caller.limits)?;
         if self.0.breaker.allows(Instant::now()) {
             match tokio::time::timeout(TIMEOUT, self.in_redis(caller.key, limit)).await {
                 Ok(Ok(allowance)) => {
@@ -102,18 +105,25 @@ impl Limiter {
         Some(gcra(local.entry(caller.key).or_insert(now), now, limit))
     }
 
-    fn of(&self, caller: &Caller) -> Option<RateLimit> {
-        let own = |name: &str| caller.limits.get(name).and_then(serde_json::Value::as_f64);
-        let rps = own("rps").unwrap_or(self.0.general.rps);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-        let burst = own("burst").map_or(self.0.general.burst, |burst| burst as u32).max(1);
-        (rps > 0.0).then_some(RateLimit { rps, burst })
+    /// Whether a key with these limits may ask no more often than the caller.
+    pub fn covers(&self, caller: &Caller, limits: &Value) -> bool {
+        match (self.of(&caller.limits), self.of(limits)) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(new)) => new.rps <= own.rps && new.burst <= own.burst,
+        }
+    }
+
+    /// The limit of a key; `None`: it has none.
+    fn of(&self, limits: &Value) -> Option<RateLimit> {
+        let limit = own(limits).unwrap_or(self.0.general);
+        (limit.rps > 0.0).then_some(limit)
     }
 
     async fn in_redis(&self, key: KeyId, limit: RateLimit) -> Result<Allowance, fred::error::Error> {
         let name = format!("app:{}:rate:{key}", self.0.cluster);
         let each = i64::try_from(each(limit).as_micros()).unwrap_or(i64::MAX);
-        let arguments: Vec<Value> = vec![each.into(), i64::from(limit.burst).into()];
+        let arguments: Vec<Argument> = vec![each.into(), i64::from(limit.burst).into()];
         let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) =
             self.0.script.evalsha_with_reload(self.0.pool.next(), name, arguments).await?;
         let micros = |us: i64| Duration::from_micros(u64::try_from(us).unwrap_or_default());
@@ -121,10 +131,17 @@ impl Limiter {
             allowed: allowed == 1,
             limit: limit.burst,
             remaining: u32::try_from(remaining).unwrap_or_default(),
+            window: self::each(limit) * limit.burst,
             reset: micros(reset_us),
             retry_after: micros(retry_us),
         })
     }
+}
+
+/// A key's own limit, if it has one that makes sense.
+fn own(limits: &Value) -> Option<RateLimit> {
+    let burst = limits.get("burst")?.as_u64()?;
+    RateLimit::new(limits.get("rps")?.as_f64()?, u32::try_from(burst).ok()?)
 }
 
 fn each(limit: RateLimit) -> Duration {
@@ -134,17 +151,20 @@ fn each(limit: RateLimit) -> Duration {
 /// The same as the script. `used`: when what was given will have been used up.
 fn gcra(used: &mut Instant, now: Instant, limit: RateLimit) -> Allowance {
     let each = each(limit);
-    *used = (*used).max(now);
-    let ahead = *used + each - now;
     let most = each * limit.burst;
+    // Never further ahead than the limit lets it come: it may have been a larger one, or another clock.
+    *used = (*used).max(now).min(now + most);
+    let ahead = *used + each - now;
     if ahead > most {
         let retry_after = ahead - most;
-        return Allowance { allowed: false, limit: limit.burst, remaining: 0, reset: *used - now, retry_after };
+        let reset = *used - now;
+        return Allowance { allowed: false, limit: limit.burst, remaining: 0, window: most, reset, retry_after };
     }
     *used += each;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most burst")]
     let remaining = ((most - ahead).as_secs_f64() / each.as_secs_f64() + 1e-9) as u32;
-    Allowance { allowed: true, limit: limit.burst, remaining, reset: ahead, retry_after: Duration::ZERO }
+    let retry_after = Duration::ZERO;
+    Allowance { allowed: true, limit: limit.burst, remaining, window: most, reset: ahead, retry_after }
 }
 
 #[cfg(test)]
@@ -163,5 +183,24 @@ mod tests {
         assert!(gcra(&mut used, start + refused.retry_after, limit).allowed, "one each tenth of a second");
         assert!(!gcra(&mut used, start + refused.retry_after, limit).allowed);
         assert_eq!(gcra(&mut used, start + Duration::from_secs(60), limit).remaining, 2, "never more than the burst");
+    }
+
+    #[test]
+    fn a_smaller_limit_is_in_force_at_once_and_does_not_make_up_for_the_larger_one() {
+        let (large, small) = (RateLimit { rps: 1.0, burst: 1000 }, RateLimit { rps: 1.0, burst: 2 });
+        let start = Instant::now();
+        let mut used = start;
+        assert!((0..1000).all(|_| gcra(&mut used, start, large).allowed));
+        let refused = gcra(&mut used, start, small);
+        assert_eq!((refused.allowed, refused.retry_after), (false, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_are_none() {
+        let of = |rps: f64, burst: u64| own(&serde_json::json!({"rps": rps, "burst": burst}));
+        assert_eq!(of(0.5, 3), Some(RateLimit { rps: 0.5, burst: 3 }));
+        assert_eq!(of(0.0, 1), Some(RateLimit { rps: 0.0, burst: 1 }), "unlimited");
+        assert_eq!([of(-1.0, 1), of(1e-300, 1), of(1e7, 1), of(1.0, 0), of(1.0, 1 << 40)], [None; 5]);
+        assert_eq!(own(&serde_json::json!({})), None);
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Caller, IdentityError,
     api_key::{KeyRing, Presented},
     cache::{
-        CachedIdentity, Fact, Propagation,
+        CachedIdentity, Fact, Propagation, Revoker,
         store::{self, Change},
     },
 };
@@ -32,27 +32,27 @@ impl PgIdentity {
     }
 }
 
-/// The one that was chosen at start.
+/// The one that was chosen at start. Changes are told in either case: other processes may keep keys.
 #[derive(Clone)]
 pub enum Identity {
-    Postgres(PgIdentity),
+    Postgres(PgIdentity, Revoker),
     Cached(CachedIdentity),
 }
 
 impl IdentityService for Identity {
     async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
         match self {
-            Self::Postgres(identity) => identity.verify(presented).await,
+            Self::Postgres(identity, _) => identity.verify(presented).await,
             Self::Cached(identity) => identity.verify(presented).await,
         }
     }
 }
 
 impl Identity {
-    /// Tells everybody of changes that are committed; without a cache everybody asks Postgres anyway.
+    /// Tells everybody of changes that are committed.
     pub async fn propagate(&self, changes: &[Change], wait: bool) -> Propagation {
         match self {
-            Self::Postgres(_) => Propagation::Complete,
+            Self::Postgres(_, revoker) => revoker.propagate(changes, wait).await,
             Self::Cached(identity) => identity.revoker().propagate(changes, wait).await,
         }
     }
@@ -67,7 +67,7 @@ impl Identity {
     /// Whether what is accepted now may have been revoked a while ago: see `CachedIdentity::is_stale`.
     pub fn is_stale(&self) -> bool {
         match self {
-            Self::Postgres(_) => false,
+            Self::Postgres(..) => false,
             Self::Cached(identity) => identity.is_stale(),
         }
     }

@@ -4,7 +4,6 @@ use time::OffsetDateTime;
 
 use super::{
     Scope,
-    api_key::NewKey,
     cache::store::{Change, change},
 };
 use crate::core::{
@@ -20,6 +19,8 @@ pub struct KeyRecord {
     pub name: String,
     pub tenant: TenantId,
     pub scopes: Vec<Scope>,
+    /// What differs from the general limits: `{"rps","burst"}`, or `{}`.
+    pub limits: serde_json::Value,
     pub hint: String,
     pub created_at: OffsetDateTime,
     pub expires_at: Option<OffsetDateTime>,
@@ -35,13 +36,15 @@ pub struct KeySpec {
     pub name: String,
     pub tenant: TenantId,
     pub scopes: Vec<Scope>,
+    /// What differs from the general limits: `{"rps","burst"}`, or `{}`.
+    pub limits: serde_json::Value,
     pub not_before: Option<OffsetDateTime>,
     pub expires_at: Option<OffsetDateTime>,
     pub created_by: Option<KeyId>,
 }
 
-/// Revokes the tenant's key. `None`: there is none. Revoked already: everybody is told once more, for whoever did it may
-/// not have come to that yet.
+/// Revokes the tenant's key; answers whose it was. `None`: there is none. Revoked already: everybody is told once more,
+/// for whoever did it may not have come to that yet.
 ///
 /// # Errors
 /// As the database says.
@@ -50,131 +53,29 @@ pub async fn revoke(
     tenant: Option<TenantId>,
     key: KeyId,
     by: KeyId,
-) -> Result<Option<Vec<Change>>, DbError> {
+) -> Result<Option<(TenantId, Vec<Change>)>, DbError> {
     let rows = db
         .write()
         .await?
         .query(
             "with hit as (
-               select id, key_hash, ver, revoked_at from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
+               select id, tenant_id, key_hash, ver, revoked_at from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
              gone as (
                update api_key k set revoked_at = now(), revoked_by = $3, ver = k.ver + 1, changed_at = now()
                from hit where k.id = hit.id and k.revoked_at is null returning k.*),
              news as (
-               select key_hash, ver from gone union all select key_hash, ver from hit where revoked_at is not null),
+               select tenant_id, key_hash, ver from gone
+               union all select tenant_id, key_hash, ver from hit where revoked_at is not null),
              told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from news returning id),
              event as (
                insert into events (tenant_id, kind, detail)
                select tenant_id, 'key.revoked', jsonb_build_object('key_id', id, 'by', $3::uuid) from gone)
-             select told.id as outbox, news.key_hash, news.ver, true as refused from news, told",
+             select told.id as outbox, news.tenant_id, news.key_hash, news.ver, true as refused from news, told",
             &[&key.uuid(), &tenant.map(TenantId::uuid), &by.uuid()],
         )
         .await?;
-    Ok(changes_of_hit(&rows))
-}
-
-/// What a change of a key sets; `None`: as it is.
-#[derive(Clone, Debug, Default)]
-pub struct KeyPatch {
-    pub name: Option<String>,
-    pub scopes: Option<Vec<Scope>>,
-    /// `Some(None)`: it never expires.
-    pub expires_at: Option<Option<OffsetDateTime>>,
-}
-
-/// Changes the tenant's key. `None`: there is none that is not revoked.
-///
-/// # Errors
-/// As the database says.
-pub async fn patch(
-    db: &DualDb,
-    tenant: Option<TenantId>,
-    key: KeyId,
-    by: KeyId,
-    patch: &KeyPatch,
-) -> Result<Option<Vec<Change>>, DbError> {
-    let scopes: Option<Vec<&str>> = patch.scopes.as_ref().map(|all| all.iter().map(|scope| scope.as_str()).collect());
-    let rows = db
-        .write()
-        .await?
-        .query(
-            "with hit as (
-               update api_key k set name = coalesce($4, name), scopes = coalesce($5, scopes),
-                 expires_at = case when $6 then $7 else expires_at end, ver = ver + 1, changed_at = now()
-               where k.id = $1 and ($2::uuid is null or k.tenant_id = $2) and k.revoked_at is null returning k.*),
-             told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from hit returning id),
-             event as (
-               insert into events (tenant_id, kind, detail)
-               select tenant_id, 'key.changed', jsonb_build_object('key_id', id, 'by', $3::uuid, 'scopes', scopes) from hit)
-             select told.id as outbox, hit.key_hash, hit.ver, false as refused from hit, told",
-            &[
-                &key.uuid(),
-                &tenant.map(TenantId::uuid),
-                &by.uuid(),
-                &patch.name,
-                &scopes,
-                &patch.expires_at.is_some(),
-                &patch.expires_at.flatten(),
-            ],
-        )
-        .await?;
-    Ok(changes_of_hit(&rows))
-}
-
-/// Puts a new key in the place of the tenant's key, which is refused at once or, with a grace, in so many seconds.
-/// `None`: there is none that is good. The new key inherits name, scopes, expiry and limits.
-///
-/// # Errors
-/// As the database says.
-pub async fn rotate(
-    db: &DualDb,
-    tenant: Option<TenantId>,
-    key: KeyId,
-    by: KeyId,
-    (new_id, new): (KeyId, &NewKey),
-    grace_s: f64,
-) -> Result<Option<(KeyRecord, Vec<Change>)>, DbError> {
-    let rows = db
-        .write()
-        .await?
-        .query(
-            "with hit as (
-               select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and revoked_at is null
-                 and (expires_at is null or expires_at > now()) for update),
-             old as (
-               update api_key k set ver = k.ver + 1, changed_at = now(),
-                 revoked_at = case when $9::float8 > 0 then null else now() end, revoked_by = case when $9::float8 > 0 then null else $3::uuid end,
-                 expires_at = case when $9::float8 > 0 then least(k.expires_at, now() + make_interval(secs => $9::float8)) else k.expires_at end
-               from hit where k.id = hit.id returning k.*),
-             new as (
-               insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, limits, created_by,
-                                    not_before, expires_at, rotated_from)
-               select $4, tenant_id, name, $5, $6, $7, $8, scopes, limits, $3, not_before, hit.expires_at, id from hit
-               returning *),
-             told as (
-               insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $9::float8 > 0 then 2 else 1 end from old
-               returning id),
-             event as (
-               insert into events (tenant_id, kind, detail)
-               select tenant_id, 'key.rotated', jsonb_build_object('key_id', id, 'by', $3::uuid, 'new_key_id', $4::uuid) from old)
-             select new.id, new.name, new.tenant_id, new.scopes, new.hint, new.created_at, new.expires_at, new.revoked_at,
-                    null::timestamptz as last_used_at,
-                    told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
-             from new, old, told",
-            &[
-                &key.uuid(),
-                &tenant.map(TenantId::uuid),
-                &by.uuid(),
-                &new_id.uuid(),
-                &new.env.code(),
-                &new.hash.as_slice(),
-                &new.pepper_version,
-                &new.hint,
-                &grace_s,
-            ],
-        )
-        .await?;
-    Ok(rows.first().map(|row| (record(row), change(row).into_iter().collect())))
+    let tenant = rows.first().map(|row| TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")));
+    Ok(tenant.map(|tenant| (tenant, rows.iter().filter_map(change).collect())))
 }
 
 /// Suspends a tenant, or lets it in again: all its keys change at once. `None`: there is no such tenant.
@@ -204,13 +105,9 @@ pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Optio
             &[&tenant, &suspended],
         )
         .await?;
-    Ok(changes_of_hit(&rows))
-}
-
-/// `None` without a row; a row without a change has nothing to tell.
-fn changes_of_hit(rows: &[Row]) -> Option<Vec<Change>> {
+    // A row without a change has nothing to tell: the tenant has no keys.
     let told = rows.iter().filter(|row| row.get::<_, Option<i64>>("outbox").is_some());
-    (!rows.is_empty()).then(|| told.filter_map(change).collect())
+    Ok((!rows.is_empty()).then(|| told.filter_map(change).collect()))
 }
 
 /// The tenant's key; `tenant` `None`: any tenant's.
@@ -261,6 +158,7 @@ pub(in crate::core) fn record(row: &Row) -> KeyRecord {
         name: row.get("name"),
         tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
         scopes: scopes(row.get("scopes")),
+        limits: row.get("limits"),
         hint: row.get("hint"),
         created_at: row.get("created_at"),
         expires_at: row.get("expires_at"),

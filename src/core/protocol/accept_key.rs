@@ -1,4 +1,4 @@
-//! Accepting `POST /keys`: key, idempotency record and event in one statement.
+//! Accepting `POST /keys`: key, idempotency record and event in one statement; and how a key is shown again.
 //!
 //! A replay must show the same key, and the key must not be stored. So with an `Idempotency-Key` its random part is
 //! derived from a stored salt under the pepper: who reads the database learns nothing, and who holds the pepper can
@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::{accept_create::AcceptError, idempotent::IdempotencyKey};
 use crate::core::{
-    db::{DbError, DualDb},
+    db::{DbError, DualDb, WriteConn},
     id::TenantId,
     identity::{
         api_key::{KeyEnv, KeyRing, NewKey},
@@ -34,14 +34,14 @@ with idem as (
     where idempotency.created_at < now() - interval '24 hours'
   returning 1),
 new as (
-  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at, not_before)
-  select $1, t.id, $3, $4, $5, $6, $7, $8, $9, $15, $16 from tenants t
+  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at, not_before, limits)
+  select $1, t.id, $3, $4, $5, $6, $7, $8, $9, $15, $16, $17 from tenants t
   where t.id = $2 and ($11::text is null or exists (select from idem))
   returning *),
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.created', jsonb_build_object('key_id', id, 'by', created_by) from new)
-select id, name, tenant_id, scopes, hint, created_at, expires_at, revoked_at,
+select id, name, tenant_id, scopes, limits, hint, created_at, expires_at, revoked_at,
        null::timestamptz as last_used_at from new";
 
 /// Makes and stores a key; `None`: there is no such tenant. `by`: the tenant whose idempotency keys count.
@@ -55,11 +55,7 @@ pub async fn create(
     spec: &KeySpec,
     idempotency: Option<&IdempotencyKey>,
 ) -> Result<Option<AcceptedKey>, AcceptError> {
-    let mut salt = [0u8; 32];
-    getrandom::fill(&mut salt)
-        .map_err(|error| AcceptError::Db(DbError::Unavailable(format!("no randomness: {error}"))))?;
-    let salt = data_encoding::HEXLOWER.encode(&salt);
-    let key = derived(ring, &salt);
+    let (salt, key) = made(ring)?;
     let scopes: Vec<&str> = spec.scopes.iter().map(|scope| scope.as_str()).collect();
     let conn = db.write().await.map_err(AcceptError::Db)?;
     let inserted = conn
@@ -82,6 +78,7 @@ pub async fn create(
                 &salt,
                 &spec.expires_at,
                 &spec.not_before,
+                &spec.limits,
             ],
         )
         .await
@@ -93,9 +90,19 @@ pub async fn create(
         return Ok(Some(AcceptedKey { record: store::record(row), key: key.text, replayed: false }));
     }
     let Some(idempotency) = idempotency else { return Ok(None) };
+    replayed(&conn, ring, by, idempotency).await
+}
+
+/// The key that the first request with this idempotency key made; `None`: there was none.
+pub(super) async fn replayed(
+    conn: &WriteConn,
+    ring: &KeyRing,
+    by: TenantId,
+    idempotency: &IdempotencyKey,
+) -> Result<Option<AcceptedKey>, AcceptError> {
     let rows = conn
         .query(
-            "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.hint, k.key_hash, k.created_at,
+            "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.hint, k.key_hash, k.created_at,
                     k.expires_at, k.revoked_at, null::timestamptz as last_used_at
              from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
              where i.tenant_id = $1 and i.route = $2 and i.key = $3",
@@ -113,6 +120,16 @@ pub async fn create(
         return Err(AcceptError::ReplayLost);
     }
     Ok(Some(AcceptedKey { record: store::record(row), key: key.text, replayed: true }))
+}
+
+/// A new salt, and the key that belongs to it.
+pub(super) fn made(ring: &KeyRing) -> Result<(String, NewKey), AcceptError> {
+    let mut salt = [0u8; 32];
+    getrandom::fill(&mut salt)
+        .map_err(|error| AcceptError::Db(DbError::Unavailable(format!("no randomness: {error}"))))?;
+    let salt = data_encoding::HEXLOWER.encode(&salt);
+    let key = derived(ring, &salt);
+    Ok((salt, key))
 }
 
 /// The key that belongs to a salt.

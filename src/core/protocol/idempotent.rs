@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::core::{
-    db::{DbError, DualDb},
+    db::{DbError, DualDb, WriteConn},
     id::{InstanceId, JobId, TenantId},
 };
 
@@ -33,7 +33,7 @@ pub struct Replay {
 pub enum NoReplay {
     /// The key was used for another request.
     Reused,
-    /// The first request's transaction is not over.
+    /// There is no record: the first request's transaction is not over, or there was none.
     InProgress,
 }
 
@@ -42,9 +42,24 @@ pub(super) async fn read(
     tenant: TenantId,
     key: &IdempotencyKey,
 ) -> Result<Result<Replay, NoReplay>, DbError> {
-    let rows = db
-        .write()
-        .await?
+    let answer = match answer(&db.write().await?, tenant, key).await? {
+        Ok(answer) => answer,
+        Err(none) => return Ok(Err(none)),
+    };
+    let id = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Uuid>().ok());
+    match (id("instance_id"), id("job_id")) {
+        (Some(instance), Some(job)) => Ok(Ok(Replay { instance: instance.into(), job: job.into() })),
+        _ => Err(DbError::Statement { code: "02000".into(), message: "an idempotency record without ids".into() }),
+    }
+}
+
+/// What was recorded for this key and this request.
+pub(super) async fn answer(
+    conn: &WriteConn,
+    tenant: TenantId,
+    key: &IdempotencyKey,
+) -> Result<Result<Value, NoReplay>, DbError> {
+    let rows = conn
         .query(
             "select request_hash, answer from idempotency where tenant_id = $1 and route = $2 and key = $3",
             &[&tenant.uuid(), &key.route, &key.key],
@@ -54,12 +69,7 @@ pub(super) async fn read(
     if row.get::<_, &[u8]>(0) != key.request_hash.as_slice() {
         return Ok(Err(NoReplay::Reused));
     }
-    let answer: Value = row.get(1);
-    let id = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Uuid>().ok());
-    match (id("instance_id"), id("job_id")) {
-        (Some(instance), Some(job)) => Ok(Ok(Replay { instance: instance.into(), job: job.into() })),
-        _ => Err(DbError::Statement { code: "02000".into(), message: "an idempotency record without ids".into() }),
-    }
+    Ok(Ok(row.get(1)))
 }
 
 /// Forgets records older than 24 h, a batch at a time.

@@ -341,3 +341,17 @@ async fn when_postgres_is_back_so_is_the_api_without_a_restart() {
     .await;
     assert_eq!(count(&cluster, "instances").await, 1, "what was answered with 503 left nothing behind here");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_under_a_quota_holds_up_other_creates_and_nothing_else() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let sql = cluster.sql().await;
+    sql.execute("update tenants set max_instances = 5", &[]).await.unwrap();
+    // As a create does, and not over yet.
+    sql.batch_execute("begin; select app_quota(id, 1, 1) from tenants").await.unwrap();
+    client.post("/keys", json!({"name": "k", "scopes": ["admin"]})).await.expect(201);
+    problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
+    sql.batch_execute("rollback").await.unwrap();
+    client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+}

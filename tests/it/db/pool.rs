@@ -17,7 +17,10 @@ use futures_util::future;
 use serde_json::json;
 use tokio_postgres::NoTls;
 
-use crate::support::{Client, Cluster, cluster::base_url, eventually};
+use crate::{
+    identity::line::{Line, Mode},
+    support::{Client, Cluster, cluster::base_url, eventually},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn db_max_conns_bounds_the_connections_of_a_process() {
@@ -102,6 +105,27 @@ async fn a_statement_that_is_abandoned_takes_its_connection_along() {
     drop(conn);
     let names = db.read(Consistency::Primary, |c| async move { c.query("select name from tenants", &[]).await }).await;
     assert!(names.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_that_was_given_up_takes_its_connection_along() {
+    let mut cluster = Cluster::simulated().await;
+    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    cluster.database_url = url;
+    let db = dual(&cluster, 1);
+    let pid = async || {
+        let rows =
+            db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
+        rows.unwrap()[0].get::<_, i32>(0)
+    };
+    let first = pid().await;
+    assert!(db.health().await.primary);
+    assert_eq!(pid().await, first, "an answer that came leaves the connection at rest");
+    line.set(Mode::Held);
+    assert!(!db.health().await.primary);
+    line.set(Mode::Open);
+    assert_ne!(pid().await, first, "the answer to the health check was still to come on this one");
+    assert!(db.health().await.primary);
 }
 
 /// The control: the pool as it comes lends the busy connection, and the next one waits for somebody else's statement.

@@ -9,9 +9,15 @@ use std::{
 };
 
 use futures_util::future;
+use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{App, Client, Cluster, Postgres, cluster::with_database, eventually};
+use crate::support::{
+    App, Client, Cluster, Postgres,
+    client::send,
+    cluster::{base_url, with_database},
+    eventually,
+};
 
 struct Pair {
     primary: Postgres,
@@ -37,7 +43,7 @@ impl Pair {
     /// A client of a tenant that has written nothing through this process, with an instance of its own to list.
     async fn reader(&self) -> (Client, String) {
         let other = self.cluster.spawn("serve");
-        let writer = Client::new(&crate::support::cluster::base_url(&other), &self.cluster.key("reader", "admin"));
+        let writer = Client::new(&base_url(&other), &self.cluster.key("reader", "admin"));
         let id = writer.post("/instances", json!({"image": self.cluster.image})).await.instance();
         self.caught_up().await;
         (self.client.with_key(&writer.key), id)
@@ -257,4 +263,34 @@ async fn without_a_replica_there_is_one_pool_and_nothing_falls_back() {
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_lags() {
+    let pair = Pair::start().await;
+    let other = pair.cluster.spawn("serve");
+    let writer = Client::new(&base_url(&other), &pair.cluster.key("acme", "admin"));
+    for change in ["patch", "revoke", "rotate"] {
+        let rival = pair.client.with_key(&pair.cluster.key(&format!("rival-{change}"), "admin"));
+        let tenant = rival.get("/keys/self").await.expect(200).body["tenant_id"].as_str().unwrap().to_owned();
+        // Made through another process, so that this one does not know the tenant as a writer.
+        let body = json!({"name": "before", "scopes": ["keys:read"], "tenant_id": tenant});
+        let made = writer.post("/keys", body).await.expect(201).body;
+        let path = format!("/keys/{}", made["id"].as_str().unwrap());
+        let list = async || pair.client.get(&format!("/keys?tenant_id={tenant}")).await.expect(200).text;
+        pair.caught_up().await;
+        let replica = pair.replica.sql(&pair.database).await;
+        replica.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+        let before = list().await;
+        assert!(before.contains("before"));
+        match change {
+            "patch" => {
+                drop(send(pair.client.request(Method::PATCH, &path).json(&json!({"name": "after"}))).await.expect(200))
+            }
+            "revoke" => drop(pair.client.delete(&path).await.expect(204)),
+            _ => drop(pair.client.post(&format!("{path}/rotate"), json!({})).await.expect(201)),
+        }
+        assert_ne!(list().await, before, "{change}: the list is from before");
+        replica.batch_execute("select pg_wal_replay_resume()").await.unwrap();
+    }
 }

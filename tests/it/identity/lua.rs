@@ -120,7 +120,9 @@ struct Model {
 impl Model {
     fn swap(&mut self, name: KeyHash, expected: &Prefix, value: Vec<u8>) -> bool {
         let same = self.cells.get(&name).is_some_and(|there| there[..there.len().min(17)] == expected.0);
-        if same {
+        if same && value.is_empty() {
+            self.cells.remove(&name);
+        } else if same {
             self.cells.insert(name, value);
         }
         same
@@ -183,6 +185,10 @@ async fn entries_live_as_long_as_they_should() {
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!((LEASE_MS - 1000..=LEASE_MS).contains(&redis.ttl(&name)), "a lease");
+    assert!(redis.tier.swap(&key, &lease, b"", 0).await.unwrap());
+    assert_eq!(redis.ttl(&name), -2, "a lease that was given back");
+    assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "and only while it is there");
+    redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
     assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
     redis.tier.revoke(&name, Some(TOMBSTONE), 1).await.unwrap();

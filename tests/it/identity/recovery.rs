@@ -249,3 +249,31 @@ async fn a_revocation_repeated_while_the_first_is_not_told_promises_nothing_earl
         stage.refused(&key).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_the_outbox_that_was_overtaken_leaves_no_tombstone() {
+    let _alone = alone().await;
+    let stage = Stage::open("on").await;
+    let sql = stage.cluster.sql().await;
+    let (good, revoked) = (stage.key().await, stage.key().await);
+    stage.warm(&good).await;
+    // As if Redis had not been told of refusals 5 s ago: of one that holds, and of one after which the key changed.
+    sql.execute("update api_key set ver = 2, revoked_at = now(), changed_at = now() where id = $1", &[&revoked.id])
+        .await
+        .unwrap();
+    sql.execute("update api_key set ver = 3, changed_at = now() where id = $1", &[&good.id]).await.unwrap();
+    let late = "insert into cache_outbox (key_hash, ver, op, at)
+                select key_hash, 2, 1, now() - interval '5 seconds' from api_key where id = any($1)";
+    assert_eq!(sql.execute(late, &[&vec![good.id, revoked.id]]).await.unwrap(), 2);
+    // Nobody asks for the keys meanwhile: what is in Redis then is what the outbox put there.
+    let open = "select count(*) from cache_outbox where done_at is null";
+    eventually("the outbox is worked off", SECOND * 15, async || {
+        (sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    let kind =
+        |key: &super::minted::Minted| stage.redis.cli(&["getrange", &key.redis_key, "0", "0"]).trim_end().to_owned();
+    assert_eq!((kind(&revoked).as_str(), kind(&good).as_str()), ("T", ""));
+    stage.warm(&good).await;
+    stage.refused(&revoked).await;
+}

@@ -242,7 +242,7 @@ impl Inner {
         let key = self.tier.redis_key(&name_of(hash));
         let snapshot = self.l1.snapshot(&name_of(hash), self.clock());
         let lease = entry::lease(*Uuid::new_v4().as_bytes());
-        let (mut verification, _) = Verification::<Fact>::new(lease);
+        let (mut verification, _) = Verification::<Fact>::new(lease.clone());
         let mut event = found.map_or(Event::RedisFailed, |found| Event::Found(fact_found(found)));
         loop {
             event = match verification.next(event) {
@@ -256,7 +256,15 @@ impl Inner {
                     tokio::time::sleep(pause).await;
                     Event::Waited
                 }
-                Action::Read { .. } => Event::Read(self.read(hash).await?),
+                Action::Read { fills } => match self.read(hash).await {
+                    Ok(fact) => Event::Read(fact),
+                    Err(error) => {
+                        if fills {
+                            self.give_back(&key, &lease).await;
+                        }
+                        return Err(error);
+                    }
+                },
                 Action::Fill { lease, fact } => self.fill(&key, &lease, &fact).await,
                 Action::Done(Answer::Cached(fact) | Answer::Primary { fact, kept: true }) => {
                     if let Fact::Valid(cached) = &fact {
@@ -277,10 +285,11 @@ impl Inner {
     }
 
     pub(super) async fn fill(&self, key: &str, expected: &Prefix, fact: &Fact) -> Event<Fact> {
+        let Some(now) = self.feed.now() else { return Event::Swapped(false) };
         if matches!(fact, Fact::Unknown { .. }) && !self.may_remember_unknown() {
+            self.give_back(key, expected).await;
             return Event::Swapped(false);
         }
-        let Some(now) = self.feed.now() else { return Event::Swapped(false) };
         let (value, ms) = self.seal.seal(key, fact, *Uuid::new_v4().as_bytes(), now, random_unit());
         let event = swapped(self.tier.swap(key, expected, &value, ms).await);
         let outcome = match &event {
@@ -290,6 +299,13 @@ impl Inner {
         };
         metrics::counter!("identity_cache_fill_total", "outcome" => outcome).increment(1);
         event
+    }
+
+    /// Ends a lease that nothing is read under any more: others need not wait for it, and it takes no room.
+    async fn give_back(&self, key: &str, lease: &Prefix) {
+        if let Err(error) = self.tier.swap(key, lease, &[], 0).await {
+            tracing::debug!(%error, "a lease was not given back; it ends by itself");
+        }
     }
 
     /// Keys that are ours but unknown are bounded: a flood of them fills nothing.

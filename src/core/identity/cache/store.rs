@@ -106,7 +106,7 @@ pub struct Change {
     pub refused: bool,
 }
 
-pub(in crate::core::identity) fn change(row: &Row) -> Option<Change> {
+pub(in crate::core) fn change(row: &Row) -> Option<Change> {
     let hash: &[u8] = row.get("key_hash");
     Some(Change {
         outbox: row.get("outbox"),
@@ -116,14 +116,16 @@ pub(in crate::core::identity) fn change(row: &Row) -> Option<Change> {
     })
 }
 
-/// Changes that Redis has not heard of, oldest first.
+/// Changes that Redis has not heard of, oldest first. A refusal that was overtaken by a later change is told as a mere
+/// change: its tombstone would refuse a key that is good again.
 pub(super) async fn unpropagated(db: &DualDb) -> Result<Vec<Change>, DbError> {
     let rows = db
         .write()
         .await?
         .query(
-            "select id as outbox, key_hash, ver, op = 1 as refused from cache_outbox
-             where done_at is null and at < now() - interval '4 seconds' order by id limit 500",
+            "select o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused
+             from cache_outbox o join api_key k using (key_hash)
+             where o.done_at is null and o.at < now() - interval '4 seconds' order by o.id limit 500",
             &[],
         )
         .await?;

@@ -44,7 +44,7 @@ return false";
 const SWAP: &str = "
 local there = redis.call('GET', KEYS[1])
 if there and string.sub(there, 1, 17) == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
   return 1
 end
 return 0";
@@ -203,7 +203,7 @@ impl Tier {
         self.judged(self.0.get_or_lease.evalsha_with_reload(self.0.pool.next(), key, arguments)).await
     }
 
-    /// Puts `value` in place of what begins with `expected`.
+    /// Puts `value` in place of what begins with `expected`; an empty one: removes that.
     pub async fn swap(&self, key: &str, expected: &Prefix, value: &[u8], ms: i64) -> Result<bool> {
         let arguments: Vec<Value> = vec![bytes(&expected.0), bytes(value), ms.into()];
         let swapped: i64 = self.judged(self.0.swap.evalsha_with_reload(self.0.pool.next(), key, arguments)).await?;

@@ -1,0 +1,306 @@
+//! How often a key may ask: one limit over all replicas, each alone while Redis is away, and a key's own.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::problem::problem;
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, eventually, redis_server::RedisServer};
+
+const RPS: f64 = 20.0;
+const BURST: u32 = 30;
+
+struct Asked {
+    sent: Instant,
+    answered: Instant,
+    accepted: bool,
+}
+
+/// Asks all the time, on two lanes for each of the clients.
+async fn hammer(clients: &[&Client], time: Duration) -> Vec<Asked> {
+    let end = Instant::now() + time;
+    let lane = |client: Client| async move {
+        let mut all = Vec::new();
+        while Instant::now() < end {
+            let sent = Instant::now();
+            let status = client.get("/keys/self").await.status;
+            assert!(status == 200 || status == 429, "{status}");
+            all.push(Asked { sent, answered: Instant::now(), accepted: status == 200 });
+            // Often enough to miss nothing, and not so often that the machine is the limit.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        all
+    };
+    let lanes = clients.iter().flat_map(|client| [lane((*client).clone()), lane((*client).clone())]);
+    future::join_all(lanes).await.into_iter().flatten().collect()
+}
+
+fn accepted(asked: &[Asked]) -> usize {
+    asked.iter().filter(|one| one.accepted).count()
+}
+
+/// What one limit accepts of these requests, exactly: the burst, and one more for each time that the rate allows between
+/// the first request and the last. When those were judged is known to within the time that they took.
+fn allowed(asked: &[Asked]) -> (f64, f64) {
+    let good = || asked.iter().filter(|one| one.accepted);
+    let first = (good().map(|one| one.sent).min().unwrap(), good().map(|one| one.answered).min().unwrap());
+    let last_refused = asked.iter().filter(|one| !one.accepted).map(|one| one.sent).max().unwrap();
+    let last_accepted = good().map(|one| one.answered).max().unwrap();
+    let burst = f64::from(BURST);
+    let least = burst - 1.0 + (last_refused - first.1).as_secs_f64() * RPS;
+    (least, burst + (last_accepted - first.0).as_secs_f64() * RPS)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "hundreds")]
+#[track_caller]
+fn exactly(what: &str, asked: &[Asked]) {
+    let ((least, most), accepted) = (allowed(asked), accepted(asked));
+    eprintln!("{what}: {accepted} of {} requests accepted; one limit: {least:.1} to {most:.1}", asked.len());
+    assert!((least..=most).contains(&(accepted as f64)), "{what}");
+    assert!(asked.len() > 2 * accepted, "too slow to meet the limit");
+}
+
+struct Replicas {
+    a: Client,
+    b: Client,
+    cluster: Cluster,
+    _apis: [crate::support::App; 2],
+}
+
+impl Replicas {
+    async fn start(redis_url: Option<String>) -> Self {
+        let mut cluster = Cluster::simulated().await;
+        if let Some(url) = redis_url {
+            cluster.redis_url = url;
+        }
+        cluster.set("RATE_LIMIT_RPS", RPS).set("RATE_LIMIT_BURST", BURST).set("RUST_LOG", "warn,app::roles=info");
+        let (api, a) = cluster.serve();
+        let other = cluster.spawn("serve");
+        let b = Client::new(&base_url(&other), &a.key);
+        Self { a, b, cluster, _apis: [api, other] }
+    }
+
+    /// A key that has asked nothing yet, at both.
+    fn fresh(&self) -> (Client, Client) {
+        let key = self.cluster.key("acme", "instances:read");
+        (self.a.with_key(&key), self.b.with_key(&key))
+    }
+
+    /// Waits until Redis counts for both.
+    async fn count_together(&self) {
+        eventually("one limit for both", Duration::from_secs(60), async || {
+            let before = self.counted_alone().await;
+            hammer(&[&self.a, &self.b], Duration::from_millis(300)).await;
+            (self.counted_alone().await == before).then_some(())
+        })
+        .await;
+    }
+
+    /// Requests that the replicas counted alone.
+    async fn counted_alone(&self) -> u64 {
+        let mut sum = 0;
+        for client in [&self.a, &self.b] {
+            let text = send(client.anonymous(Method::GET, "/metrics")).await.expect(200).text;
+            let line = text.lines().find_map(|line| line.strip_prefix("rate_limit_local_total "));
+            sum += line.map_or(0, |n| n.trim().parse().unwrap());
+        }
+        sum
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_share_one_limit() {
+    let replicas = Replicas::start(None).await;
+    // On a machine that stands still for 50 ms a replica counts alone for a while: that is another test's.
+    for _ in 0..5 {
+        replicas.count_together().await;
+        let ((a, b), alone) = (replicas.fresh(), replicas.counted_alone().await);
+        let asked = hammer(&[&a, &b], Duration::from_secs(3)).await;
+        if replicas.counted_alone().await == alone {
+            return exactly("two replicas, one limit", &asked);
+        }
+    }
+    panic!("redis was never quick enough");
+}
+
+/// The control of the test above, and what happens without Redis: each replica holds the limit alone, so that both
+/// together accept twice as much. Nobody is sent away, and nobody waits for a time-out.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_each_replica_holds_the_limit_alone_and_nobody_waits() {
+    let mut redis = RedisServer::start();
+    let replicas = Replicas::start(Some(redis.url())).await;
+    for hung in [true, false] {
+        let (a, b) = replicas.fresh();
+        if hung {
+            redis.signal(Signal::SIGSTOP);
+        } else {
+            redis.kill();
+        }
+        // The first few find out.
+        hammer(&[&replicas.a, &replicas.b], Duration::from_millis(500)).await;
+        let what = if hung { "redis hangs" } else { "redis is gone" };
+        let both = future::join(hammer(&[&a], Duration::from_secs(3)), hammer(&[&b], Duration::from_secs(3))).await;
+        for asked in [&both.0, &both.1] {
+            exactly(what, asked);
+        }
+        let all: Vec<Asked> = both.0.into_iter().chain(both.1).collect();
+        #[allow(clippy::cast_precision_loss, reason = "hundreds")]
+        let sum = accepted(&all) as f64;
+        assert!(sum > 1.7 * allowed(&all).1, "{what}: not about twice one limit: {sum}");
+        let mut took: Vec<Duration> = all.iter().map(|one| one.answered - one.sent).collect();
+        took.sort_unstable();
+        let (middle, slow, slowest) = (took[took.len() / 2], took[took.len() * 95 / 100], took[took.len() - 1]);
+        eprintln!("{what}: p50 {middle:.1?}, p95 {slow:.1?}, slowest {slowest:.1?}");
+        // One that asks a Redis that is away waits 50 ms.
+        assert!(middle < Duration::from_millis(40), "{what}");
+
+        if hung {
+            redis.signal(Signal::SIGCONT);
+        } else {
+            redis.restart();
+        }
+        replicas.count_together().await;
+    }
+}
+
+#[track_caller]
+fn no_limit(answer: &Answer) {
+    let told = answer.headers.keys().filter(|name| name.as_str().starts_with("ratelimit")).count();
+    assert_eq!((answer.status, told), (200, 0), "{:?}", answer.headers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_too_many_is_told_when_to_come_again_and_is_served_then() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("RATE_LIMIT_RPS", 0.5).set("RATE_LIMIT_BURST", 2);
+    let (_api, client) = cluster.serve();
+    let policy = "\"key\";q=2;w=4";
+    let first = client.get("/keys/self").await.expect(200);
+    let told = |answer: &Answer| {
+        ["ratelimit-limit", "ratelimit-remaining", "ratelimit-policy"].map(|name| answer.header(name).to_owned())
+    };
+    assert_eq!(told(&first), ["2", "1", policy]);
+    // What is refused for another reason counts, and says so.
+    let second = client.get("/nope").await;
+    problem(&second, "not_found");
+    assert_eq!(told(&second), ["2", "0", policy]);
+    let refused = client.get("/keys/self").await;
+    problem(&refused, "rate_limited");
+    assert_eq!(told(&refused), ["2", "0", policy]);
+    let seconds = |name: &str| refused.header(name).parse::<u64>().unwrap();
+    let (retry, reset) = (seconds("retry-after"), seconds("ratelimit-reset"));
+    assert!((1..=2).contains(&retry) && (3..=4).contains(&reset), "{retry} {reset}");
+    assert_eq!(refused.header("ratelimit"), format!("\"key\";r=0;t={reset}"));
+    // Refused requests cost nothing: the time does not move.
+    let at = Instant::now() + Duration::from_secs(retry);
+    problem(&client.get("/keys/self").await, "rate_limited");
+    tokio::time::sleep_until(at.into()).await;
+    client.get("/keys/self").await.expect(200);
+    problem(&client.get("/keys/self").await, "rate_limited");
+    // Who lacks the scope is counted as well; who has no key, and what is public, is not.
+    let poor = client.with_key(&cluster.key("acme", "networks:read"));
+    for code in ["forbidden", "forbidden", "rate_limited"] {
+        problem(&poor.get("/instances").await, code);
+    }
+    for _ in 0..5 {
+        problem(&send(client.anonymous(Method::GET, "/keys/self")).await, "unauthenticated");
+        no_limit(&client.get("/health/live").await);
+    }
+}
+
+async fn made(client: &Client, body: Value) -> (Client, String) {
+    let body = client.post("/keys", body).await.expect(201).body;
+    (client.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
+}
+
+/// How many requests in a row are accepted, of `most`.
+async fn in_a_row(client: &Client, most: usize) -> usize {
+    for n in 0..most {
+        let answer = client.get("/keys/self").await;
+        if answer.status != 200 {
+            problem(&answer, "rate_limited");
+            return n;
+        }
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_limited_unless_somebody_says_so_and_a_key_may_have_a_limit_of_its_own() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    for _ in 0..300 {
+        no_limit(&admin.get("/keys/self").await);
+    }
+    let patch = async |path: &str, limits: Value| {
+        send(admin.request(Method::PATCH, path).json(&json!({"limits": limits}))).await.expect(200).body
+    };
+    let limits = json!({"rps": 0.01, "burst": 3});
+    let (key, path) = made(&admin, json!({"name": "k", "scopes": ["keys:read"], "limits": limits})).await;
+    assert_eq!(admin.get(&path).await.expect(200).body["limits"], limits);
+    assert_eq!(in_a_row(&key, 10).await, 3);
+    no_limit(&admin.get("/keys/self").await);
+    // In force when the answer is there.
+    assert_eq!(patch(&path, json!(null)).await["limits"], json!(null));
+    no_limit(&key.get("/keys/self").await);
+    patch(&path, json!({"rps": 0.01, "burst": 8})).await;
+    assert_eq!(in_a_row(&key, 20).await, 5, "three of eight are gone");
+    // A rotation takes it along.
+    let rotated = admin.post(&format!("{path}/rotate"), json!({})).await.expect(201).body;
+    let rotated = admin.with_key(rotated["key"].as_str().unwrap());
+    assert_eq!(in_a_row(&rotated, 20).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keys_own_limit_goes_before_the_general_one() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("RATE_LIMIT_RPS", 0.01).set("RATE_LIMIT_BURST", 20);
+    let (_api, admin) = cluster.serve();
+    let scopes = json!(["keys:read"]);
+    let (free, _) = made(&admin, json!({"name": "k", "scopes": scopes, "limits": {"rps": 0, "burst": 1}})).await;
+    let (larger, _) = made(&admin, json!({"name": "k", "scopes": scopes, "limits": {"rps": 0.01, "burst": 25}})).await;
+    let (general, _) = made(&admin, json!({"name": "k", "scopes": scopes})).await;
+    assert_eq!([in_a_row(&free, 40).await, in_a_row(&larger, 40).await, in_a_row(&general, 40).await], [40, 25, 20]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_grants_no_laxer_limit_than_its_own() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    for (limits, pointer) in [
+        (json!({"rps": -1, "burst": 1}), "/limits/rps"),
+        (json!({"rps": 1e-9, "burst": 1}), "/limits/rps"),
+        (json!({"rps": 1e7, "burst": 1}), "/limits/rps"),
+        (json!({"rps": 1, "burst": 0}), "/limits/burst"),
+        (json!({"rps": 1, "burst": 1_000_001}), "/limits/burst"),
+        (json!({"rps": 1, "burst": -1}), "/limits/burst"),
+        (json!({"rps": 1}), "/limits/burst"),
+        (json!({"rps": 1, "burst": 1, "more": 1}), "/limits/more"),
+        (json!("fast"), "/limits"),
+    ] {
+        let body = json!({"name": "k", "scopes": ["keys:read"], "limits": limits});
+        assert_eq!(problem(&admin.post("/keys", body).await, "validation_failed"), [pointer], "{limits}");
+    }
+    let own = json!({"rps": 1, "burst": 100});
+    let (maker, _) = made(&admin, json!({"name": "m", "scopes": ["keys:read", "keys:write"], "limits": own})).await;
+    let (_, lax) = made(&admin, json!({"name": "lax", "scopes": ["keys:read"]})).await;
+    let shown = async |path: &str| admin.get(path).await.expect(200).body["limits"].clone();
+    let key = |limits: Value| json!({"name": "k", "scopes": ["keys:read"], "limits": limits});
+    for limits in [json!({"rps": 2, "burst": 1}), json!({"rps": 1, "burst": 101}), json!({"rps": 0, "burst": 1})] {
+        problem(&maker.post("/keys", key(limits.clone())).await, "forbidden");
+        let patch = maker.request(Method::PATCH, &lax).json(&json!({"limits": limits}));
+        problem(&send(patch).await, "forbidden");
+    }
+    let lift = maker.request(Method::PATCH, &lax).json(&json!({"limits": null}));
+    problem(&send(lift).await, "forbidden");
+    problem(&maker.post(&format!("{lax}/rotate"), json!({})).await, "forbidden");
+    // Its own by default, or a tighter one.
+    let (_, path) = made(&maker, json!({"name": "k", "scopes": ["keys:read"]})).await;
+    assert_eq!(shown(&path).await, json!({"rps": 1.0, "burst": 100}));
+    let (_, path) = made(&maker, key(json!({"rps": 0.5, "burst": 100}))).await;
+    assert_eq!(shown(&path).await, json!({"rps": 0.5, "burst": 100}));
+    maker.post(&format!("{path}/rotate"), json!({})).await.expect(201);
+}

@@ -1,0 +1,131 @@
+//! `Idempotency-Key` on changes of a key: a rotation that is repeated rotates once, a change that is repeated undoes
+//! nobody else's.
+
+use std::collections::HashSet;
+
+use futures_util::future;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::problem::problem;
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url};
+
+async fn ask(client: &Client, method: Method, path: &str, key: &str, body: &Value) -> Answer {
+    send(client.request(method, path).header("Idempotency-Key", key).json(body)).await
+}
+
+fn replayed(answer: &Answer) -> bool {
+    answer.header("idempotent-replayed") == "true"
+}
+
+/// A new key: its text and its path.
+async fn made(client: &Client) -> (String, String) {
+    let body = client.post("/keys", json!({"name": "ci", "scopes": ["keys:read"]})).await.expect(201).body;
+    (body["key"].as_str().unwrap().to_owned(), format!("/keys/{}", body["id"].as_str().unwrap()))
+}
+
+async fn events(sql: &tokio_postgres::Client, kind: &str) -> i64 {
+    sql.query_one("select count(*) from events where kind = $1", &[&kind]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_repeated_with_its_key_rotates_once_and_shows_the_same_key() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let other = cluster.spawn("serve");
+    let clients = [client.clone(), Client::new(&base_url(&other), &client.key)];
+    let sql = cluster.sql().await;
+    // With a grace the old key stays good, and nothing else would stop a second rotation.
+    for (n, grace) in [0, 60].into_iter().enumerate() {
+        let (old, path) = made(&client).await;
+        let (rotate, body) = (format!("{path}/rotate"), json!({"grace_s": grace}));
+        let answers = future::join_all((0..20).map(|n| ask(&clients[n % 2], Method::POST, &rotate, "r", &body))).await;
+        let first = answers[0].body.clone();
+        for answer in &answers {
+            assert_eq!((answer.status, &answer.body), (201, &first), "{}", answer.text);
+            assert_eq!(answer.header("cache-control"), "no-store");
+        }
+        assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
+        assert_eq!(events(&sql, "key.rotated").await, i64::try_from(n).unwrap() + 1);
+        let of = "select count(*) from api_key where rotated_from = $1::text::uuid";
+        let id = path.trim_start_matches("/keys/");
+        assert_eq!(sql.query_one(of, &[&id]).await.unwrap().get::<_, i64>(0), 1);
+        // Later as well; and the new key is one, the old one is what the grace says.
+        let late = ask(&client, Method::POST, &rotate, "r", &body).await.expect(201);
+        assert!(replayed(&late) && late.body == first);
+        let new = client.with_key(first["key"].as_str().unwrap()).get("/keys/self").await.expect(200).body;
+        assert_eq!(new["id"], first["id"]);
+        client.with_key(&old).get("/keys/self").await.expect(if grace == 0 { 401 } else { 200 });
+        // Another body is another request; another key is another rotation, if there is something to rotate.
+        let reused = ask(&client, Method::POST, &rotate, "r", &json!({"grace_s": grace + 1})).await;
+        problem(&reused, "idempotency_key_reused");
+        let again = ask(&client, Method::POST, &rotate, "s", &body).await;
+        if grace == 0 {
+            problem(&again, "invalid_state");
+        } else {
+            assert!(!replayed(&again) && again.expect(201).body["key"] != first["key"]);
+        }
+    }
+}
+
+/// The control: without the header each request is a rotation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_repeated_without_the_header_rotates_again() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let (_, path) = made(&client).await;
+    let rotate = async || client.post(&format!("{path}/rotate"), json!({"grace_s": 60})).await.expect(201).body;
+    let keys: HashSet<String> = [rotate().await, rotate().await].map(|body| body["key"].to_string()).into();
+    assert_eq!(keys.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_repeated_with_its_key_does_not_undo_what_came_after_it() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let sql = cluster.sql().await;
+    let (_, path) = made(&client).await;
+    let body = json!({"name": "one"});
+    let answers = future::join_all((0..10).map(|_| ask(&client, Method::PATCH, &path, "p", &body))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.body["name"] == "one"));
+    assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
+    assert_eq!(events(&sql, "key.changed").await, 1);
+    let two = ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200);
+    assert!(!replayed(&two));
+    let late = ask(&client, Method::PATCH, &path, "p", &body).await.expect(200);
+    assert!(replayed(&late));
+    assert_eq!(late.body["name"], "two", "a replay shows the present state");
+    problem(&ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await, "idempotency_key_reused");
+    // What was refused is not remembered.
+    problem(&ask(&client, Method::PATCH, &path, "v", &json!({"name": ""})).await, "validation_failed");
+    assert!(!replayed(&ask(&client, Method::PATCH, &path, "v", &body).await.expect(200)));
+    // Of a key that was revoked since, too, it answers; only a new request is refused.
+    client.delete(&path).await.expect(204);
+    assert!(replayed(&ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200)));
+    problem(&ask(&client, Method::PATCH, &path, "w", &body).await, "invalid_state");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_first_change_holds_the_key_the_others_hear_so() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let (_, path) = made(&client).await;
+    let holder = cluster.sql().await;
+    holder
+        .batch_execute(&format!(
+            "begin; insert into idempotency (tenant_id, route, key, request_hash, answer)
+             select id, route, 'held', '\\x00', '{{}}' from tenants, unnest(array['PATCH {path}', 'POST {path}/rotate']) route
+             where name = 'acme'"
+        ))
+        .await
+        .unwrap();
+    let both = async || {
+        let patched = ask(&client, Method::PATCH, &path, "held", &json!({"name": "x"})).await;
+        [patched, ask(&client, Method::POST, &format!("{path}/rotate"), "held", &json!({})).await]
+    };
+    for answer in both().await {
+        problem(&answer, "idempotency_in_progress");
+    }
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
+}
