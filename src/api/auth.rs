@@ -116,7 +116,7 @@ fn access(request: &ServiceRequest) -> Option<Access> {
     let pattern = route::pattern(request)?;
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     TABLE.with(|table| {
-        let mut here = table.iter().filter(|(_, path, _)| *path == pattern).peekable();
+        let mut here = table.iter().filter(|(_, path, _)| *path == &*pattern).peekable();
         // A wrong method on a public path is for everybody to see.
         let all_public = here.clone().all(|(.., access)| *access == Access::Public);
         here.peek()?;

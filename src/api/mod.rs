@@ -20,7 +20,7 @@ mod state;
 mod wait;
 
 use actix_web::{
-    Route as Handler, guard,
+    Route as Handler, Scope as Routes, guard,
     http::Method,
     middleware::from_fn,
     web::{self, ServiceConfig},
@@ -81,10 +81,15 @@ fn get() -> Handler {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// Adds all routes.
+/// Adds all routes, behind the question whose key it is.
 pub fn configure(config: &mut ServiceConfig, state: &web::Data<ApiState>) {
     config.app_data(state.clone());
-    let mut scope = web::scope("").wrap(from_fn(auth::middleware));
+    config.service(open().wrap(from_fn(auth::middleware)));
+}
+
+/// All routes, with nobody at the door. A handler needs a `Caller` in its request's extensions, and `ApiState`.
+pub fn open() -> Routes {
+    let mut scope = web::scope("");
     let mut paths: Vec<&'static str> = Vec::new();
     let routes = routes();
     for path in routes.iter().map(|route| route.path) {
@@ -105,5 +110,5 @@ pub fn configure(config: &mut ServiceConfig, state: &web::Data<ApiState>) {
             async move { Err::<&str, _>(problem) }
         })));
     }
-    config.service(scope.default_service(web::to(|| async { Err::<&str, _>(Problem::not_found()) })));
+    scope.default_service(web::to(|| async { Err::<&str, _>(Problem::not_found()) }))
 }

@@ -1,11 +1,21 @@
 //! Which route a request is for, known before routing.
 
-use actix_web::dev::ServiceRequest;
+use std::rc::Rc;
+
+use actix_web::{HttpMessage, dev::ServiceRequest};
+
+/// What was found out: finding it tries the patterns one after the other.
+struct Found(Option<Rc<str>>);
 
 /// The route's pattern, `/instances/{id}` for instance; `None`: there is no such path.
 ///
 /// By the decoded path, as the router does it. actix's own `match_pattern` takes the path as sent, and so finds nothing
 /// for `/%69nstances`, which the router serves.
-pub fn pattern(request: &ServiceRequest) -> Option<String> {
-    request.resource_map().match_pattern(request.match_info().as_str())
+pub fn pattern(request: &ServiceRequest) -> Option<Rc<str>> {
+    if let Some(Found(pattern)) = request.extensions().get() {
+        return pattern.clone();
+    }
+    let pattern = request.resource_map().match_pattern(request.match_info().as_str()).map(Rc::from);
+    request.extensions_mut().insert(Found(pattern.clone()));
+    pattern
 }

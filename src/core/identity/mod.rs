@@ -8,6 +8,7 @@ pub mod cache;
 mod caller;
 mod error;
 pub mod limit;
+mod meter;
 mod service;
 pub mod store;
 

@@ -1,6 +1,6 @@
 //! The question "whose key is this?", answered by the primary.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Caller, IdentityError,
@@ -9,6 +9,7 @@ use super::{
         CachedIdentity, Fact, Propagation, Revoker,
         store::{self, Change},
     },
+    meter::{self, Source},
 };
 use crate::core::db::DualDb;
 
@@ -75,12 +76,21 @@ impl Identity {
 
 impl IdentityService for PgIdentity {
     async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
-        let presented = Presented::parse(presented).ok_or(IdentityError::Unauthenticated)?;
-        if !self.ring.is_ours(&presented) {
-            return Err(IdentityError::Unauthenticated);
-        }
+        let started = Instant::now();
+        let ours = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented));
+        let (source, result) = match ours {
+            Some(presented) => (Source::Primary, self.ask(&presented).await),
+            None => (Source::Tag, Err(IdentityError::Unauthenticated)),
+        };
+        meter::record(source, started, &result);
+        result
+    }
+}
+
+impl PgIdentity {
+    async fn ask(&self, presented: &Presented<'_>) -> Result<Caller, IdentityError> {
         // A key was hashed with the pepper of its day: try them all, newest first.
-        for hash in self.ring.hashes(&presented) {
+        for hash in self.ring.hashes(presented) {
             match store::fact(&self.db, &hash).await? {
                 Fact::Valid(cached) => return Ok(cached.caller.clone()),
                 Fact::Refused { .. } => break,

@@ -29,6 +29,7 @@ use crate::{
         identity::{
             Caller, IdentityError, IdentityService,
             api_key::{KeyRing, Presented},
+            meter::{self, Source},
         },
         redis::RedisError,
     },
@@ -139,14 +140,8 @@ impl CachedIdentity {
 impl IdentityService for CachedIdentity {
     async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
         let started = Instant::now();
-        let (tier, result) = self.0.verify(presented).await;
-        let label = match &result {
-            Ok(_) => "accepted",
-            Err(IdentityError::Unauthenticated) => "refused",
-            Err(IdentityError::Db(_) | IdentityError::Busy) => "error",
-        };
-        metrics::counter!("identity_verify_total", "tier" => tier, "result" => label).increment(1);
-        metrics::histogram!("identity_verify_seconds", "tier" => tier).record(started.elapsed());
+        let (source, result) = self.0.verify(presented).await;
+        meter::record(source, started, &result);
         if let Ok(caller) = &result {
             self.0.usage.count(caller.key);
         }
@@ -160,37 +155,37 @@ impl Inner {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    async fn verify(self: &Arc<Self>, presented: &str) -> (&'static str, Result<Caller, IdentityError>) {
+    async fn verify(self: &Arc<Self>, presented: &str) -> (Source, Result<Caller, IdentityError>) {
+        let mut source = Source::Tag;
         let Some(presented) = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented)) else {
-            return ("tag", Err(IdentityError::Unauthenticated));
+            return (source, Err(IdentityError::Unauthenticated));
         };
-        let mut tier = "tag";
         // A key was hashed with the pepper of its day: newest first.
         for hash in self.ring.hashes(&presented) {
             let (asked, result) = self.ask(&hash).await;
-            tier = asked;
+            source = asked;
             match result {
-                Ok(Fact::Valid(cached)) => return (tier, Ok(cached.caller.clone())),
+                Ok(Fact::Valid(cached)) => return (source, Ok(cached.caller.clone())),
                 Ok(Fact::Refused { .. }) => break,
                 Ok(Fact::Unknown { .. }) => {}
-                Err(error) => return (tier, Err(error)),
+                Err(error) => return (source, Err(error)),
             }
         }
-        (tier, Err(IdentityError::Unauthenticated))
+        (source, Err(IdentityError::Unauthenticated))
     }
 
-    async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (&'static str, Result<Fact, IdentityError>) {
+    async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (Source, Result<Fact, IdentityError>) {
         let name = name_of(hash);
         if self.l1_on
             && let Some(cached) = self.l1.get(&name, || self.clock())
             && self.still_good(&cached)
             && bool::from(cached.hash.ct_eq(hash))
         {
-            return ("l1", Ok(Fact::Valid(cached)));
+            return (Source::Process, Ok(Fact::Valid(cached)));
         }
         // Without news from either channel no cache is believed.
         if !(self.feed.is_fresh() || self.l1.is_fenced(self.clock())) || !self.tier.allows() {
-            return ("pg", self.shared(hash, None).await);
+            return (Source::Primary, self.shared(hash, None).await);
         }
         let key = self.tier.redis_key(&name);
         let snapshot = self.l1.snapshot(&name, self.clock());
@@ -199,15 +194,15 @@ impl Inner {
                 Found::Valid(cached, prefix) => {
                     self.keep(snapshot, &cached);
                     self.refresh_ahead(&cached, prefix);
-                    ("redis", Ok(Fact::Valid(cached)))
+                    (Source::Redis, Ok(Fact::Valid(cached)))
                 }
-                Found::Unknown => ("redis", Ok(Fact::unknown())),
-                Found::Tombstone(..) => ("redis", Ok(Fact::refused())),
-                found => ("pg", self.shared(hash, Some(found)).await),
+                Found::Unknown => (Source::Redis, Ok(Fact::unknown())),
+                Found::Tombstone(..) => (Source::Redis, Ok(Fact::refused())),
+                found => (Source::Primary, self.shared(hash, Some(found)).await),
             },
             Err(error) => {
                 tracing::debug!(%error, "redis did not answer; asking the primary");
-                ("pg", self.shared(hash, None).await)
+                (Source::Primary, self.shared(hash, None).await)
             }
         }
     }
