@@ -10,10 +10,12 @@ use serde_json::json;
 
 use super::{
     alone,
-    minted::Minted,
+    minted::{Mint, Minted},
+    naive::{Naive, NaiveReader},
     race::{Arena, Course, READERS, Tally, every_other, race, timed},
     wire::Wire,
 };
+use crate::support::Cluster;
 
 const KEYS: usize = 300;
 const LANES: usize = 50;
@@ -129,6 +131,41 @@ async fn nothing_is_left_of_what_was_taken(l1: &str) {
     expired(&arena, l1).await;
     scopes_taken(&arena, l1).await;
     suspended(&arena, l1).await;
+}
+
+/// The control: the cache one writes first remembers a key that has expired, and one of a tenant that was suspended.
+/// For it a rotation and a change of scopes are what a revocation is, an update and a DEL: see the race of those.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_naive_cache_accepts_keys_that_expired_or_were_suspended() {
+    let _alone = alone().await;
+    let cluster = Cluster::simulated().await;
+    let (mint, sql) = (Mint::of(&cluster).await, cluster.sql().await);
+    let asked = [Naive::start(&cluster).await, Naive::start(&cluster).await];
+    let mut readers: Vec<_> = (0..READERS).map(|n| NaiveReader { process: &asked[n % 2], n }).collect();
+    let course = Course { warm: READERS, after: 2 };
+
+    let mut expiry = Vec::new();
+    let tenant = mint.tenant("naive").await;
+    for key in mint.keys(20, tenant, &["keys:read"], None).await {
+        let end = async {
+            sql.execute("update api_key set expires_at = clock_timestamp() + '50 ms' where id = $1", &[&key.id])
+                .await
+                .unwrap();
+            mint.expired(&key).await;
+        };
+        expiry.push(race(&mut readers, &[&key], course, timed(end)).await);
+    }
+    assert!(Tally::sum(expiry).accepted_after > 0, "a race that this one survives shows nothing");
+
+    let mut suspension = Vec::new();
+    for key in mint.keys(20, tenant, &["keys:read"], None).await {
+        sql.execute("update tenants set suspended_at = null where id = $1", &[&tenant]).await.unwrap();
+        let suspend = async {
+            sql.execute("update tenants set suspended_at = now() where id = $1", &[&tenant]).await.unwrap();
+        };
+        suspension.push(race(&mut readers, &[&key], course, timed(suspend)).await);
+    }
+    assert!(Tally::sum(suspension).accepted_after > 0, "a race that this one survives shows nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
