@@ -13,7 +13,7 @@ test: ## all tests on real Postgres, Redis and Docker (ARGS="…" goes to cargo 
 	@docker/dev/test $(ARGS)
 
 test-stack: ## the scaled-out system in containers, and what it survives
-	@docker/dev/test-stack
+	@docker/dev/test-stack $(ARGS)
 
 check: ## formatting, lints, documentation: as strict as CI
 	@docker/dev/check
