@@ -5,7 +5,7 @@
 #
 # Sourced after setup.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # PHASE_NOTE is for phase
+# shellcheck disable=SC2034 # variables for other parts
 
 COMPOSE_FILES=(-f docker-compose.yml -f docker-compose.scale.yml)
 
@@ -16,7 +16,7 @@ compose_install() {
 	elif docker compose version >/dev/null 2>&1; then
 		COMPOSE=(docker compose)
 	else
-		may_root && has apt-get || die "docker-compose not found: install compose 1.29 or later"
+		if ! may_root || ! has apt-get; then die "docker-compose not found: install compose 1.29 or later"; fi
 		install_quietly docker-compose
 		COMPOSE=(docker-compose)
 	fi
@@ -47,5 +47,5 @@ compose_open() {
 	base_choose "$DEV"
 	DOCKER_BASE=$BASE
 	phase docker compose_docker
-	cd "$ROOT"
+	cd "$ROOT" || exit
 }

@@ -2,7 +2,7 @@
 # Runs nginx, and keeps its upstream what it should be. Every second: which replicas are
 # there (DNS), which of them say that they are stopping (those are left out, so that their
 # last requests end in peace); and nginx is reloaded when the list has changed.
-# Why not nginx itself: docs/adr/0011.
+# Why not nginx itself: docs/adr/0013.
 set -eu
 
 port=8080

@@ -1,7 +1,7 @@
 //! Clients at work while something breaks, and what they were told: no accepted request may be lost, no GET may fail.
 //!
-//! A client repeats what got no answer (a GET as it is, a POST with its `Idempotency-Key`), as any good one does; that
-//! is counted. A GET repeated once without success, and any status that nobody should see, is a failure.
+//! A client repeats what got no answer (a GET as it is, on a new connection; a POST with its `Idempotency-Key`), as any
+//! good one does; that is counted. A GET repeated once without success, and any status that nobody should see, is a failure.
 
 use std::{
     sync::{
@@ -129,6 +129,8 @@ async fn read(seen: Arc<Seen>, client: Client, path: String, pause: Duration) {
     while !seen.stop.load(Relaxed) {
         n += 1;
         for attempt in 0.. {
+            // The second time on a new connection: of the idle ones, more than this may have been closed.
+            let client = if attempt > 0 { Client::new(&client.base, &client.key) } else { client.clone() };
             let answer = client.request(Method::GET, &path).header("X-Request-Id", format!("load-{n}")).send().await;
             let problem = match answer {
                 Ok(response) if response.status() == 200 => match response.bytes().await {

@@ -2,7 +2,7 @@
 //! where things are.
 //!
 //! Set up once; then steps in their order, each named and timed. One that fails is told, and the others go on. All is
-//! taken down at the end. An argument runs only the steps whose name holds it.
+//! taken down at the end. With arguments, only the steps whose names hold one of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -66,19 +66,21 @@ const STEPS: &[Step] = steps![
 ];
 
 fn main() -> ExitCode {
-    let only = std::env::args().nth(1).unwrap_or_default();
+    let only: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(run(&only))
 }
 
-async fn run(only: &str) -> ExitCode {
+async fn run(only: &[String]) -> ExitCode {
     let began = Instant::now();
     let Ok(stack) = AssertUnwindSafe(Stack::up()).catch_unwind().await else {
         return ExitCode::FAILURE;
     };
     tell("up", began.elapsed(), "ok");
     let mut failed = Vec::new();
-    for (name, step) in STEPS.iter().filter(|(name, _)| name.contains(only)) {
+    for (name, step) in
+        STEPS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| name.contains(only.as_str())))
+    {
         let began = Instant::now();
         let ended = AssertUnwindSafe(step(&stack)).catch_unwind().await;
         tell(name, began.elapsed(), if ended.is_ok() { "ok" } else { "FAILED" });
