@@ -186,10 +186,10 @@ impl Fakes {
         fakes.address = docker(&["port", &name, "8080"]).lines().next().unwrap().to_owned();
         let ok = format!("http://{}/ok", fakes.address);
         eventually(20, "nginx before two fakes", async || {
-            let known = docker(&["exec", &name, "cat", "/tmp/upstream.conf"]).matches("server ").count();
+            let knows_both = docker_does(&["exec", &name, "sh", "-c", "[ $(grep -c server /tmp/upstream.conf) = 2 ]"]);
             match reqwest::get(&ok).await {
-                Ok(answer) if answer.status() == 200 && known == 2 => Ok(()),
-                other => Err(format!("{known} {other:?}")),
+                Ok(answer) if answer.status() == 200 && knows_both => Ok(()),
+                other => Err(format!("{knows_both} {other:?}")),
             }
         })
         .await;

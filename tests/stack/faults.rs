@@ -66,6 +66,21 @@ pub async fn the_read_replica_serves_lists_and_may_go_and_come(stack: &Stack) {
     lists().await;
 }
 
+pub async fn a_read_replica_that_was_away_for_too_long_is_copied_anew(stack: &Stack) {
+    stack.compose(&["stop", "replica"]);
+    // As when the primary's patience (max_slot_wal_keep_size) is at its end.
+    stack.sql("postgres", "select pg_drop_replication_slot('replica')");
+    stack.compose(&["start", "replica"]);
+    stack.settled(3).await;
+    assert!(stack.compose(&["logs", "--no-color", "replica"]).contains("copying anew"));
+    assert_eq!(stack.sql("replica", "select pg_is_in_recovery()"), "t");
+    eventually(30, "it streams", async || {
+        let state = stack.sql("postgres", "select state from pg_stat_replication");
+        if state == "streaming" { Ok(()) } else { Err(state) }
+    })
+    .await;
+}
+
 pub async fn redis_restarts(stack: &Stack) {
     let load = Load::start(stack).await;
     stack.compose(&["restart", "redis"]);

@@ -81,10 +81,10 @@ impl Load {
     }
 
     /// Ends; every accepted request must have been done, and no GET failed.
-    pub async fn end(self, what: &str) {
+    pub async fn end(mut self, what: &str) {
         self.flows().await;
         self.seen.stop.store(true, Relaxed);
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             task.await.unwrap();
         }
         self.client.delete_fully(&self.homeless).await;
@@ -121,6 +121,13 @@ impl Load {
             failures[..failures.len().min(10)].join("\n")
         );
         assert!(lost.is_empty(), "{what}: lost: {lost:?}");
+    }
+}
+
+impl Drop for Load {
+    /// After a panic: the other steps have the system for themselves.
+    fn drop(&mut self) {
+        self.seen.stop.store(true, Relaxed);
     }
 }
 

@@ -56,6 +56,7 @@ const STEPS: &[Step] = steps![
     replicas::a_revoked_key_is_refused_by_all,
     faults::five_replicas_and_three_again,
     faults::the_read_replica_serves_lists_and_may_go_and_come,
+    faults::a_read_replica_that_was_away_for_too_long_is_copied_anew,
     faults::redis_restarts,
     faults::nginx_reloads,
     faults::a_replica_is_killed,
