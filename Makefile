@@ -1,7 +1,7 @@
 # The verbs of this project. Each is a script in docker/dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench-identity env logs stop clean
+.PHONY: help run test test-stack check bench-identity env logs stop clean up down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -11,6 +11,9 @@ run: ## install, build, start, and take a request to a running container; then r
 
 test: ## all tests on real Postgres, Redis and Docker (ARGS="…" goes to cargo test)
 	@docker/dev/test $(ARGS)
+
+test-stack: ## the scaled-out system in containers, and what it survives
+	@docker/dev/test-stack $(ARGS)
 
 check: ## formatting, lints, documentation: as strict as CI
 	@docker/dev/check
@@ -29,3 +32,9 @@ stop: ## stop the app and the private services; data stays
 
 clean: ## remove everything that make run made
 	@docker/dev/clean
+
+up: ## the scaled-out system in containers (API=3 replicas)
+	@docker/dev/up
+
+down: ## take it down, and the tenants' containers with it (ARGS=-v: its data too)
+	@docker/dev/down $(ARGS)

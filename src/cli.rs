@@ -3,8 +3,16 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    backend::BackendArgs, database::DatabaseArgs, environment::EnvironmentArgs, http::HttpArgs, identity::IdentityArgs,
-    instances::InstanceArgs, redis::RedisArgs, secrets::SecretArgs, worker::WorkerArgs,
+    backend::BackendArgs,
+    database::DatabaseArgs,
+    environment::EnvironmentArgs,
+    http::HttpArgs,
+    identity::IdentityArgs,
+    instances::InstanceArgs,
+    password::{DatabasePasswordArgs, RedisPasswordArgs},
+    redis::RedisArgs,
+    secrets::SecretArgs,
+    worker::WorkerArgs,
 };
 
 /// A self-hosted control plane that turns `POST /instances` into a running, networked container.
@@ -140,7 +148,8 @@ pub struct TenantArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum SecretsCommand {
-    /// Write the secrets that are missing into APP_SECRETS_DIR, readable by their owner only. Those that are there stay.
+    /// Write the secrets that are missing into APP_SECRETS_DIR, readable by their owner only, and the password files that
+    /// are named. Those that are there stay.
     Init(SecretsInitArgs),
 }
 
@@ -148,6 +157,10 @@ pub enum SecretsCommand {
 pub struct SecretsInitArgs {
     #[command(flatten)]
     pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub database_password: DatabasePasswordArgs,
+    #[command(flatten)]
+    pub redis_password: RedisPasswordArgs,
     /// Where this host keeps its own state.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
     pub state_dir: String,

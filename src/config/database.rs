@@ -1,11 +1,12 @@
-//! `DATABASE_URL`, `DATABASE_READ_URL`, `DB_MAX_CONNS`, `DB_WAIT_SECONDS`.
+//! `DATABASE_URL`, `DATABASE_READ_URL`, `DATABASE_PASSWORD_FILE`, `DB_MAX_CONNS`, `DB_WAIT_SECONDS`.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{Host, SslMode};
 
-use super::{ConfigError, environment::Environment, setting};
+use super::{ConfigError, environment::Environment, password::DatabasePasswordArgs, setting};
 
 const EXAMPLE: &str = "postgresql://app:SECRET@localhost:5432/app or postgresql:///app?host=/run/postgresql&user=app";
 const DEFAULT: &str = "postgresql://app:app@localhost:5432/app";
@@ -20,6 +21,8 @@ pub struct DatabaseArgs {
     /// A streaming read replica for lists; empty: none.
     #[arg(long, env = "DATABASE_READ_URL", default_value = "", hide_env_values = true, value_name = "URL")]
     database_read_url: String,
+    #[command(flatten)]
+    password: DatabasePasswordArgs,
     /// Connections of this process to each of the two servers, at most.
     #[arg(long, env = "DB_MAX_CONNS", default_value = "20", value_name = "N")]
     db_max_conns: String,
@@ -79,6 +82,14 @@ impl PostgresUrl {
         }
         Ok(Self(config))
     }
+
+    /// With the password of its file, where the URL has none.
+    fn with_password(mut self, password: Option<&SecretString>) -> Self {
+        if let Some(password) = password.filter(|_| self.0.get_password().is_none()) {
+            self.0.password(password.expose_secret());
+        }
+        self
+    }
 }
 
 fn is_local(host: &Host) -> bool {
@@ -101,9 +112,13 @@ impl DatabaseArgs {
         if environment == Environment::Production && self.database_url == DEFAULT {
             return Err(setting("DATABASE_URL", "", EXAMPLE).wrong("must be set when APP_ENV=production"));
         }
-        let primary = PostgresUrl::parse("DATABASE_URL", &self.database_url, environment)?;
+        let password = self.password.read()?;
+        let url = |variable, text| {
+            PostgresUrl::parse(variable, text, environment).map(|url| url.with_password(password.as_ref()))
+        };
+        let primary = url("DATABASE_URL", self.database_url.as_str())?;
         let replica = (!self.database_read_url.trim().is_empty())
-            .then(|| PostgresUrl::parse("DATABASE_READ_URL", &self.database_read_url, environment))
+            .then(|| url("DATABASE_READ_URL", self.database_read_url.as_str()))
             .transpose()?;
         let max_conns = setting("DB_MAX_CONNS", &self.db_max_conns, "20").between(2, 1000)?;
         let wait = setting("DB_WAIT_SECONDS", &self.db_wait_seconds, "60").between(0, 3600)?;
@@ -138,6 +153,15 @@ mod tests {
         let error = parse("postgresql://u:sesame@db/x?sslmode=nonsense", Environment::Development).expect_err("bad");
         assert!(error.to_string().starts_with("DATABASE_URL: "), "{error}");
         assert!(!error.to_string().contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn a_password_from_a_file_is_for_urls_without_one() {
+        let password = SecretString::from("from-the-file".to_owned());
+        for (url, is) in [("postgresql://u@h/db", "from-the-file"), ("postgresql://u:own@h/db", "own")] {
+            let url = parse(url, Environment::Development).expect(url).with_password(Some(&password));
+            assert_eq!(url.config().get_password(), Some(is.as_bytes()));
+        }
     }
 
     #[test]

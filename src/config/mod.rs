@@ -9,6 +9,7 @@ pub mod environment;
 pub mod http;
 pub mod identity;
 pub mod instances;
+pub mod password;
 pub mod redis;
 pub mod secrets;
 pub mod worker;

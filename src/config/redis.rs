@@ -1,16 +1,20 @@
-//! `REDIS_URL`: `HOST:PORT`, `redis://…`, `rediss://…` (TLS), or a unix socket (`unix:/path`, `redis+unix:///path`, `/path`).
+//! `REDIS_URL`: `HOST:PORT`, `redis://…`, `rediss://…` (TLS), or a unix socket (`unix:/path`, `redis+unix:///path`, `/path`),
+//! and `REDIS_PASSWORD_FILE`.
 
 use std::fmt;
 
 use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, setting};
+use super::{ConfigError, password::RedisPasswordArgs, setting};
 
 #[derive(Args, Clone)]
 pub struct RedisArgs {
     /// HOST:PORT, redis://[user:password@]host:port[/db], rediss://… or unix:/path.
     #[arg(long, env = "REDIS_URL", default_value = "redis:6379", hide_env_values = true, value_name = "URL")]
     redis_url: String,
+    #[command(flatten)]
+    password: RedisPasswordArgs,
 }
 
 /// A checked Redis address; shows no password.
@@ -49,6 +53,14 @@ impl RedisConfig {
             .map(Self)
             .map_err(|error| setting.wrong(format_args!("not a usable URL ({})", error.details())))
     }
+
+    /// With the password of its file, where the URL has none.
+    fn with_password(mut self, password: Option<&SecretString>) -> Self {
+        if let Some(password) = password.filter(|_| self.0.password.is_none()) {
+            self.0.password = Some(password.expose_secret().to_owned());
+        }
+        self
+    }
 }
 
 impl fmt::Debug for RedisConfig {
@@ -59,9 +71,10 @@ impl fmt::Debug for RedisConfig {
 
 impl RedisArgs {
     /// # Errors
-    /// When the address cannot be used.
+    /// When the address or the password's file cannot be used.
     pub fn resolve(&self) -> Result<RedisConfig, ConfigError> {
-        RedisConfig::parse(&self.redis_url)
+        let password = self.password.read()?;
+        RedisConfig::parse(&self.redis_url).map(|config| config.with_password(password.as_ref()))
     }
 }
 
@@ -87,6 +100,15 @@ mod tests {
             "redis+unix:///run/r.sock",
         ] {
             assert!(RedisConfig::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_from_a_file_is_for_urls_without_one() {
+        let password = SecretString::from("from-the-file".to_owned());
+        for (url, is) in [("redis:6379", "from-the-file"), ("redis://u:own@h:1", "own")] {
+            let config = RedisConfig::parse(url).expect(url).with_password(Some(&password));
+            assert_eq!(config.fred().password.as_deref(), Some(is));
         }
     }
 

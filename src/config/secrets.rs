@@ -153,19 +153,29 @@ fn generated(path: &Path, variable: &'static str) -> Result<(SecretString, bool)
     }
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|error| wrong(error.into()))?;
+    let made = written_once(path, 0o600, &format!("1:{}", HEXLOWER_PERMISSIVE.encode(&secret))).map_err(wrong)?;
+    fs::read_to_string(path).map(|text| (SecretString::from(text), made)).map_err(wrong)
+}
+
+/// Writes a file of one line unless it is there (`false`): of several processes at once one wins, and nobody sees half.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn written_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool> {
+    if path.try_exists()? {
+        return Ok(false);
+    }
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(wrong)?;
-    writeln!(file, "1:{}", HEXLOWER_PERMISSIVE.encode(&secret)).map_err(wrong)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    writeln!(file, "{line}")?;
     // A link, not a rename: it fails if another process was first, and then theirs counts.
     let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary).map_err(wrong)?;
-    let made = match linked {
-        Ok(()) => true,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(wrong(error)),
-    };
-    fs::read_to_string(path).map(|text| (SecretString::from(text), made)).map_err(wrong)
+    fs::remove_file(&temporary)?;
+    match linked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

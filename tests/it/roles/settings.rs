@@ -93,6 +93,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("APP_TENANT", &["Acme", "", "a b", "-a", "a.b"]),
     ("APP_WORK_LISTEN", &["9091", "here:9091", ""]),
     ("COMPUTE_BACKEND", &["podman", "Docker", ""]),
+    ("DATABASE_PASSWORD_FILE", &["/dev/null/password", "/proc/password"]),
     (
         "DATABASE_READ_URL",
         &["postgresql://u:sesame@h:port/db", "mysql://u:sesame@h/db", "postgresql://u:sesame@h/db?sslmode=always"],
@@ -121,6 +122,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("NETWORK_BACKEND", &["bridge", "ovn", "docker", ""]),
     ("RATE_LIMIT_BURST", &["0", "many", ""]),
     ("RATE_LIMIT_RPS", &["-1", "fast", "NaN", ""]),
+    ("REDIS_PASSWORD_FILE", &["/dev/null/password", "/proc/password"]),
     (
         "REDIS_URL",
         &[

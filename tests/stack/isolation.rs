@@ -1,0 +1,57 @@
+//! What a tenant's container can reach of the system it runs on: nothing.
+
+use serde_json::json;
+
+use crate::stack::{Stack, demo_image, docker, docker_does};
+
+/// Whether something takes a connection there.
+fn reaches(from: &[&str], address: &str, port: &str) -> bool {
+    docker_does(&[from, &["nc", "-w", "2", address, port, "-e", "true"]].concat())
+}
+
+pub async fn an_instance_reaches_nothing_of_the_system(stack: &Stack) {
+    let instance = stack.client.create_running(json!({"name": "inside", "image": demo_image()})).await;
+    let other = stack.client.create_running(json!({"name": "beside", "image": demo_image()})).await;
+    let container = format!("app-{}", instance["id"].as_str().unwrap());
+    let inside = ["exec", container.as_str()];
+    let image = demo_image();
+
+    // It has a network, and this way of asking works.
+    assert!(reaches(&inside, other["network"]["address"].as_str().unwrap(), "80"));
+
+    let mut places = Vec::new();
+    for (service, network, port) in [
+        ("postgres", "back", "5432"),
+        ("replica", "back", "5432"),
+        ("redis", "back", "6379"),
+        ("prometheus", "back", "9090"),
+        ("worker", "back", "9091"),
+        ("api", "back", "8080"),
+        ("api", "front", "8080"),
+        ("nginx", "front", "8080"),
+    ] {
+        for one in stack.containers(service, false) {
+            places.push((service, network, stack.address(&one, network), port));
+        }
+    }
+    assert!(places.len() >= 12, "{places:?}");
+    for (service, network, address, port) in &places {
+        let network = format!("{}_{network}", stack.project);
+        let allowed = ["run", "--rm", "--network", network.as_str(), image.as_str()];
+        assert!(reaches(&allowed, address, port), "{service} at {address}:{port} is there for its own network");
+        assert!(!reaches(&inside, address, port), "{service} at {address}:{port} answers an instance");
+    }
+
+    // On the host's own addresses, as an instance sees them, none of these ports is open.
+    let route = docker(&[&inside[..], &["ip", "route"]].concat());
+    let gateway = route.split_whitespace().skip_while(|word| *word != "via").nth(1).unwrap().to_owned();
+    for port in ["5432", "6379", "9090", "9091"] {
+        assert!(!reaches(&inside, &gateway, port), "the host's {port}");
+    }
+    for name in ["postgres", "redis", "api", "replica", "prometheus"] {
+        assert!(!docker_does(&[&inside[..], &["nslookup", name]].concat()), "{name} resolves");
+    }
+    for instance in [instance, other] {
+        stack.client.delete_fully(instance["id"].as_str().unwrap()).await;
+    }
+}
