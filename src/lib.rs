@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -6,7 +6,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::config::environment::LogFormat;
+use crate::{
+    catalogue::{Kind, METRICS},
+    config::environment::LogFormat,
+};
 
 /// Below `info` these log what tenants sent: bodies the one, the parameters of statements the other.
 const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
@@ -32,7 +35,7 @@ fn is_discreet(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !INDISCREET.contains(&of)
 }
 
-/// Starts recording metrics.
+/// Starts recording metrics, and says what each is.
 ///
 /// # Errors
 /// When a recorder is installed already.
@@ -42,17 +45,28 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let identity =
         [&[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_25, 0.000_3][..], &seconds]
             .concat();
-    Ok(PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("identity_verify_seconds".into()), &identity)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
-        .install_recorder()?)
+        .install_recorder()?;
+    for (kind, name, help) in METRICS {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+    Ok(handle)
 }
 
-/// Keeps histograms from growing until they are scraped. For ever.
+/// Keeps histograms from growing until they are scraped, and tells what this process uses. For ever.
 pub async fn upkeep(handle: PrometheusHandle) {
+    let process = metrics_process::Collector::default();
+    process.describe();
     let mut tick = tokio::time::interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
+        process.collect();
         handle.run_upkeep();
     }
 }

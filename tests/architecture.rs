@@ -7,6 +7,8 @@
 
 use std::{fmt, fs, ops::Range, path::Path};
 
+use app::catalogue::{Kind, METRICS};
+
 // ---------------------------------------------------------------- the rules' tables
 
 /// What a rule forbids and one file does all the same. `what` is how the violation's text begins.
@@ -53,8 +55,12 @@ const ARROWS: &[Arrow] = &[
     ),
     arrow(&["backend"], &["core::id"], "backend knows only ids and its own specs"),
     arrow(&["http"], &["core::invalid", "core::page"], "http knows only core::invalid and core::page"),
-    arrow(&["telemetry"], &["config::environment"], "telemetry knows only the format of its logs"),
-    arrow(&["lib", "config", "shutdown"], &[], "a leaf imports nothing of ours"),
+    arrow(
+        &["telemetry"],
+        &["catalogue", "config::environment"],
+        "telemetry knows the names of metrics and the format of its logs, and nothing that is counted",
+    ),
+    arrow(&["lib", "config", "catalogue", "shutdown"], &[], "a leaf imports nothing of ours"),
     arrow(
         &["core::protocol", "core::keeper"],
         &["core", "config"],
@@ -90,6 +96,7 @@ const ADDRESSES: &[(&[&str], &[&str])] = &[
     (&["std::process::Command", "std::process::*", "process::Command", "tokio::process", "nix::unistd::fork"], &[]),
 ];
 
+const CATALOGUE: &str = "src/catalogue.rs";
 const ENVIRONMENT_HOMES: &[&str] = &["src/config/", "src/cli.rs"];
 const NAMELESS: &[&str] = &["utils", "util", "helpers", "helper", "common", "misc"];
 const MAIN_LINES: usize = 40;
@@ -110,6 +117,7 @@ enum Rule {
     Print,
     Tls,
     Documented,
+    Metric,
 }
 
 impl Rule {
@@ -125,6 +133,7 @@ impl Rule {
             Self::Leftover => "no unwrap outside test modules; no todo!, unimplemented!, dbg! or #[ignore] anywhere",
             Self::Print => "standard output belongs to the commands whose answer it is",
             Self::Tls => "one TLS provider, ring: look for the feature that pulled in another",
+            Self::Metric => "every metric is in catalogue.rs with its kind and its help",
             Self::Documented => "every environment variable is in README.md",
         }
     }
@@ -196,6 +205,20 @@ fn there_is_one_tls_provider() {
 fn every_variable_is_documented() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
     assert_none(violations(|source| undocumented(source, &readme)));
+}
+
+#[test]
+fn every_metric_is_catalogued_and_documented() {
+    assert_none(violations(|source| uncatalogued(source, METRICS)));
+    let (sources, operations) = (sources("src"), read("docs/operations.md"));
+    let is_used = |name: &str| {
+        let others = sources.iter().filter(|source| source.path != CATALOGUE);
+        others.flat_map(|source| &source.literals).any(|literal| literal.text == name)
+    };
+    let idle: Vec<_> = METRICS.iter().filter(|(_, name, _)| !is_used(name)).collect();
+    assert!(idle.is_empty(), "recorded nowhere: {idle:?}");
+    let untold: Vec<_> = METRICS.iter().filter(|(_, name, _)| !operations.contains(&format!("`{name}`"))).collect();
+    assert!(untold.is_empty(), "not in docs/operations.md: {untold:?}");
 }
 
 #[test]
@@ -378,6 +401,26 @@ fn undocumented(source: &Source, readme: &str) -> Vec<Violation> {
     let mut variables = source.variables();
     variables.retain(|(_, name)| !readme.split(|c| !is_word(c)).any(|word| word == *name));
     variables.into_iter().map(|(at, name)| source.violation(Rule::Documented, at, name.to_owned())).collect()
+}
+
+/// What is recorded under a name that the catalogue lacks, or has as another kind.
+fn uncatalogued(source: &Source, catalogue: &[(Kind, &str, &str)]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (at, word) in source.words() {
+        let kind = match word {
+            "counter" => Kind::Counter,
+            "gauge" => Kind::Gauge,
+            "histogram" => Kind::Histogram,
+            _ => continue,
+        };
+        let after = &source.code[at + word.len()..];
+        // A name in a variable is a literal elsewhere, which the list of those recorded nowhere finds.
+        let Some(literal) = source.literal_after(at).filter(|_| after.starts_with("!(\"")) else { continue };
+        if !catalogue.iter().any(|(known, name, _)| *known == kind && *name == literal.text) {
+            found.push(source.violation(Rule::Metric, at, format!("{word} {}", literal.text)));
+        }
+    }
+    found
 }
 
 // ---------------------------------------------------------------- violations
@@ -976,6 +1019,15 @@ mod catches {
             Some(18)
         );
         assert!(undocumented(&source, "| `APP_LISTEN` | where |").is_empty());
+    }
+
+    #[test]
+    fn uncatalogued_metrics() {
+        let catalogue = [(Kind::Counter, "a_total", "A.")];
+        let check = |text| uncatalogued(&Source::new("src/worker/mod.rs", text), &catalogue).len();
+        assert_eq!(check("metrics::counter!(\"b_total\").increment(1);"), 1, "not there");
+        assert_eq!(check("metrics::gauge!(\"a_total\").set(1.0);"), 1, "there, as another kind");
+        assert_eq!(check("::metrics::counter!(\"a_total\", &labels).increment(1); gauge!(name, \"x\" => y)"), 0);
     }
 
     #[test]

@@ -30,7 +30,7 @@ busybox_static() {
 has() { command -v "$1" >/dev/null; }
 
 # The packages that are missing, one a line. Wanted are words out of
-# "postgres redis docker demo"; a compiler always is.
+# "postgres redis docker demo nginx"; a compiler always is.
 missing() {
 	has cc || printf '%s\n' gcc libc6-dev
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
@@ -98,7 +98,29 @@ install_end() {
 	phase_failed "$status"
 }
 
-# install_missing postgres redis docker demo (those that are wanted)
+# Prints promtool's path.
+promtool_found() {
+	local file
+	for file in "$DEV/promtool/usr/bin/promtool" "$(command -v promtool || true)"; do
+		[ ! -x "$file" ] || { printf '%s' "$file" && return; }
+	done
+	return 1
+}
+
+# unpacked PACKAGE DIRECTORY REFRESHED: its files without installing it.
+unpacked() {
+	has apt-get || die "not found: $1 (Debian's name). This machine has no apt-get: install it and run make again"
+	[ -n "$3" ] || ! may_root || apt_get update
+	mkdir -p "$2"
+	(
+		cd "$2" || exit
+		apt-get -q download "$1"
+		dpkg-deb -x "$1"_*.deb .
+		rm -f "$1"_*.deb
+	)
+}
+
+# install_missing postgres redis docker demo promtool (those that are wanted)
 install_missing() {
 	local packages=() refreshed=""
 	mapfile -t packages < <(missing "$@" | sort -u)
@@ -113,6 +135,8 @@ install_missing() {
 		install_quietly "${packages[@]}"
 	fi
 	case " $* " in *" demo "*) install_busybox "$refreshed" ;; esac
+	# Installed, the package would start a Prometheus at the next boot.
+	case " $* " in *" promtool "*) promtool_found >/dev/null || unpacked prometheus "$DEV/promtool" "$refreshed" ;; esac
 	has cargo || die "cargo not found: install Rust with rustup, then run make again"
 	PHASE_NOTE=${packages[*]:-"nothing missing"}
 }
@@ -122,15 +146,7 @@ install_missing() {
 install_busybox() {
 	local refreshed=$1
 	! busybox_static >/dev/null || return 0
-	has apt-get || die "no static busybox found: put one on the PATH"
-	[ -n "$refreshed" ] || ! may_root || apt_get update
-	mkdir -p "$DEV/busybox"
-	(
-		cd "$DEV/busybox" || exit
-		apt-get -q download busybox-static
-		dpkg-deb -x busybox-static_*.deb .
-		rm -f busybox-static_*.deb
-	)
+	unpacked busybox-static "$DEV/busybox" "$refreshed"
 	busybox_static >/dev/null || die "busybox-static does not run here"
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::core::{
     db::DualDb,
-    protocol::{self, reap},
+    protocol::{self, census, reap},
 };
 
 /// Keeps house for ever. `lease`: the length of a job's lease; reaping goes six times in it.
@@ -15,11 +15,24 @@ pub async fn run(db: DualDb, lease: Duration) {
     loop {
         tick.tick().await;
         match reap::reap(&db, lease).await {
-            Ok(reaped) if reaped != reap::Reaped::default() => tracing::info!(?reaped, "reaped"),
+            Ok(reaped) if reaped != reap::Reaped::default() => {
+                tracing::info!(?reaped, "reaped");
+                for (what, count) in [
+                    ("lease", reaped.expired_leases),
+                    ("misfit", reaped.misfits),
+                    ("silent_instance", reaped.silent_instances),
+                ] {
+                    metrics::counter!("queue_reaped_total", "what" => what).increment(count as u64);
+                }
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "could not reap; the next round will"),
         }
         db.report();
+        match census::queue(&db).await {
+            Ok(queue) => report(queue),
+            Err(error) => tracing::debug!(%error, "could not count the queue; the next round will"),
+        }
         if rounds.is_multiple_of(60) {
             for result in [protocol::forget_old(&db).await, reap::forget_old(&db).await] {
                 if let Err(error) = result {
@@ -29,4 +42,12 @@ pub async fn run(db: DualDb, lease: Duration) {
         }
         rounds = rounds.wrapping_add(1);
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "ten thousand at most, or as many as there are slots")]
+fn report(queue: census::Queue) {
+    for (state, count) in [("due", queue.due), ("later", queue.later), ("running", queue.running)] {
+        metrics::gauge!("queue_jobs", "state" => state).set(count as f64);
+    }
+    metrics::gauge!("queue_oldest_due_seconds").set(queue.oldest_due.as_secs_f64());
 }

@@ -168,6 +168,8 @@ pub fn cached_identity(
 /// # Errors
 /// When the address is taken or Redis cannot be used.
 pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    // First: what is recorded before there is a recorder is lost.
+    let metrics = metrics()?;
     let socket = parts.socket;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(bell.client()).await?;
@@ -195,7 +197,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         instance_watch: instance_watch.clone(),
         job_watch: job_watch.clone(),
         recent_writers: Default::default(),
-        metrics: metrics()?,
+        metrics,
         stopping: shutdown.requested.clone(),
     });
     let (for_instances, for_jobs) = (parts.db.clone(), parts.db.clone());
@@ -256,6 +258,7 @@ pub struct WorkParts {
 /// # Errors
 /// When another worker has this name, or a part cannot be had.
 pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
+    let metrics = metrics()?;
     let host = parts.worker.host.clone();
     let lock = HostLock::acquire(&parts.backend.state_dir, parts.cluster, &host.name)?;
     let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
@@ -280,7 +283,9 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
     let health = health::Health::new(parts.worker.times.lease, shutdown.requested.clone());
-    let listener = health::serve(socket, health.clone(), metrics()?)?;
+    let address = socket.local_addr()?;
+    let listener = health::serve(socket, health.clone(), metrics)?;
+    tracing::info!(%address, "the worker's health and metrics listen");
     let handle = listener.handle();
     tokio::spawn(listener);
     tokio::spawn(keeper::run(parts.db.clone(), parts.worker.times.lease));

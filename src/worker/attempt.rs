@@ -29,9 +29,15 @@ const AGAIN: Duration = Duration::from_millis(500);
 const UNDO: Duration = Duration::from_secs(30);
 
 /// Does the job and writes how it ended. `release`: it is to be given back.
-pub(super) async fn run(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) {
+pub(super) async fn run(
+    context: &Context,
+    job: &Claimed,
+    claimed_at: Instant,
+    held: &Arc<Held>,
+    release: &CancellationToken,
+) {
     if let Some(outcome) = attempt(context, job, held, release).await {
-        end(context, job, held, outcome).await;
+        end(context, job, claimed_at, held, outcome).await;
     }
 }
 
@@ -77,7 +83,7 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
 }
 
 /// Writes how the attempt ended, trying as long as the lease lasts.
-async fn end(context: &Context, job: &Claimed, held: &Arc<Held>, outcome: Outcome) {
+async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<Held>, outcome: Outcome) {
     let steps = held.steps.all();
     loop {
         match finish(&context.db, job.lease, job.kind, &outcome, steps.clone()).await {
@@ -107,6 +113,9 @@ async fn end(context: &Context, job: &Claimed, held: &Arc<Held>, outcome: Outcom
         // Its process may have ended before the instance showed `running`.
         Outcome::Succeeded { container_id: Some(_) } => {
             tracing::info!("running");
+            if job.kind == JobKind::Provision {
+                metrics::histogram!("instance_provisioning_seconds").record(job.age + claimed_at.elapsed());
+            }
             // First: the observer leaves alone what is held.
             context.leases.release(job.lease);
             // The observer ends only after the jobs.

@@ -193,11 +193,12 @@ impl Dispatch {
 
     fn start(&self, job: Claimed, claimed_at: Instant) {
         let held = self.context.leases.hold(job.lease, claimed_at);
+        metrics::histogram!("job_wait_seconds", "kind" => job.kind.as_str()).record(job.waited);
         let (context, slot_freed, release) = (self.context.clone(), self.slot_freed.clone(), self.release.clone());
         let span = tracing::info_span!("job", id = %job.lease.job, kind = %job.kind, instance = %job.lease.instance);
         self.tasks.spawn(
             async move {
-                attempt::run(&context, &job, &held, &release).await;
+                attempt::run(&context, &job, claimed_at, &held, &release).await;
                 context.leases.release(job.lease);
                 // Both may wait for it: the claimer and the listener.
                 slot_freed.notify_waiters();

@@ -8,6 +8,7 @@ mod attempt;
 mod chance;
 mod dispatch;
 mod fault;
+mod gauges;
 pub mod health;
 pub mod host_lock;
 mod jobs;
@@ -72,7 +73,7 @@ pub async fn run(
     });
     let background = tokio_util::sync::CancellationToken::new();
     let loops = TaskTracker::new();
-    for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep] {
+    for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep, Task::Gauges] {
         let (context, stop) = (context.clone(), background.clone());
         loops.spawn(async move {
             let running = tokio::spawn(async move { task.run(&context).await });
@@ -102,6 +103,7 @@ enum Task {
     Fence,
     Observe(mpsc::UnboundedReceiver<InstanceId>),
     Sweep,
+    Gauges,
 }
 
 impl Task {
@@ -111,6 +113,7 @@ impl Task {
             Self::Fence => context.leases.fence().await,
             Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
             Self::Sweep => sweep::run(context).await,
+            Self::Gauges => gauges::run(context).await,
         }
     }
 }

@@ -9,6 +9,7 @@ mod backend;
 mod db;
 mod flow;
 mod identity;
+mod metrics;
 mod queue;
 mod roles;
 mod support;

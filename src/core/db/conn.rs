@@ -5,7 +5,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::Object;
@@ -21,6 +21,7 @@ pub type Param<'a> = &'a (dyn ToSql + Sync);
 const DEADLINE: Duration = Duration::from_millis(2500);
 
 struct Conn {
+    role: &'static str,
     object: Option<Object>,
     at_rest: AtomicBool,
 }
@@ -44,10 +45,17 @@ impl Conn {
         op: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, DbError> {
         let was_at_rest = self.at_rest.swap(false, Ordering::Relaxed);
-        let result = tokio::time::timeout(DEADLINE, op).await;
-        let result = result.map_err(|_| DbError::Unavailable("the database did not answer in time".into()))?;
-        self.at_rest.store(was_at_rest, Ordering::Relaxed);
-        result.map_err(DbError::from)
+        let started = Instant::now();
+        let result = match tokio::time::timeout(DEADLINE, op).await {
+            Ok(result) => {
+                self.at_rest.store(was_at_rest, Ordering::Relaxed);
+                result.map_err(DbError::from)
+            }
+            Err(_) => Err(DbError::Unavailable("the database did not answer in time".into())),
+        };
+        let outcome = result.as_ref().map_or_else(DbError::label, |_| "ok");
+        metrics::histogram!("db_query_seconds", "role" => self.role, "outcome" => outcome).record(started.elapsed());
+        result
     }
 }
 
@@ -64,8 +72,8 @@ impl Drop for Conn {
 pub struct ReadConn(Conn);
 
 impl ReadConn {
-    pub(super) fn new(object: Object) -> Self {
-        Self(Conn { object: Some(object), at_rest: AtomicBool::new(true) })
+    pub(super) fn new(role: &'static str, object: Object) -> Self {
+        Self(Conn { role, object: Some(object), at_rest: AtomicBool::new(true) })
     }
 
     /// All rows of a statement.
@@ -82,7 +90,7 @@ pub struct WriteConn(Conn);
 
 impl WriteConn {
     pub(super) fn new(object: Object) -> Self {
-        Self(Conn { object: Some(object), at_rest: AtomicBool::new(true) })
+        Self(Conn { role: "primary", object: Some(object), at_rest: AtomicBool::new(true) })
     }
 
     /// All rows of a statement, which may change data.

@@ -23,6 +23,17 @@ pub enum DbError {
 }
 
 impl DbError {
+    /// For metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Locked => "locked",
+            Self::Refused { .. } => "refused",
+            Self::Conflict { .. } => "conflict",
+            Self::Statement { .. } => "error",
+        }
+    }
+
     /// Whether another server might do better: worth the fallback to the primary.
     pub fn is_about_the_server(&self) -> bool {
         match self {

@@ -92,25 +92,25 @@ impl DualDb {
         if consistency == Consistency::Any
             && let Some(replica) = self.replica()
         {
-            let attempt = async { op(ReadConn::new(replica.get().await?)).await };
+            let attempt = async { op(ReadConn::new("replica", replica.get().await?)).await };
             let late = || Err(DbError::Unavailable("the replica did not answer in time".into()));
             match tokio::time::timeout(REPLICA_DEADLINE, attempt).await.unwrap_or_else(|_| late()) {
                 Ok(value) => {
                     self.inner.replica_paused_until.store(0, Ordering::Relaxed);
-                    metrics::counter!("db_read_routed_total", "served_by" => "replica").increment(1);
+                    routed(consistency, "replica");
                     return Ok(value);
                 }
                 Err(error) if error.is_about_the_server() => {
                     let until = self.inner.started.elapsed() + REPLICA_PAUSE;
                     self.inner.replica_paused_until.store(millis(until), Ordering::Relaxed);
-                    metrics::counter!("db_fallback_total").increment(1);
+                    metrics::counter!("db_fallback_total", "cause" => error.label()).increment(1);
                     tracing::warn!(%error, "the read replica failed; reading from the primary");
                 }
                 Err(error) => return Err(error),
             }
         }
-        metrics::counter!("db_read_routed_total", "served_by" => "primary").increment(1);
-        op(ReadConn::new(self.inner.primary.get().await?)).await
+        routed(consistency, "primary");
+        op(ReadConn::new("primary", self.inner.primary.get().await?)).await
     }
 
     fn replica(&self) -> Option<&pool::Pool> {
@@ -145,14 +145,26 @@ impl DualDb {
         for pool in [Some(&self.inner.primary), self.inner.replica.as_ref()].into_iter().flatten() {
             pool.report();
         }
+        if self.inner.replica.is_some() {
+            let paused = self.inner.replica_paused_until.load(Ordering::Relaxed) != 0;
+            metrics::gauge!("db_replica_paused").set(f64::from(u8::from(paused)));
+        }
     }
 }
 
 /// Whether the server answers now. Asked by a `ReadConn`, which keeps a connection whose answer is still to come from
 /// being lent again.
 async fn answers(pool: &pool::Pool) -> bool {
-    let probe = async { ReadConn::new(pool.get().await?).query("select 1", &[]).await };
+    let probe = async { ReadConn::new(pool.role(), pool.get().await?).query("select 1", &[]).await };
     matches!(tokio::time::timeout(PROBE_DEADLINE, probe).await, Ok(Ok(_)))
+}
+
+fn routed(consistency: Consistency, served_by: &'static str) {
+    let consistency = match consistency {
+        Consistency::Any => "any",
+        Consistency::Primary => "primary",
+    };
+    metrics::counter!("db_read_routed_total", "consistency" => consistency, "served_by" => served_by).increment(1);
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -66,6 +66,10 @@ impl Pool {
         Ok(Self { role, pool })
     }
 
+    pub fn role(&self) -> &'static str {
+        self.role
+    }
+
     pub async fn get(&self) -> Result<Object, DbError> {
         let asked = Instant::now();
         let result = self.pool.get().await;
@@ -87,6 +91,7 @@ impl Pool {
     pub fn report(&self) {
         let status = self.pool.status();
         for (name, value) in [
+            ("db_pool_max", status.max_size),
             ("db_pool_size", status.size),
             ("db_pool_available", status.available),
             ("db_pool_waiting", status.waiting),

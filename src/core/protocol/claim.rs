@@ -67,6 +67,10 @@ pub struct Claimed {
     pub address: Ipv4Addr,
     pub mac: String,
     pub ports: Vec<Port>,
+    /// Since it was due, at the time of the claim.
+    pub waited: Duration,
+    /// Since it was accepted, at the time of the claim.
+    pub age: Duration,
 }
 
 // `env` may hold the tenant's secrets.
@@ -149,7 +153,8 @@ placed as (
     status = coalesce((select t.becomes from unnest($10::text[], $11::text[], $12::text[]) as t (kind, was, becomes)
                        where t.kind = c.kind and t.was = i.status), i.status)
   from claimed c where i.id = c.instance_id returning i.*)
-select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, i.*
+select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s, i.*
 from claimed j join placed i on i.id = j.instance_id"
         )
     };
@@ -242,7 +247,9 @@ pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Cl
         .write()
         .await?
         .query(
-            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, i.*
+            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+               extract(epoch from now() - j.run_at)::float8 as waited_s,
+               extract(epoch from now() - j.created_at)::float8 as age_s, i.*
              from jobs j join instances i on i.id = j.instance_id
              where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'",
             &[&lease.uuid(), &me.boot.uuid()],
@@ -268,6 +275,7 @@ fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
         return Err(broken("not an IPv4 network"));
     };
     let number = |name: &str| u32::try_from(row.get::<_, i32>(name)).unwrap_or_default();
+    let seconds = |name: &str| Duration::from_secs_f64(row.get::<_, f64>(name).max(0.0));
     let json = |name: &str| row.get::<_, Option<Value>>(name).unwrap_or_default();
     Ok(Claimed {
         lease: Lease {
@@ -292,5 +300,7 @@ fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
         address,
         mac: row.get("mac"),
         ports: serde_json::from_value(json("ports")).map_err(|_| broken("ports"))?,
+        waited: seconds("waited_s"),
+        age: seconds("age_s"),
     })
 }

@@ -8,6 +8,7 @@ pub mod accept_create;
 pub mod accept_delete;
 pub mod accept_key;
 pub mod boot;
+pub mod census;
 pub mod change_key;
 pub mod claim;
 pub mod finish;

@@ -65,8 +65,9 @@ impl Pair {
     async fn served(&self) -> (u64, u64) {
         let text = self.client.get("/metrics").await.expect(200).text;
         let count = |role: &str| {
-            let line = format!("db_read_routed_total{{served_by=\"{role}\"}} ");
-            text.lines().find_map(|metric| metric.strip_prefix(&line)).map_or(0, |n| n.trim().parse().unwrap())
+            let label = format!("served_by=\"{role}\"}} ");
+            let series = text.lines().filter(|line| line.starts_with("db_read_routed_total{"));
+            series.filter_map(|line| line.split_once(&label)?.1.parse::<u64>().ok()).sum()
         };
         (count("primary"), count("replica"))
     }
@@ -170,7 +171,8 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
     eventually("the primary serves lists", Duration::from_secs(10), async || {
         lists.more(20).await;
         let text = reader.get("/metrics").await.expect(200).text;
-        let fallbacks = text.lines().find_map(|line| line.strip_prefix("db_fallback_total "))?.parse::<u64>().ok()?;
+        let line = "db_fallback_total{cause=\"unavailable\"} ";
+        let fallbacks = text.lines().find_map(|found| found.strip_prefix(line))?.parse::<u64>().ok()?;
         (fallbacks >= 2 && pair.served().await.0 > stopped.0).then_some(())
     })
     .await;

@@ -28,6 +28,17 @@ pub fn postgres() -> (PathBuf, Option<User>) {
     (required("TEST_PG_BIN").into(), user)
 }
 
+/// Prometheus' own checker; `None`: the test named skips itself.
+pub fn promtool(test: &str) -> Option<PathBuf> {
+    match env::var("TEST_PROMTOOL") {
+        Ok(path) if !path.is_empty() => Some(path.into()),
+        _ => {
+            skip(test, "no promtool");
+            None
+        }
+    }
+}
+
 fn skip(test: &str, reason: &str) {
     assert!(env::var("REQUIRE_REAL").as_deref() != Ok("1"), "{test} needs a part that is not there: {reason}");
     // Past the test harness, which swallows what passing tests print by `eprintln!`.

@@ -123,6 +123,12 @@ impl L1 {
         now < self.fence.load(Ordering::SeqCst)
     }
 
+    /// Milliseconds since the question whose news was the last to be let in was sent; `None`: nothing is believed.
+    pub fn fence_age(&self, now: u64) -> Option<u64> {
+        let fence = self.fence.load(Ordering::SeqCst);
+        (fence > 0).then(|| (now + FENCE_MS).saturating_sub(fence))
+    }
+
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).kept.len()).sum()
     }

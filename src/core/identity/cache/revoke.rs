@@ -124,8 +124,8 @@ impl Revoker {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let changes = match store::unpropagated(&self.0.db).await {
-                Ok(changes) => changes,
+            let (changes, oldest) = match store::unpropagated(&self.0.db).await {
+                Ok(found) => found,
                 Err(error) => {
                     tracing::debug!(%error, "the outbox cannot be read");
                     continue;
@@ -133,6 +133,7 @@ impl Revoker {
             };
             #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
             metrics::gauge!("identity_revoke_pending").set(changes.len() as f64);
+            metrics::gauge!("identity_outbox_oldest_seconds").set(oldest);
             if !changes.is_empty() {
                 self.propagate(&changes, false).await;
             }

@@ -359,6 +359,11 @@ impl Inner {
             tick.tick().await;
             #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
             metrics::gauge!("identity_l1_entries").set(self.l1.len() as f64);
+            if self.l1_on {
+                let age = self.l1.fence_age(self.clock()).map(Duration::from_millis);
+                metrics::gauge!("identity_l1_fence_age_seconds")
+                    .set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+            }
             metrics::gauge!("identity_redis_breaker_state").set(if self.tier.is_broken() { 1.0 } else { 0.0 });
         }
     }

@@ -116,20 +116,22 @@ pub(in crate::core) fn change(row: &Row) -> Option<Change> {
     })
 }
 
-/// Changes that Redis has not heard of, oldest first. A refusal that was overtaken by a later change is told as a mere
+/// Changes that Redis has not heard of, oldest first, and how many seconds ago the oldest was made. A refusal that was overtaken by a later change is told as a mere
 /// change: its tombstone would refuse a key that is good again.
-pub(super) async fn unpropagated(db: &DualDb) -> Result<Vec<Change>, DbError> {
+pub(super) async fn unpropagated(db: &DualDb) -> Result<(Vec<Change>, f64), DbError> {
     let rows = db
         .write()
         .await?
         .query(
-            "select o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused
+            "select o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused,
+               extract(epoch from now() - o.at)::float8 as age_s
              from cache_outbox o join api_key k using (key_hash)
              where o.done_at is null and o.at < now() - interval '4 seconds' order by o.id limit 500",
             &[],
         )
         .await?;
-    Ok(rows.iter().filter_map(change).collect())
+    let oldest = rows.first().map_or(0.0, |row| row.get("age_s"));
+    Ok((rows.iter().filter_map(change).collect(), oldest))
 }
 
 /// Notes that Redis has heard of them, and forgets what is long done.

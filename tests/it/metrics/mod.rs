@@ -1,0 +1,214 @@
+//! What `/metrics` of real processes shows after real work: every metric explained, none missing, no label that grows with
+//! what tenants do; and that rules and dashboard ask for nothing that is not there.
+
+mod exposition;
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use app::catalogue::{Kind, METRICS};
+use reqwest::Method;
+use serde_json::json;
+
+use self::exposition::{Family, faults, new_series, parse};
+use crate::support::{App, Client, Cluster, client::send, env, eventually};
+
+const RULES: &str = "docker/prometheus/rules.yml";
+const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
+
+/// An API and a worker that have done a bit of everything.
+struct Stage {
+    _api: App,
+    _worker: App,
+    client: Client,
+    worker_base: String,
+    cluster: Cluster,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let cluster = Cluster::simulated().await;
+        let (api, client) = cluster.serve();
+        let worker = cluster.spawn("work");
+        let worker_base = listening(&worker);
+        Self { cluster, client, worker_base, _api: api, _worker: worker }
+    }
+
+    /// A tenant's day: makes, polls, lists, errs, deletes, under names and ids that never were before.
+    async fn walk(&self, n: usize) {
+        let client = self.client.with_key(&self.cluster.key(&format!("tenant-{n}"), "admin"));
+        let image = &self.cluster.image;
+        let made = client.create_running(json!({"name": format!("walk-{n}"), "image": image})).await;
+        let id = made["id"].as_str().unwrap();
+        client.get("/instances").await.expect(200);
+        client.get(&format!("/instances/{}", uuid::Uuid::now_v7())).await.expect(404);
+        client.get(&format!("/jobs?instance={id}")).await.expect(200);
+        client.get(&format!("/no/such/{n}?page={n}")).await.expect(404);
+        client.post("/instances", json!({"image": ""})).await.expect(422);
+        send(client.anonymous(Method::GET, "/instances").header("X-API-Key", format!("wrong-{n}"))).await.expect(401);
+        let key = client.post("/keys", json!({"name": format!("key-{n}"), "scopes": ["keys:read"]})).await.expect(201);
+        client.with_key(key.body["key"].as_str().unwrap()).get("/keys/self").await.expect(200);
+        client.delete(&format!("/keys/{}", key.body["id"].as_str().unwrap())).await.expect(204);
+        client.delete_fully(id).await;
+    }
+
+    async fn scrape(&self) -> (String, String) {
+        let text = async |base: &str| reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();
+        (text(&self.client.base).await, text(&self.worker_base).await)
+    }
+}
+
+/// The address of a worker's own listener.
+fn listening(worker: &App) -> String {
+    let line = worker.line("the worker's health and metrics listen");
+    format!("http://{}", line.rsplit("address=").next().unwrap().trim())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
+    let stage = Stage::new().await;
+    for n in 0..3 {
+        stage.walk(n).await;
+    }
+    // Gauges are set every five seconds; then everything that these walks can show is there.
+    let expected = [
+        "identity_l1_entries",
+        "db_pool_max",
+        "queue_jobs",
+        "worker_slots",
+        "host_cpu_committed_cores",
+        "process_cpu_seconds_total",
+    ];
+    let before = eventually("all gauges are set", Duration::from_secs(20), async || {
+        let (api, worker) = stage.scrape().await;
+        let both = (parse(&api), parse(&worker));
+        let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
+        expected.iter().all(|name| has(&name)).then_some(both)
+    })
+    .await;
+    let both: BTreeMap<String, &Family> = before.0.iter().chain(&before.1).map(|(name, f)| (name.clone(), f)).collect();
+    assert_eq!([faults(&before.0), faults(&before.1)].concat(), [""; 0]);
+    for (name, family) in &both {
+        let kind = METRICS.iter().find(|(_, known, _)| known == name).map(|(kind, ..)| *kind);
+        let said = match family.kind.as_str() {
+            "counter" => Kind::Counter,
+            "gauge" => Kind::Gauge,
+            "histogram" => Kind::Histogram,
+            other => panic!("{name} is a {other}"),
+        };
+        assert!(kind == Some(said) || name.starts_with("process_"), "{name}, a {said:?}, is not in the catalogue so");
+    }
+    for name in [
+        "http_requests_total",
+        "http_request_seconds",
+        "identity_verify_total",
+        "identity_verify_seconds",
+        "identity_cache_fill_total",
+        "identity_l1_entries",
+        "identity_l1_fence_age_seconds",
+        "identity_feed_age_seconds",
+        "identity_revoke_seconds",
+        "identity_revoke_pending",
+        "identity_outbox_oldest_seconds",
+        "identity_redis_breaker_state",
+        "db_pool_max",
+        "db_pool_size",
+        "db_pool_available",
+        "db_pool_waiting",
+        "db_checkout_seconds",
+        "db_query_seconds",
+        "db_read_routed_total",
+        "queue_bell_total",
+        "queue_jobs",
+        "queue_oldest_due_seconds",
+        "job_wait_seconds",
+        "job_attempt_seconds",
+        "jobs_ended_total",
+        "instance_provisioning_seconds",
+        "worker_slots",
+        "host_containers",
+        "host_cpu_committed_cores",
+        "host_memory_committed_bytes",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+    ] {
+        assert!(both.contains_key(name), "{name} is missing");
+    }
+
+    // Ten times as much, and no more series. A status or an outcome may still be seen for the first time.
+    for n in 3..30 {
+        stage.walk(n).await;
+    }
+    let (api, worker) = stage.scrape().await;
+    for (before, after) in [(&before.0, parse(&api)), (&before.1, parse(&worker))] {
+        let new = new_series(before, &after);
+        assert!(new.len() < 10, "27 walks brought {} series:\n{}", new.len(), new.join("\n"));
+        let all: usize = after.values().map(|family| family.series.len()).sum();
+        assert!(all < 300, "{all} series");
+    }
+}
+
+/// What scrapes of processes at work look like to Prometheus' own checker.
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_finds_nothing_in_metrics_or_rules() {
+    let Some(promtool) = env::promtool("promtool_finds_nothing_in_metrics_or_rules") else { return };
+    let stage = Stage::new().await;
+    stage.walk(0).await;
+    let (api, worker) = stage.scrape().await;
+    for text in [&api, &worker] {
+        let (ok, said) = check(&promtool, &["check", "metrics"], text);
+        assert!(ok && said.is_empty(), "{said}");
+    }
+    // The control: it does complain.
+    let (_, said) = check(&promtool, &["check", "metrics"], "# TYPE requests_count counter\nrequests_count 1\n");
+    assert!(said.contains("no help text"), "{said}");
+
+    let (ok, said) = check(&promtool, &["check", "rules", "--lint-fatal", RULES], "");
+    assert!(ok, "{said}");
+}
+
+fn check(promtool: &Path, arguments: &[&str], input: &str) -> (bool, String) {
+    let mut child = Command::new(promtool)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
+#[test]
+fn rules_and_dashboard_ask_only_for_what_is_there() {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let owned =
+        ["http_", "identity_", "db_", "queue_", "job_", "jobs_", "instance_", "worker_", "host_", "rate_limit_"];
+    let read = |path| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (rules, dashboard) = (read(RULES), read(DASHBOARD));
+    let document: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(document["panels"].as_array().unwrap().len() >= 10);
+    let mut used = 0;
+    for word in rules.split(|c| !is_word(c)).chain(dashboard.split(|c| !is_word(c))) {
+        let is_ours = owned.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(':');
+        let is_known = |(kind, name, _): &(Kind, &str, &str)| {
+            let part = word.strip_prefix(name);
+            part == Some("") || *kind == Kind::Histogram && matches!(part, Some("_bucket" | "_sum" | "_count"))
+        };
+        assert!(!is_ours || METRICS.iter().any(is_known), "{word} is no metric");
+        used += usize::from(is_ours);
+        // What a rule records must be recorded.
+        let recorded = !word.contains(':') || !word.starts_with("app:") || rules.contains(&format!("record: {word}\n"));
+        assert!(recorded, "{word} is recorded nowhere");
+    }
+    assert!(used > 30, "only {used} uses were found");
+}
