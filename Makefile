@@ -1,7 +1,7 @@
 # The verbs of this project. Each is a script in docker/dev/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-stack check bench-identity env logs stop clean up down
+.PHONY: help run test test-stack check bench-identity load load-saturate bench-replicas bench-memory env logs stop clean up down
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,6 +20,18 @@ check: ## formatting, lints, documentation: as strict as CI
 
 bench-identity: ## what checking and revoking a key costs, as a table
 	@docker/dev/bench-identity
+
+load: ## USERS=1000 users with think time through nginx to three replicas, and what they got
+	@docker/dev/load
+
+load-saturate: ## as much as this machine can do
+	@docker/dev/load-saturate
+
+bench-replicas: ## one, two and three replicas: throughput, and processor time per request
+	@docker/dev/bench-replicas
+
+bench-memory: ## memory of a replica at 1000 and 5000 connections
+	@docker/dev/bench-memory
 
 env: ## the private services and .app/dev.env, without the app
 	@docker/dev/env

@@ -30,7 +30,7 @@ busybox_static() {
 has() { command -v "$1" >/dev/null; }
 
 # The packages that are missing, one a line. Wanted are words out of
-# "postgres redis docker demo nginx"; a compiler always is.
+# "postgres redis docker demo"; a compiler always is.
 missing() {
 	has cc || printf '%s\n' gcc libc6-dev
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
@@ -107,6 +107,15 @@ promtool_found() {
 	return 1
 }
 
+# Prints nginx' path.
+nginx_found() {
+	local file
+	for file in "$(command -v nginx || true)" "$DEV/nginx/usr/sbin/nginx"; do
+		[ ! -x "$file" ] || { printf '%s' "$file" && return; }
+	done
+	return 1
+}
+
 # unpacked PACKAGE DIRECTORY REFRESHED: its files without installing it.
 unpacked() {
 	has apt-get || die "not found: $1 (Debian's name). This machine has no apt-get: install it and run make again"
@@ -120,7 +129,7 @@ unpacked() {
 	)
 }
 
-# install_missing postgres redis docker demo promtool (those that are wanted)
+# install_missing postgres redis docker demo promtool nginx (those that are wanted)
 install_missing() {
 	local packages=() refreshed=""
 	mapfile -t packages < <(missing "$@" | sort -u)
@@ -135,8 +144,9 @@ install_missing() {
 		install_quietly "${packages[@]}"
 	fi
 	case " $* " in *" demo "*) install_busybox "$refreshed" ;; esac
-	# Installed, the package would start a Prometheus at the next boot.
+	# Installed, these packages would start their services at the next boot.
 	case " $* " in *" promtool "*) promtool_found >/dev/null || unpacked prometheus "$DEV/promtool" "$refreshed" ;; esac
+	case " $* " in *" nginx "*) nginx_found >/dev/null || unpacked nginx "$DEV/nginx" "$refreshed" ;; esac
 	has cargo || die "cargo not found: install Rust with rustup, then run make again"
 	PHASE_NOTE=${packages[*]:-"nothing missing"}
 }

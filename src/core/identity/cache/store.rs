@@ -116,8 +116,8 @@ pub(in crate::core) fn change(row: &Row) -> Option<Change> {
     })
 }
 
-/// Changes that Redis has not heard of, oldest first, and how many seconds ago the oldest was made. A refusal that was overtaken by a later change is told as a mere
-/// change: its tombstone would refuse a key that is good again.
+/// Changes that Redis has not heard of, oldest first, and how many seconds ago the oldest was made. A refusal that was
+/// overtaken by a later change is told as a mere change: its tombstone would refuse a key that is good again.
 pub(super) async fn unpropagated(db: &DualDb) -> Result<(Vec<Change>, f64), DbError> {
     let rows = db
         .write()

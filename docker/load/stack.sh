@@ -1,0 +1,225 @@
+# stack.sh: the scaled-out system as processes of this machine, for load: nginx with the
+# repository's nginx.conf, replicas of the API, a worker with simulated containers, a
+# Postgres, its streaming replica, a Redis; and what each of them uses.
+#
+# Processes, not containers: no image is needed, and a component's processor time is its
+# processes' time. All of it is in .app/load, and goes when the script ends.
+#
+# LOAD_TENANTS (50): how many tenants the users belong to.
+#
+# Sourced after setup.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # for phase
+
+LOAD_READY=""
+COMPONENTS=(nginx api worker primary replica redis)
+
+# What each script begins with: the tools, both programs, and nothing of an earlier run.
+load_open() {
+	trap load_finish EXIT
+	trap 'exit 130' INT TERM HUP
+	state_open "$DEV"
+	only_one
+	setup_forget_own
+	unset DATABASE_URL DATABASE_READ_URL REDIS_URL DOCKER_HOST
+	export COMPUTE_BACKEND=simulated NETWORK_BACKEND=simulated
+	ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -H -n)"
+	phase install install_missing postgres redis nginx
+	NGINX=$(nginx_found)
+	LOAD_READY=yes
+	stack_down
+	state_open "$DEV/load"
+	base_choose "$STATE"
+	cd "$ROOT"
+	phase_shown app cargo build --profile bench --bin app
+	phase_shown goose cargo build --release --manifest-path tests/load/Cargo.toml --target-dir target/load
+	APP_BIN=$(cargo metadata --no-deps --offline --format-version 1 2>/dev/null | jq -r .target_directory)/release/app
+	GOOSE_BIN=$ROOT/target/load/release/app-load
+}
+
+load_finish() {
+	local status=$?
+	trap - EXIT
+	trap '' INT TERM HUP
+	set +e
+	install_undo
+	phase_failed "$status"
+	cd /
+	[ -z "$LOAD_READY" ] || stack_down >/dev/null 2>&1
+	# Nothing of make run here: then nothing is here at all.
+	[ -e "$ENV_FILE" ] || remove_tree "$DEV"
+	exit "$status"
+}
+
+# Takes everything away; also what a script that was killed left.
+stack_down() {
+	state_open "$DEV/load"
+	BASE=$STATE
+	[ ! -s "$STATE/base" ] || BASE=$(cat "$STATE/base")
+	stack_stop_app
+	redis_stop
+	of_replica postgres_stop
+	postgres_stop
+	remove_tree "$BASE"
+	remove_tree "$STATE"
+}
+
+stack_stop_app() {
+	local record
+	for record in "$STATE"/nginx.pid "$STATE"/api-*.pid "$STATE"/worker.pid; do
+		[ ! -e "$record" ] || process_stop "$record" 15
+	done
+}
+
+# The same functions for the read replica's server.
+of_replica() {
+	local BASE=$BASE/replica LOGS=$STATE/log/replica
+	mkdir -p "$LOGS"
+	"$@"
+}
+
+stack_services() {
+	phase postgres postgres_start max_connections=300 shared_buffers=256MB
+	phase database postgres_app
+	phase replica stack_replica
+	phase redis redis_start
+	DATABASE_URL=$(postgres_url app app)
+	DATABASE_READ_URL=$(of_replica postgres_url app app)
+	REDIS_URL=unix:$(redis_socket)
+	export DATABASE_URL DATABASE_READ_URL REDIS_URL APP_STATE_DIR=$STATE/host RUST_LOG=warn
+	phase migrate "$APP_BIN" migrate
+}
+
+stack_replica() {
+	local dir=$BASE/replica/postgres
+	own_directory "$BASE/replica"
+	mkdir -p "$dir/data" "$dir/socket"
+	chmod 700 "$dir/data"
+	[ -z "$PG_USER" ] || chown "$PG_USER" "$dir/data"
+	as_postgres
+	(cd / && "${AS_POSTGRES[@]}" "$PG_BIN/pg_basebackup" -d "$(postgres_url postgres postgres)" -D "$dir/data" -R -c fast --no-sync)
+	: >"$dir/ready"
+	of_replica postgres_start max_connections=300 shared_buffers=256MB
+}
+
+# stack_app REPLICAS: as many of the API, a worker, nginx in front. Sets API_URLS, LOAD_URL.
+stack_app() {
+	local n port
+	API_URLS=()
+	for ((n = 1; n <= $1; n++)); do
+		port=$(port_free)
+		spawn "$STATE/api-$n.pid" "$LOGS/api-$n.log" env APP_LISTEN="127.0.0.1:$port" "$APP_BIN" serve
+		wait_until 30 curl -fs -o /dev/null "http://127.0.0.1:$port/health/ready" || die "a replica does not start: $(tail -n 3 "$LOGS/api-$n.log")"
+		API_URLS+=("http://127.0.0.1:$port")
+	done
+	port=$(port_free)
+	# 4 steps of an instance's provisioning: 800 ms. Room for all of them at the same time.
+	spawn "$STATE/worker.pid" "$LOGS/worker.log" env APP_WORK_LISTEN="127.0.0.1:$port" WORK_CONCURRENCY=256 SIMULATED_LATENCY_MS=200 "$APP_BIN" work
+	wait_until 30 curl -fs -o /dev/null "http://127.0.0.1:$port/health/ready" || die "the worker does not start: $(tail -n 3 "$LOGS/worker.log")"
+	stack_nginx
+}
+
+stack_nginx() {
+	local port dir=$STATE/nginx url
+	port=$(port_free)
+	mkdir -p "$dir"
+	chmod 755 "$dir"
+	{
+		printf 'upstream api {\n    zone api 256k;\n'
+		for url in "${API_URLS[@]}"; do printf '    server %s max_fails=2 fail_timeout=2s;\n' "${url#http://}"; done
+		printf '    keepalive 128;\n    keepalive_requests 100000;\n    keepalive_timeout 60s;\n}\n'
+	} >"$dir/upstream.conf"
+	sed "s|/tmp/|$dir/|; s|listen 8080|listen 127.0.0.1:$port|" nginx.conf >"$dir/nginx.conf"
+	spawn "$STATE/nginx.pid" "$LOGS/nginx.log" "$NGINX" -p "$dir" -c "$dir/nginx.conf" -e stderr
+	LOAD_URL=http://127.0.0.1:$port
+	wait_until 10 curl -fs -o /dev/null "$LOAD_URL/health/ready" || die "nginx does not serve: $(tail -n 3 "$LOGS/nginx.log")"
+}
+
+# stack_keys N: into STATE/keys, a line each, of LOAD_TENANTS tenants.
+stack_keys() {
+	local tenants=${LOAD_TENANTS:-50} each t admin urls=()
+	((tenants <= $1)) || tenants=$1
+	each=$((($1 + tenants - 1) / tenants))
+	while ((${#urls[@]} < each)); do urls+=("${API_URLS[0]}/keys"); done
+	: >"$STATE/keys.json"
+	for ((t = 1; t <= tenants; t++)); do
+		admin=$("$APP_BIN" keys create --tenant "load-$t" --name admin --scope admin)
+		printf 'header = "X-API-Key: %s"\n' "$admin" | curl -fsS -K - -H 'Content-Type: application/json' \
+			-d '{"name":"user","scopes":["instances:read","instances:write"]}' -w '\n' "${urls[@]}" >>"$STATE/keys.json"
+	done
+	(umask 077 && jq -r .key "$STATE/keys.json" >"$STATE/keys")
+	rm -f "$STATE/keys.json"
+	PHASE_NOTE="$(wc -l <"$STATE/keys") of $tenants tenants"
+}
+
+# Processor time of a tree of processes until now, in ms: what its ended children used is its own.
+tree_ms() {
+	local pid=$1 stat child sum
+	stat=$(cat "/proc/$pid/stat" 2>/dev/null) || { echo 0 && return; }
+	read -r -a stat <<<"${stat##*) }"
+	sum=$(((stat[11] + stat[12] + stat[13] + stat[14]) * 1000 / $(getconf CLK_TCK)))
+	for child in $(cat "/proc/$pid"/task/*/children 2>/dev/null); do ((sum += $(tree_ms "$child"))) || true; done
+	echo "$sum"
+}
+
+# Lines "COMPONENT MS".
+stack_cpu() {
+	local component record pid sum records
+	for component in "${COMPONENTS[@]}"; do
+		case $component in
+		api) records=("$STATE"/api-*.pid) ;;
+		primary) records=("$BASE/postgres.pid") ;;
+		replica) records=("$BASE/replica/postgres.pid") ;;
+		redis) records=("$BASE/redis.pid") ;;
+		*) records=("$STATE/$component.pid") ;;
+		esac
+		sum=0
+		for record in "${records[@]}"; do
+			! pid=$(process_alive "$record") || ((sum += $(tree_ms "$pid"))) || true
+		done
+		echo "$component $sum"
+	done
+}
+
+# Connections to a port of this machine.
+connections_to() {
+	awk -v p="$(printf ':%04X' "$1")" '$4 == "01" && substr($2, length($2) - 4) == p { n++ } END { print n + 0 }' /proc/net/tcp
+}
+
+# Resident memory of the replicas of the API, in MiB, the largest.
+stack_api_mib() {
+	local record pid
+	for record in "$STATE"/api-*.pid; do
+		pid=$(process_alive "$record")
+		awk '/^VmRSS/ { print int($2 / 1024) }' "/proc/$pid/status"
+	done | sort -n | tail -n 1
+}
+
+# attack URL USERS SECONDS THINK_MS [RAMP_SECONDS]: its table in STATE/table, its figures
+# in STATE/summary, processor time per component in STATE/cpu ("COMPONENT MS-PER-REQUEST").
+# Fails when a request did not end as it should.
+attack() {
+	local url=$1 users=$2 seconds=$3 think=$4 ramp=${5:-10} failed=""
+	rm -f "$STATE/summary"
+	stack_cpu >"$STATE/cpu.before"
+	APP_LOAD_KEYS=$STATE/keys APP_LOAD_SUMMARY=$STATE/summary APP_LOAD_THINK_MS=$think "$GOOSE_BIN" \
+		--host "$url" --users "$users" --increase-time "${ramp}s" --run-time "${seconds}s" >"$STATE/table" 2>&9 || failed=yes
+	stack_cpu >"$STATE/cpu.after"
+	[ -s "$STATE/summary" ] || die "the load did not run"
+	# shellcheck source=/dev/null
+	. "$STATE/summary"
+	awk -v n="$requests" 'NR == FNR { before[$1] = $2; next } { printf "%s %.3f\n", $1, ($2 - before[$1]) / n }' \
+		"$STATE/cpu.before" "$STATE/cpu.after" >"$STATE/cpu"
+	[ -z "$failed" ]
+}
+
+# "| 0.10 | … |" in the order of COMPONENTS, and their sum.
+cpu_cells() { awk '{ sum += $2; printf "%.2f | ", $2 } END { printf "%.2f", sum }' "$STATE/cpu"; }
+
+cpu_heads() { printf '%s | ' "${COMPONENTS[@]}" && printf 'all'; }
+
+about() {
+	printf '%s cores for the system and the load together; %s, PostgreSQL %s, %s; profile bench\n' "$(nproc)" \
+		"$("$NGINX" -v 2>&1 | sed 's/.*: //')" "$("$PG_BIN/postgres" --version | sed 's/^postgres (PostgreSQL) \([0-9.]*\).*/\1/')" \
+		"$(redis-server --version | sed 's/.*v=\([0-9.]*\).*/Redis \1/')"
+}
