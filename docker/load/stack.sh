@@ -5,7 +5,8 @@
 # Processes, not containers: no image is needed, and a component's processor time is its
 # processes' time. All of it is in .app/load, and goes when the script ends.
 #
-# LOAD_TENANTS (50): how many tenants the users belong to.
+# LOAD_TENANTS (50): how many tenants the users belong to. LOAD_APP: another build of the
+# program, to compare two.
 #
 # Sourced after setup.sh.
 # shellcheck shell=bash
@@ -31,10 +32,12 @@ load_open() {
 	state_open "$DEV/load"
 	base_choose "$STATE"
 	cd "$ROOT"
-	phase_shown app cargo build --profile bench --bin app
-	phase_shown goose cargo build --release --manifest-path tests/load/Cargo.toml --target-dir target/load
-	APP_BIN=$(cargo metadata --no-deps --offline --format-version 1 2>/dev/null | jq -r .target_directory)/release/app
-	GOOSE_BIN=$ROOT/target/load/release/app-load
+	local built
+	built=$(cargo metadata --no-deps --offline --format-version 1 2>/dev/null | jq -r .target_directory)
+	[ -n "${LOAD_APP-}" ] || phase_shown app cargo build --profile bench --bin app
+	phase_shown goose cargo build --release --manifest-path tests/load/Cargo.toml --target-dir "$built/load"
+	APP_BIN=${LOAD_APP:-$built/release/app}
+	GOOSE_BIN=$built/load/release/app-load
 }
 
 load_finish() {
@@ -79,7 +82,7 @@ of_replica() {
 }
 
 stack_services() {
-	phase postgres postgres_start max_connections=300 shared_buffers=256MB
+	phase postgres postgres_start max_connections=300 shared_buffers=256MB pg_stat_statements.track_planning=on
 	phase database postgres_app
 	phase replica stack_replica
 	phase redis redis_start
@@ -184,6 +187,14 @@ stack_cpu() {
 # Connections to a port of this machine.
 connections_to() {
 	awk -v p="$(printf ':%04X' "$1")" '$4 == "01" && substr($2, length($2) - 4) == p { n++ } END { print n + 0 }' /proc/net/tcp
+}
+
+# The statements that took the primary the most time: calls, ms each to plan and to run, and how they begin.
+stack_statements() {
+	postgres_sql app "select format('| %s | %s | %s | \`%s\` |', calls,
+		  round((total_plan_time / calls)::numeric, 3), round((total_exec_time / calls)::numeric, 3),
+		  left(regexp_replace(query, '\\s+', ' ', 'g'), 80))
+		from pg_stat_statements where calls > 0 order by total_exec_time + total_plan_time desc limit 8"
 }
 
 # Resident memory of the replicas of the API, in MiB, the largest.

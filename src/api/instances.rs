@@ -220,7 +220,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         }
     }
     let filter = InstanceFilter {
-        tenant: Some(tenant),
+        tenant,
         status: status.map(|status| status.to_string()),
         name: query.take("name"),
         labels,

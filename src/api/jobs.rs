@@ -99,7 +99,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let tenant = take_tenant(&mut query, &caller);
     let status = query.take_parsed("status", "must be a job's status", |text| text.parse::<JobStatus>().ok());
     let filter = JobFilter {
-        tenant: Some(tenant),
+        tenant,
         status: status.map(|status| status.to_string()),
         kind: query.take("kind"),
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),

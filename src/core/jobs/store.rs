@@ -31,9 +31,9 @@ pub struct JobRecord {
 }
 
 /// What a list is narrowed to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct JobFilter {
-    pub tenant: Option<TenantId>,
+    pub tenant: TenantId,
     pub status: Option<String>,
     pub kind: Option<String>,
     pub instance: Option<InstanceId>,
@@ -67,16 +67,15 @@ pub async fn list(
         .read(consistency, |c| async move {
             c.query(
                 "select * from jobs
-                 where ($1::uuid is null or tenant_id = $1) and ($2::text is null or status = $2)
+                 where tenant_id = $1 and id < $5 and ($2::text is null or status = $2)
                    and ($3::text is null or kind = $3) and ($4::uuid is null or instance_id = $4)
-                   and ($5::uuid is null or id < $5)
                  order by id desc limit $6",
                 &[
-                    &filter.tenant.map(TenantId::uuid),
+                    &filter.tenant.uuid(),
                     &filter.status,
                     &filter.kind,
                     &filter.instance.map(InstanceId::uuid),
-                    &page.before,
+                    &page.before.unwrap_or(Uuid::max()),
                     &page.rows(),
                 ],
             )
