@@ -24,6 +24,10 @@ pub async fn prometheus_sees_all_targets_up_and_counters_move(stack: &Stack) {
         if up == (3, 1, 5) { Ok(()) } else { Err(format!("{up:?} {targets:?}")) }
     })
     .await;
+    let rules = ask(stack, "rules")["groups"].as_array().unwrap().clone();
+    for rule in rules.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+        assert_ne!(rule["health"], "err", "{rule}");
+    }
     let count = |what: &str| -> f64 {
         let found = ask(stack, &format!("query?query=sum({what})"));
         found["result"][0]["value"][1].as_str().map_or(0.0, |value| value.parse().unwrap())
