@@ -88,7 +88,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         let (api, worker) = stage.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
-        expected.iter().all(|name| has(&name)).then_some(both)
+        expected.iter().all(has).then_some(both)
     })
     .await;
     let both: BTreeMap<String, &Family> = before.0.iter().chain(&before.1).map(|(name, f)| (name.clone(), f)).collect();
