@@ -101,6 +101,10 @@ impl Limiter {
         let now = Instant::now();
         if local.len() >= MAX_LOCAL {
             local.retain(|_, used| *used > now);
+            // All of them at it: a fresh start for all is better than room for ever more.
+            if local.len() >= MAX_LOCAL {
+                local.clear();
+            }
         }
         Some(gcra(local.entry(caller.key).or_insert(now), now, limit))
     }

@@ -13,6 +13,7 @@ mod minted;
 mod mixed;
 mod naive;
 mod outage;
+mod peppers;
 mod race;
 mod recovery;
 mod stage;

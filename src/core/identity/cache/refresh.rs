@@ -8,7 +8,7 @@ use std::{
 use super::{
     Cached, KeyHash,
     entry::{Prefix, VALID_MS},
-    service::{Inner, random_unit},
+    service::{Inner, QUEUE, random_unit},
 };
 
 /// Refresh when a value is this much of its life old, at the latest.
@@ -31,7 +31,7 @@ impl Inner {
         metrics::counter!("identity_refresh_ahead_total").increment(1);
         let (inner, hash) = (self.clone(), cached.hash);
         tokio::spawn(async move {
-            if let Ok(fact) = inner.read(&hash).await {
+            if let Ok(fact) = inner.read(&hash, QUEUE).await {
                 inner.fill(&inner.tier.redis_key(&name), &prefix, &fact).await;
             }
             inner.refreshing().remove(&name);

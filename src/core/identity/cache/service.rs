@@ -35,8 +35,10 @@ use crate::{
     },
 };
 
-/// How long a verification waits for a turn at the primary.
-const QUEUE: Duration = Duration::from_millis(100);
+/// How long a verification waits for a turn at the primary. Longer if its answer will be kept: then the queue empties
+/// once and for all, as when a thousand clients come back at the same time.
+pub(super) const QUEUE: Duration = Duration::from_millis(100);
+const QUEUE_TO_FILL: Duration = Duration::from_secs(1);
 /// Unknown keys that are remembered in Redis per second and process.
 const UNKNOWN_PER_SECOND: u32 = 100;
 
@@ -160,29 +162,37 @@ impl Inner {
         let Some(presented) = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented)) else {
             return (source, Err(IdentityError::Unauthenticated));
         };
-        // A key was hashed with the pepper of its day: newest first.
-        for hash in self.ring.hashes(&presented) {
-            let (asked, result) = self.ask(&hash).await;
+        // A key was hashed with the pepper of its day. Nobody is asked about the newest while the process knows another.
+        let hashes: Vec<_> = self.ring.hashes(&presented).collect();
+        if let Some(cached) = hashes.iter().find_map(|hash| self.kept(hash)) {
+            return (Source::Process, Ok(cached.caller.clone()));
+        }
+        let mut verdict = IdentityError::Unauthenticated;
+        for hash in &hashes {
+            let (asked, result) = self.ask(hash).await;
             source = asked;
             match result {
                 Ok(Fact::Valid(cached)) => return (source, Ok(cached.caller.clone())),
-                Ok(Fact::Refused { .. }) => break,
+                Ok(Fact::Refused { .. }) => return (source, Err(IdentityError::Unauthenticated)),
                 Ok(Fact::Unknown { .. }) => {}
-                Err(error) => return (source, Err(error)),
+                // Under another pepper it may be known all the same.
+                Err(error) => verdict = error,
             }
         }
-        (source, Err(IdentityError::Unauthenticated))
+        (source, Err(verdict))
+    }
+
+    /// What the process itself knows to be valid.
+    fn kept(&self, hash: &[u8; 32]) -> Option<Arc<Cached>> {
+        if !self.l1_on {
+            return None;
+        }
+        let cached = self.l1.get(&name_of(hash), || self.clock())?;
+        (self.still_good(&cached) && bool::from(cached.hash.ct_eq(hash))).then_some(cached)
     }
 
     async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (Source, Result<Fact, IdentityError>) {
         let name = name_of(hash);
-        if self.l1_on
-            && let Some(cached) = self.l1.get(&name, || self.clock())
-            && self.still_good(&cached)
-            && bool::from(cached.hash.ct_eq(hash))
-        {
-            return (Source::Process, Ok(Fact::Valid(cached)));
-        }
         // Without news from either channel no cache is believed.
         if !(self.feed.is_fresh() || self.l1.is_fenced(self.clock())) || !self.tier.allows() {
             return (Source::Primary, self.shared(hash, None).await);
@@ -251,7 +261,7 @@ impl Inner {
                     tokio::time::sleep(pause).await;
                     Event::Waited
                 }
-                Action::Read { fills } => match self.read(hash).await {
+                Action::Read { fills } => match self.read(hash, if fills { QUEUE_TO_FILL } else { QUEUE }).await {
                     Ok(fact) => Event::Read(fact),
                     Err(error) => {
                         if fills {
@@ -272,9 +282,9 @@ impl Inner {
         }
     }
 
-    /// Asks the primary, a few at a time.
-    pub(super) async fn read(&self, hash: &[u8; 32]) -> Result<Fact, IdentityError> {
-        let turn = tokio::time::timeout(QUEUE, self.primary_reads.acquire()).await;
+    /// Asks the primary, a few at a time; `Busy` after `queue`.
+    pub(super) async fn read(&self, hash: &[u8; 32], queue: Duration) -> Result<Fact, IdentityError> {
+        let turn = tokio::time::timeout(queue, self.primary_reads.acquire()).await;
         let _turn = turn.map_err(|_| IdentityError::Busy)?.map_err(|_| IdentityError::Busy)?;
         Ok(store::fact(&self.db, hash).await?)
     }
