@@ -165,9 +165,11 @@ pub fn written_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool>
     if path.try_exists()? {
         return Ok(false);
     }
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    // Not by the process' number: that is 1 in every container, and they may share the directory.
+    let temporary = path.with_extension(format!("{}.new", uuid::Uuid::new_v4()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     writeln!(file, "{line}")?;
+    file.sync_all()?;
     // A link, not a rename: it fails if another process was first, and then theirs counts.
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
