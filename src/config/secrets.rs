@@ -207,6 +207,27 @@ mod tests {
         assert!(NONE.init(empty.path()).expect("kept").iter().all(|(_, new)| !*new));
     }
 
+    /// Threads have one number of a process, as processes in containers do.
+    #[test]
+    fn of_many_at_once_one_writes_and_all_see_its_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..50 {
+            let path = dir.path().join(format!("secret-{round}"));
+            let write = |n: usize| {
+                let made = written_once(&path, 0o600, &format!("line {n}")).expect("written");
+                (made.then_some(n), fs::read_to_string(&path).expect("there"))
+            };
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || write(n))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let winners: Vec<_> = all.iter().filter_map(|(made, _)| *made).collect();
+            assert_eq!(winners.len(), 1, "{winners:?}");
+            assert!(all.iter().all(|(_, seen)| *seen == format!("line {}\n", winners[0])), "{all:?}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 50, "temporary files are left");
+    }
+
     #[test]
     fn a_short_or_malformed_secret_is_refused_without_repeating_it() {
         for text in ["1:abcd", "deadbeef", "99:00", ","] {
