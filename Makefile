@@ -42,7 +42,7 @@ logs: ## follow the app's log
 stop: ## stop the app and the private services; data stays
 	@docker/dev/stop
 
-clean: ## remove everything that make run made
+clean: ## remove everything that make run made, and a Docker of our own with all in it, make up too
 	@docker/dev/clean
 
 up: ## the scaled-out system in containers (API=3 replicas)

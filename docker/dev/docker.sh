@@ -198,6 +198,15 @@ docker_stop() {
 	docker_netfilter_restore "${bridges[@]}"
 }
 
+# What a test or a measurement ends with: nothing of make run and of make up here, then
+# nothing is here at all. A dockerd that runs, even one that hangs, has somebody's volumes.
+state_leave() {
+	if [ ! -e "$ENV_FILE" ] && [ ! -e "$DEV/up" ] && process_gone "$DOCKER_BASE/dockerd.pid"; then
+		remove_tree "$DOCKER_BASE"
+		remove_tree "$DEV"
+	fi
+}
+
 # Shims and containers of our containerd, known by its socket in their command
 # line; only when the daemons are gone.
 docker_sweep() {

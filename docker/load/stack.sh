@@ -48,9 +48,10 @@ load_finish() {
 	install_undo
 	phase_failed "$status"
 	cd /
-	[ -z "$LOAD_READY" ] || stack_down >/dev/null 2>&1
-	# Nothing of make run here: then nothing is here at all.
-	[ -e "$ENV_FILE" ] || remove_tree "$DEV"
+	if [ -n "$LOAD_READY" ]; then
+		stack_down >/dev/null 2>&1
+		state_leave
+	fi
 	exit "$status"
 }
 

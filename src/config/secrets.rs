@@ -165,9 +165,11 @@ pub fn written_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool>
     if path.try_exists()? {
         return Ok(false);
     }
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    // Not by the process' number: that is 1 in every container, and they may share the directory.
+    let temporary = path.with_extension(format!("{}.new", uuid::Uuid::new_v4()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     writeln!(file, "{line}")?;
+    file.sync_all()?;
     // A link, not a rename: it fails if another process was first, and then theirs counts.
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
@@ -203,6 +205,27 @@ mod tests {
         assert!(made.iter().all(|(_, new)| *new));
         assert!(NONE.resolve(Environment::Production, empty.path()).is_ok(), "from the files");
         assert!(NONE.init(empty.path()).expect("kept").iter().all(|(_, new)| !*new));
+    }
+
+    /// Threads have one number of a process, as processes in containers do.
+    #[test]
+    fn of_many_at_once_one_writes_and_all_see_its_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..50 {
+            let path = dir.path().join(format!("secret-{round}"));
+            let write = |n: usize| {
+                let made = written_once(&path, 0o600, &format!("line {n}")).expect("written");
+                (made.then_some(n), fs::read_to_string(&path).expect("there"))
+            };
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || write(n))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            let winners: Vec<_> = all.iter().filter_map(|(made, _)| *made).collect();
+            assert_eq!(winners.len(), 1, "{winners:?}");
+            assert!(all.iter().all(|(_, seen)| *seen == format!("line {}\n", winners[0])), "{all:?}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 50, "temporary files are left");
     }
 
     #[test]

@@ -58,6 +58,19 @@ pub async fn errors_of_nginx_are_problems(stack: &Stack) {
     problem(&send(stack.client.request(Method::GET, &path)).await, 414, "malformed_request");
     let said = raw(stack, "NOT HTTP\r\n\r\n");
     assert!(said.contains(" 400 ") && said.contains("\"code\":\"malformed_request\""), "{said}");
+    let end = "Host: h\r\nConnection: close\r\n\r\n";
+    for (request, status, code) in [
+        ("TRACE / HTTP/1.1\r\n", 405, "method_not_allowed"),
+        ("CONNECT / HTTP/1.1\r\n", 405, "method_not_allowed"),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n", 400, "malformed_request"),
+        ("GET / HTTP/3.0\r\n", 400, "malformed_request"),
+    ] {
+        let said = raw(stack, &format!("{request}{end}"));
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {said}");
+        assert!(said.contains(&format!("\"code\":\"{code}\"")), "{request}: {said}");
+        assert!(said.contains("application/problem+json"), "{request}: {said}");
+        assert_eq!(said.contains("\r\nAllow: GET"), status == 405, "{request}: {said}");
+    }
 }
 
 pub async fn requests_without_a_key_are_limited_and_those_with_one_are_not(stack: &Stack) {

@@ -62,7 +62,7 @@ pub async fn the_read_replica_serves_lists_and_may_go_and_come(stack: &Stack) {
     load.flows().await;
     stack.compose(&["start", "replica"]);
     stack.settled(3).await;
-    load.end("the read replica stopped and started").await;
+    assert_eq!(load.end("the read replica stopped and started").await, 0, "asked twice");
     lists().await;
 }
 
@@ -85,7 +85,7 @@ pub async fn redis_restarts(stack: &Stack) {
     let load = Load::start(stack).await;
     stack.compose(&["restart", "redis"]);
     stack.settled(3).await;
-    load.end("Redis restarted").await;
+    assert_eq!(load.end("Redis restarted").await, 0, "asked twice");
 }
 
 pub async fn nginx_reloads(stack: &Stack) {

@@ -80,8 +80,8 @@ impl Load {
         self.seen.accepted.lock().unwrap().len()
     }
 
-    /// Ends; every accepted request must have been done, and no GET failed.
-    pub async fn end(mut self, what: &str) {
+    /// Ends; every accepted request must have been done, and no GET failed. Answers how many got no answer at first.
+    pub async fn end(mut self, what: &str) -> usize {
         self.flows().await;
         self.seen.stop.store(true, Relaxed);
         for task in std::mem::take(&mut self.tasks) {
@@ -121,6 +121,7 @@ impl Load {
             failures[..failures.len().min(10)].join("\n")
         );
         assert!(lost.is_empty(), "{what}: lost: {lost:?}");
+        seen.retried.load(Relaxed)
     }
 }
 
