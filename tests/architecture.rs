@@ -76,12 +76,30 @@ const ARROWS: &[Arrow] = &[
             "core::tenants",
             "core::queue",
         ],
-        &["core::db", "core::id", "core::kind", "core::page", "core::invalid", "core::redis", "config"],
+        &[
+            "core::db",
+            "core::id",
+            "core::kind",
+            "core::page",
+            "core::invalid",
+            "core::redis",
+            "core::breaker",
+            "config",
+        ],
         "nouns do not import each other: they meet in core::protocol and core::keeper",
     ),
     arrow(&["core::db", "core::redis"], &["config"], "a connection knows its settings and no noun"),
+    arrow(
+        &["core::freshness"],
+        &["core::db", "core::id", "core::redis", "core::breaker", "config"],
+        "freshness knows whose and from where, and no noun",
+    ),
     arrow(&["core::watch"], &["core::db"], "the watch knows how to ask, and no noun"),
-    arrow(&["core::id", "core::invalid", "core::kind", "core::page"], &[], "plain values import nothing of ours"),
+    arrow(
+        &["core::id", "core::invalid", "core::kind", "core::page", "core::breaker"],
+        &[],
+        "plain values import nothing of ours",
+    ),
 ];
 
 /// Third-party crates (and doors to the machine) and the one address of each. No home: nowhere.
@@ -89,7 +107,7 @@ const ADDRESSES: &[(&[&str], &[&str])] = &[
     (&["actix", "actix_web", "actix_http", "actix_rt", "actix_service"], &["src/api/", "src/http/"]),
     (&["tokio_postgres", "deadpool_postgres", "tokio_postgres_rustls", "postgres_types"], &["src/core/db/"]),
     (&["refinery"], &["src/core/db/migrate.rs"]),
-    (&["fred"], &["src/core/redis.rs", "src/core/queue/", "src/core/identity/"]),
+    (&["fred"], &["src/core/redis.rs", "src/core/freshness.rs", "src/core/queue/", "src/core/identity/"]),
     (&["bollard"], &["src/backend/docker/"]),
     (&["clap"], &["src/config/", "src/cli.rs", "src/main.rs"]),
     (&["tracing_subscriber"], &["src/telemetry.rs"]),

@@ -188,11 +188,13 @@ pub async fn create(
     };
     match accept_create::create(&state.db, &create).await? {
         accept_create::Accepted::New(record) => {
-            state.recent_writers.wrote(caller.tenant);
-            state.bell.ring(Door::Any, record.job, JobKind::Provision).await;
+            let ring = state.bell.ring(Door::Any, record.job, JobKind::Provision);
+            tokio::join!(state.freshness.wrote(caller.tenant), ring);
             Ok(accepted(record.job, *record, false))
         }
         accept_create::Accepted::Replayed(replay) => {
+            // Its first answer may have been lost before the write was noted.
+            state.freshness.wrote(caller.tenant).await;
             let record = store::get(&state.db, caller.tenant, replay.instance).await?.ok_or_else(Problem::not_found)?;
             Ok(accepted(replay.job, record, true))
         }
@@ -228,7 +230,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         host: query.take("host"),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.recent_writers.consistency(tenant), filter, page).await?;
+    let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Instance::from).collect();
     Ok(HttpResponse::Ok().json(InstanceList { items, next_cursor: page.next_cursor }))
 }
@@ -306,9 +308,11 @@ pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<
     };
     let deletion = accept_delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
     let deletion = deletion.ok_or_else(Problem::not_found)?;
-    state.recent_writers.wrote(caller.tenant);
-    if let Some(host) = deletion.host {
-        state.bell.ring(Door::Host(host), deletion.job, JobKind::Delete).await;
-    }
+    let ring = async {
+        if let Some(host) = deletion.host {
+            state.bell.ring(Door::Host(host), deletion.job, JobKind::Delete).await;
+        }
+    };
+    tokio::join!(state.freshness.wrote(caller.tenant), ring);
     Ok(accepted(deletion.job, deletion.instance, deletion.replayed))
 }

@@ -105,7 +105,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.recent_writers.consistency(tenant), filter, page).await?;
+    let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Job::from).collect();
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }

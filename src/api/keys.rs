@@ -206,7 +206,7 @@ pub async fn create(
     let spec = judge(body.value, &caller, &state.limiter)?;
     match accept_key::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
         Some(made) => {
-            state.recent_writers.wrote(made.record.tenant);
+            state.freshness.wrote(made.record.tenant).await;
             Ok(shown(made, None))
         }
         None => {
@@ -225,7 +225,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.recent_writers.consistency(tenant), Some(tenant), page).await?;
+    let page = store::list(&state.db, state.freshness.of(tenant).await, Some(tenant), page).await?;
     let items = page.items.into_iter().map(ListedKey::from).collect();
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
@@ -287,7 +287,7 @@ pub async fn patch(
     let target = Target { key: id, tenant: managed(&caller), by: &caller, idempotency: idempotency.as_ref() };
     let patched = change_key::patch(&state.db, target, &patch).await?;
     let patched = patched.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked"))?;
-    state.recent_writers.wrote(tenant);
+    state.freshness.wrote(tenant).await;
     let (mut response, effective_by) = match state.identity.propagate(&patched.changes, true).await {
         Propagation::Complete => (HttpResponse::Ok(), None),
         Propagation::Pending { effective_by } => (HttpResponse::Accepted(), Some(effective_by)),
@@ -326,7 +326,7 @@ pub async fn rotate(
     let rotated = change_key::rotate(&state.db, &state.ring, target, grace_s).await?;
     let Rotated { new, changes } =
         rotated.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked or expired"))?;
-    state.recent_writers.wrote(new.record.tenant);
+    state.freshness.wrote(new.record.tenant).await;
     let pending = match state.identity.propagate(&changes, true).await {
         Propagation::Complete => None,
         Propagation::Pending { effective_by } => Some(Pending { propagation: "pending", effective_by }),
@@ -378,7 +378,7 @@ pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<
     };
     let changes = store::revoke(&state.db, managed(&caller), id, caller.key).await?;
     let (tenant, changes) = changes.ok_or_else(Problem::not_found)?;
-    state.recent_writers.wrote(tenant);
+    state.freshness.wrote(tenant).await;
     match state.identity.propagate(&changes, wait).await {
         Propagation::Complete => Ok(HttpResponse::NoContent().finish()),
         Propagation::Pending { effective_by } => Ok(pending(effective_by)),

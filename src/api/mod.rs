@@ -7,7 +7,6 @@ mod accepted;
 mod auth;
 pub mod docs;
 mod error;
-mod freshness;
 mod grant;
 mod health;
 mod idempotency;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::freshness::RecentWriters;
 use crate::{
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
+        freshness::Freshness,
         identity::{Identity, api_key::KeyRing, limit::Limiter},
         queue::Bell,
         watch::Watch,
@@ -25,7 +25,7 @@ pub struct ApiState {
     pub instances: InstanceConfig,
     pub instance_watch: Watch,
     pub job_watch: Watch,
-    pub recent_writers: RecentWriters,
+    pub freshness: Freshness,
     pub metrics: PrometheusHandle,
     /// Readiness fails from here on.
     pub stopping: CancellationToken,

@@ -3,7 +3,9 @@
 //! Nouns do not import each other. They meet in `protocol` (one statement each, one lock order), in the worker, and in
 //! the database's foreign keys. Nothing here knows HTTP or containers.
 
+pub mod breaker;
 pub mod db;
+pub mod freshness;
 pub mod hosts;
 pub mod id;
 pub mod identity;

@@ -31,6 +31,7 @@ use crate::{
     },
     core::{
         db::{DualDb, migrate},
+        freshness::Freshness,
         hosts::{self, HostSpec},
         id::ClusterId,
         identity::{
@@ -196,7 +197,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         instances: parts.instances,
         instance_watch: instance_watch.clone(),
         job_watch: job_watch.clone(),
-        recent_writers: Default::default(),
+        freshness: Freshness::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
         metrics,
         stopping: shutdown.requested.clone(),
     });

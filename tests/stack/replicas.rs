@@ -90,6 +90,21 @@ pub async fn any_replica_may_be_asked_anything(stack: &Stack) {
     client.delete_fully(&waited).await;
     assert_eq!(client.wait_for(&instance, "deleted").await["status"], "deleted");
 
+    // One write of a tenant that nobody has heard of, by one replica; its lists by all, while the read replica stands still.
+    let key = stack.key("newcomer");
+    let newcomer = client.with_key(&key);
+    stack.sql("replica", "select pg_wal_replay_pause()");
+    let written = newcomer.post("/keys", json!({"name": "written", "scopes": ["admin"]})).await.expect(201).body;
+    let written = written["id"].as_str().unwrap();
+    on_all(stack, "listed", async |_, id| {
+        let list = send(newcomer.request(Method::GET, "/keys").header("X-Request-Id", id)).await.expect(200);
+        assert_eq!(list.body["items"][0]["id"], written, "{}", list.text);
+    })
+    .await;
+    let stale = stack.sql("replica", &format!("select count(*) from api_keys where id = '{written}'"));
+    assert_eq!(stale, "0", "the read replica did not stand still: nothing was shown");
+    stack.sql("replica", "select pg_wal_replay_resume()");
+
     // Pages: each from whichever replica, together each key exactly once.
     for n in 0..TURNS {
         client.post("/keys", json!({"name": format!("page-{n}"), "scopes": ["admin"]})).await.expect(201);

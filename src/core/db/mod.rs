@@ -73,6 +73,11 @@ impl DualDb {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Whether a read replica is configured.
+    pub fn has_replica(&self) -> bool {
+        self.inner.replica.is_some()
+    }
+
     /// A connection to the primary, for statements that change something or must see everything.
     ///
     /// # Errors

@@ -15,10 +15,11 @@ use fred::{
 };
 use serde_json::Value;
 
-use super::{Caller, cache::breaker::Breaker};
+use super::Caller;
 use crate::{
     config::{identity::RateLimit, redis::RedisConfig},
     core::{
+        breaker::Breaker,
         id::{ClusterId, KeyId},
         redis::{self, RedisError},
     },

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
@@ -17,11 +18,13 @@ use crate::support::{
     client::send,
     cluster::{base_url, with_database},
     eventually,
+    redis_server::RedisServer,
 };
 
 struct Pair {
     primary: Postgres,
     replica: Postgres,
+    redis: RedisServer,
     cluster: Cluster,
     api: App,
     client: Client,
@@ -33,11 +36,13 @@ impl Pair {
         let primary = Postgres::primary().await;
         let mut cluster = Cluster::on(&primary).await;
         let replica = Postgres::replica_of(&primary).await;
+        let redis = RedisServer::start();
+        cluster.redis_url = redis.url();
         let database: tokio_postgres::Config = cluster.database_url.parse().unwrap();
         let database = database.get_dbname().unwrap().to_owned();
         cluster.set("DATABASE_READ_URL", with_database(&replica.url("postgres"), &database));
         let (api, client) = cluster.serve();
-        Self { primary, replica, cluster, api, client, database }
+        Self { primary, replica, redis, cluster, api, client, database }
     }
 
     /// A client of a tenant that has written nothing through this process, with an instance of its own to list.
@@ -46,7 +51,27 @@ impl Pair {
         let writer = Client::new(&base_url(&other), &self.cluster.key("reader", "admin"));
         let id = writer.post("/instances", json!({"image": self.cluster.image})).await.instance();
         self.caught_up().await;
+        self.forget_writers().await;
         (self.client.with_key(&writer.key), id)
+    }
+
+    /// Makes Redis forget who wrote, as it does after five seconds.
+    async fn forget_writers(&self) {
+        let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:wrote:{what}");
+        let id = self.cluster.id().await;
+        // What the first question leaves behind: this server has known all writers for a while.
+        let info = self.redis.cli(&["info", "server"]);
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
+        self.redis.cli(&["set", &name("run", &id), run]);
+        for key in self.redis.cli(&["--scan", "--pattern", &name("*", &id)]).lines() {
+            if key != name("run", &id) {
+                self.redis.cli(&["del", key]);
+            }
+        }
+    }
+
+    async fn pause_replay(&self) {
+        self.replica.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
     }
 
     /// Waits until the replica has all that the primary has now.
@@ -263,6 +288,9 @@ async fn without_a_replica_there_is_one_pool_and_nothing_falls_back() {
     client.get("/instances").await.expect(200);
     let health = client.get("/health/ready").await.expect(200).body;
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
+    client.post("/instances", json!({"image": cluster.image})).await.expect(202);
+    client.get("/instances").await.expect(200);
+    assert!(cluster.in_redis("wrote").await.is_empty(), "nobody needs to know");
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");
 }
@@ -272,8 +300,11 @@ async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_
     let pair = Pair::start().await;
     let other = pair.cluster.spawn("serve");
     let writer = Client::new(&base_url(&other), &pair.cluster.key("acme", "admin"));
-    for change in ["patch", "revoke", "rotate"] {
-        let rival = pair.client.with_key(&pair.cluster.key(&format!("rival-{change}"), "admin"));
+    let (here, there) = (("here", &pair.client), ("there", &writer));
+    for ((process, admin), change) in
+        [here, there].into_iter().flat_map(|by| ["patch", "revoke", "rotate"].map(|c| (by, c)))
+    {
+        let rival = pair.client.with_key(&pair.cluster.key(&format!("rival-{process}-{change}"), "admin"));
         let tenant = rival.get("/keys/self").await.expect(200).body["tenant_id"].as_str().unwrap().to_owned();
         // Made through another process, so that this one does not know the tenant as a writer.
         let body = json!({"name": "before", "scopes": ["keys:read"], "tenant_id": tenant});
@@ -281,18 +312,138 @@ async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_
         let path = format!("/keys/{}", made["id"].as_str().unwrap());
         let list = async || pair.client.get(&format!("/keys?tenant_id={tenant}")).await.expect(200).text;
         pair.caught_up().await;
-        let replica = pair.replica.sql(&pair.database).await;
-        replica.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+        pair.forget_writers().await;
+        pair.pause_replay().await;
         let before = list().await;
         assert!(before.contains("before"));
         match change {
             "patch" => {
-                drop(send(pair.client.request(Method::PATCH, &path).json(&json!({"name": "after"}))).await.expect(200))
+                drop(send(admin.request(Method::PATCH, &path).json(&json!({"name": "after"}))).await.expect(200))
             }
-            "revoke" => drop(pair.client.delete(&path).await.expect(204)),
-            _ => drop(pair.client.post(&format!("{path}/rotate"), json!({})).await.expect(201)),
+            "revoke" => drop(admin.delete(&path).await.expect(204)),
+            _ => drop(admin.post(&format!("{path}/rotate"), json!({})).await.expect(201)),
         }
-        assert_ne!(list().await, before, "{change}: the list is from before");
-        replica.batch_execute("select pg_wal_replay_resume()").await.unwrap();
+        assert_ne!(list().await, before, "{change} {process}: the list is from before");
+        pair.replica.sql("postgres").await.batch_execute("select pg_wal_replay_resume()").await.unwrap();
     }
+}
+
+impl Pair {
+    /// The newest instance in the caller's list.
+    async fn newest(client: &Client) -> String {
+        let list = client.get("/instances?limit=1").await.expect(200).body;
+        list["items"][0]["id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Another process behind the same address, as it were: the same tenant's client.
+    fn beside(&self) -> (App, Client) {
+        let other = self.cluster.spawn("serve");
+        let client = Client::new(&base_url(&other), &self.client.key);
+        (other, client)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
+    let pair = Pair::start().await;
+    let (_other, writer) = pair.beside();
+    let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
+    post().await;
+    pair.caught_up().await;
+    pair.forget_writers().await;
+    pair.pause_replay().await;
+    for _ in 0..20 {
+        let id = post().await;
+        assert_eq!(Pair::newest(&pair.client).await, id, "another process does not see it");
+        // Each write has to be told anew.
+        pair.forget_writers().await;
+    }
+    // The control: without what the one process told Redis the other shows the replica's old list.
+    let id = post().await;
+    assert_eq!(Pair::newest(&pair.client).await, id);
+    eventually("the replica's list is from before", Duration::from_secs(10), async || {
+        pair.forget_writers().await;
+        (Pair::newest(&pair.client).await != id).then_some(())
+    })
+    .await;
+    // What ends is told as well.
+    writer.delete(&format!("/instances/{id}")).await.expect(202);
+    let list = pair.client.get("/instances").await.expect(200).body;
+    let shown = list["items"].as_array().unwrap().iter().find(|item| item["id"] == id.as_str());
+    assert!(shown.is_none_or(|item| item["status"] == "deleting"), "{shown:?}");
+    // Short-lived, and a tenant's id is all that it says.
+    let name = format!("app:{}:wrote:*", pair.cluster.id().await);
+    let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
+    assert!(keys.lines().count() > 1, "nobody told Redis: {keys}");
+    for key in keys.lines().filter(|key| !key.ends_with(":run")) {
+        let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
+        assert!(left <= 5000 && left != -1, "{key}: {left} ms");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
+    let pair = Pair::start().await;
+    let (_other, writer) = pair.beside();
+    // More than it takes until nobody waits for Redis any more, each with no write before that could hide a lost one.
+    let tenants: Vec<String> = (0..6).map(|n| pair.cluster.key(&format!("hung-{n}"), "admin")).collect();
+    for key in &tenants {
+        writer.with_key(key).get("/keys/self").await.expect(200);
+        pair.client.with_key(key).get("/keys/self").await.expect(200);
+    }
+    // The control: nobody wrote, so the replica serves.
+    eventually("the replica serves", Duration::from_secs(10), async || {
+        pair.forget_writers().await;
+        let before = pair.served().await.1;
+        pair.client.get("/instances").await.expect(200);
+        (pair.served().await.1 > before).then_some(())
+    })
+    .await;
+    pair.caught_up().await;
+    pair.pause_replay().await;
+    pair.redis.signal(Signal::SIGSTOP);
+    let mut ids = Vec::new();
+    for key in &tenants {
+        ids.push(writer.with_key(key).post("/instances", json!({"image": pair.cluster.image})).await.instance());
+    }
+    pair.redis.signal(Signal::SIGCONT);
+    for (key, id) in tenants.iter().zip(&ids) {
+        assert_eq!(&Pair::newest(&pair.client.with_key(key)).await, id, "the other process does not see it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
+    let mut pair = Pair::start().await;
+    let (_other, writer) = pair.beside();
+    let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
+    let old = post().await;
+    pair.caught_up().await;
+    pair.pause_replay().await;
+    // Lists do come from the replica while Redis says that nobody wrote.
+    eventually("the replica serves", Duration::from_secs(10), async || {
+        let before = pair.served().await.1;
+        pair.forget_writers().await;
+        (Pair::newest(&pair.client).await == old && pair.served().await.1 > before).then_some(())
+    })
+    .await;
+
+    pair.redis.kill();
+    let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
+    let id = post().await;
+    for _ in 0..20 {
+        assert_eq!(Pair::newest(&pair.client).await, id, "without Redis");
+    }
+    // It comes back with its data, in which that write is missing.
+    let id = post().await;
+    pair.redis.restart();
+    let back = Instant::now();
+    while back.elapsed() < Duration::from_secs(3) {
+        assert_eq!(Pair::newest(&pair.client).await, id, "{:?} after Redis came back", back.elapsed());
+    }
+    // And later the replica serves again: it is as it was.
+    eventually("the replica serves again", Duration::from_secs(30), async || {
+        (Pair::newest(&pair.client).await == old).then_some(())
+    })
+    .await;
 }

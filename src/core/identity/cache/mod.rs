@@ -4,7 +4,6 @@
 //! the process, `log` and `feed` its two channels of news, `tier` the Redis commands, `service` drives it all.
 //! `docs/identity.md` states the bounds and the proof; the tests explore every interleaving of `verify` and `l1`.
 
-pub(in crate::core::identity) mod breaker;
 pub mod entry;
 mod feed;
 mod flight;

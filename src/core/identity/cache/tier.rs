@@ -17,12 +17,12 @@ use fred::{
 
 use super::{
     KeyHash,
-    breaker::Breaker,
     entry::{LEASE_MS, Prefix, TOMBSTONE_MS},
 };
 use crate::{
     config::redis::RedisConfig,
     core::{
+        breaker::Breaker,
         id::ClusterId,
         redis::{self, RedisError},
     },
