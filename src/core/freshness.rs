@@ -86,18 +86,8 @@ impl Freshness {
     pub async fn wrote(&self, tenant: TenantId) {
         let Some(inner) = &self.0 else { return };
         inner.note(tenant);
-        // A task: it ends also when nobody waits for it.
-        let telling = tokio::spawn({
-            let inner = inner.clone();
-            async move {
-                if !inner.tell(tenant).await {
-                    inner.suspect_all();
-                }
-            }
-        });
-        if !inner.breaker.is_open() {
-            // It has a time limit of its own, and nothing to say.
-            drop(telling.await);
+        if inner.breaker.is_open() || !inner.tell(tenant).await {
+            inner.suspect_all();
         }
     }
 
@@ -124,13 +114,14 @@ impl Inner {
         writers.get(&tenant).is_some_and(|at| at.elapsed() < WINDOW)
     }
 
-    /// Whether Redis has taken it. It is sent whatever the breaker says: a server that hangs still reads it in the end.
+    /// Whether Redis has taken it.
     async fn tell(&self, who: impl Display) -> bool {
         let set = self.client.set::<(), _, _>(self.name(who), 1, Some(Expiration::PX(WINDOW_MS)), None, false);
         self.judged(TELL, set).await.is_some()
     }
 
     /// A write that Redis does not know of: as soon as it can be told anything, it is told that anybody may have written.
+    /// Sent whatever the breaker says: a server that hangs reads it as soon as it goes on.
     fn suspect_all(self: &Arc<Self>) {
         if self.suspecting.swap(true, Ordering::Relaxed) {
             return;
