@@ -101,7 +101,7 @@ pub async fn any_replica_may_be_asked_anything(stack: &Stack) {
         assert_eq!(list.body["items"][0]["id"], written, "{}", list.text);
     })
     .await;
-    let stale = stack.sql("replica", &format!("select count(*) from api_keys where id = '{written}'"));
+    let stale = stack.sql("replica", &format!("select count(*) from api_key where id = '{written}'"));
     assert_eq!(stale, "0", "the read replica did not stand still: nothing was shown");
     stack.sql("replica", "select pg_wal_replay_resume()");
 
