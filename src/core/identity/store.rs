@@ -82,12 +82,16 @@ pub async fn revoke(
 ///
 /// The caches forget the keys, and ask: a tombstone told late, after a resumption, would outlast it.
 ///
+/// The tenant's lock comes first, in a statement of its own: the next one then sees every key whose making had referred
+/// to the tenant, and whoever makes one later waits, and is looked up in a tenant that has changed.
+///
 /// # Errors
 /// As the database says.
 pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Option<Vec<Change>>, DbError> {
-    let rows = db
-        .write()
-        .await?
+    let conn = db.write().await?;
+    conn.begin().await?;
+    conn.query("select 1 from tenants where name = $1 for update", &[&tenant]).await?;
+    let rows = conn
         .query(
             "with hit as (
                update tenants set suspended_at = case when $2 then coalesce(suspended_at, now()) end where name = $1
@@ -105,6 +109,7 @@ pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Optio
             &[&tenant, &suspended],
         )
         .await?;
+    conn.commit().await?;
     // A row without a change has nothing to tell: the tenant has no keys.
     let told = rows.iter().filter(|row| row.get::<_, Option<i64>>("outbox").is_some());
     Ok((!rows.is_empty()).then(|| told.filter_map(change).collect()))

@@ -115,10 +115,14 @@ pub struct Rotated {
     pub changes: Vec<Change>,
 }
 
+/// The tenant is locked before the key, as the new key's reference to it would do after: a suspension comes that way.
 const ROTATE: &str = "
-with hit as (
-  select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and revoked_at is null
-    and (expires_at is null or expires_at > now()) for update),
+with tenant as materialized (
+  select id from tenants where id = (select tenant_id from api_key where id = $1) for key share),
+hit as (
+  select k.* from tenant join api_key k on k.tenant_id = tenant.id
+  where k.id = $1 and ($2::uuid is null or k.tenant_id = $2) and k.revoked_at is null
+    and (k.expires_at is null or k.expires_at > now()) for update of k),
 idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $10, $12, $11, $13, jsonb_build_object('key_id', $4::uuid, 'salt', $14::text) from hit where $11::text is not null

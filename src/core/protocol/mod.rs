@@ -2,7 +2,7 @@
 //!
 //! Instance, then job, then address, port, event. Every statement here that touches an instance and its jobs locks the
 //! instance's row first (`… for update`; `skip locked` where waiting is pointless): opposite orders deadlock under load.
-//! Postgres' `now()` is the only clock.
+//! A tenant's row comes before those of its keys. Postgres' `now()` is the only clock.
 
 pub mod accept_create;
 pub mod accept_delete;

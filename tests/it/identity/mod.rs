@@ -17,6 +17,7 @@ mod peppers;
 mod race;
 mod recovery;
 mod stage;
+mod suspension;
 mod wire;
 
 use tokio::sync::{Mutex, MutexGuard};
