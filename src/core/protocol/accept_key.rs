@@ -105,7 +105,7 @@ pub(super) async fn replayed(
             "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.hint, k.key_hash, k.created_at,
                     k.expires_at, k.revoked_at, null::timestamptz as last_used_at
              from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
-             where i.tenant_id = $1 and i.route = $2 and i.key = $3",
+             where i.tenant_id = $1 and i.route = $2 and i.key = $3 and i.created_at > now() - interval '24 hours'",
             &[&by.uuid(), &idempotency.route, &idempotency.key],
         )
         .await

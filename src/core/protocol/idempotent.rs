@@ -1,7 +1,7 @@
 //! Idempotency records: the first request with a key does the work, the others get its answer.
 //!
 //! The record is written by the accepting statement itself, so it exists exactly when the work does. It holds ids only;
-//! a replay shows their present state. Kept 24 h.
+//! a replay shows their present state. Good for 24 h, whether or not it was deleted since.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -33,7 +33,7 @@ pub struct Replay {
 pub enum NoReplay {
     /// The key was used for another request.
     Reused,
-    /// There is no record: the first request's transaction is not over, or there was none.
+    /// There is no record of the last 24 h: the first request's transaction is not over, or there was none.
     InProgress,
 }
 
@@ -61,7 +61,8 @@ pub(super) async fn answer(
 ) -> Result<Result<Value, NoReplay>, DbError> {
     let rows = conn
         .query(
-            "select request_hash, answer from idempotency where tenant_id = $1 and route = $2 and key = $3",
+            "select request_hash, answer from idempotency
+             where tenant_id = $1 and route = $2 and key = $3 and created_at > now() - interval '24 hours'",
             &[&tenant.uuid(), &key.route, &key.key],
         )
         .await?;

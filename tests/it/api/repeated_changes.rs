@@ -129,3 +129,23 @@ async fn while_the_first_change_holds_the_key_the_others_hear_so() {
     holder.batch_execute("rollback").await.unwrap();
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_24_h_nothing_is_replayed_even_if_the_record_is_still_there() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let (_, path) = made(&client).await;
+    let rotate = format!("{path}/rotate");
+    let both = async || {
+        let patched = ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await;
+        [patched, ask(&client, Method::POST, &rotate, "r", &json!({})).await]
+    };
+    assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
+    // The control: within 24 h both are, though the old key is revoked.
+    assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, true), (201, true)]);
+    let age = "update idempotency set created_at = now() - interval '25 hours' where key in ('p', 'r')";
+    assert_eq!(cluster.sql().await.execute(age, &[]).await.unwrap(), 2);
+    for answer in both().await {
+        problem(&answer, "invalid_state");
+    }
+}
