@@ -52,7 +52,7 @@ pub struct Patched {
 
 const PATCH: &str = "
 with hit as (
-  select id from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and revoked_at is null for update),
+  select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and revoked_at is null for update),
 idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $8, $10, $9, $11, jsonb_build_object('key_id', id) from hit where $9::text is not null
@@ -67,7 +67,10 @@ changed as (
 told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from changed returning id),
 event as (
   insert into events (tenant_id, kind, detail)
-  select tenant_id, 'key.changed', jsonb_build_object('key_id', id, 'by', $3::uuid, 'scopes', scopes) from changed)
+  select tenant_id, 'key.changed', jsonb_build_object('key_id', id, 'by', $3::uuid,
+    'name', k.name, 'scopes', k.scopes, 'expires_at', k.expires_at, 'limits', k.limits,
+    'was', jsonb_build_object('name', hit.name, 'scopes', hit.scopes, 'expires_at', hit.expires_at, 'limits', hit.limits))
+  from changed k join hit using (id, tenant_id))
 select told.id as outbox, changed.key_hash, changed.ver, false as refused from changed, told";
 
 /// Changes the key. `None`: there is none that is not revoked.

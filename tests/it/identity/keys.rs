@@ -203,7 +203,9 @@ async fn each_change_of_a_key_is_written_down_with_who_did_it() {
     let (_api, admin) = cluster.serve();
     let by = admin.get("/keys/self").await.expect(200).body["id"].as_str().unwrap().to_owned();
     let (_, path) = made(&admin, json!({"name": "a", "scopes": ["keys:read"]})).await;
-    patch(&admin, &path, json!({"name": "b"})).await.expect(200);
+    let limits = json!({"rps": 5.0, "burst": 50});
+    let change = json!({"name": "b", "scopes": ["keys:write"], "expires_at": "2100-01-01T00:00:00Z", "limits": limits});
+    patch(&admin, &path, change).await.expect(200);
     let new = rotate(&admin, &path, json!({"grace_s": 60})).await.expect(201).body;
     admin.delete(&path).await.expect(204);
     admin.delete(&path).await.expect(204);
@@ -226,6 +228,12 @@ async fn each_change_of_a_key_is_written_down_with_who_did_it() {
         assert_eq!(row.get::<_, Value>(1)["by"], by.as_str());
     }
     assert_eq!(rows[2].get::<_, Value>(1)["new_key_id"], new["id"]);
+    let changed: Value = rows[1].get(1);
+    let was = json!({"name": "a", "scopes": ["keys:read"], "expires_at": null, "limits": {}});
+    assert_eq!(changed["was"], was);
+    let is = ["name", "scopes", "limits"].map(|field| &changed[field]);
+    assert_eq!(is, [&json!("b"), &json!(["keys:write"]), &limits]);
+    assert!(changed["expires_at"].as_str().unwrap().starts_with("2100-01-01T00:00:00"), "{changed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
