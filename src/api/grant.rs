@@ -7,8 +7,13 @@ use crate::{
     config::identity::RateLimit,
     core::{
         id::{KeyId, TenantId},
-        identity::{Caller, Scope, limit::Limiter, store::KeySpec},
+        identity::{
+            Caller, Scope,
+            limit::Limiter,
+            store::{KeyRecord, KeySpec},
+        },
         invalid::Invalid,
+        protocol::change_key::KeyPatch,
     },
     http::problem::{Code, Problem},
 };
@@ -89,7 +94,7 @@ pub(super) fn check_limits(limits: Option<Limits>, wrong: &mut Vec<Invalid>) {
 
 /// An admin sets any limit; others none that is laxer than their own.
 pub(super) fn may_ask(caller: &Caller, limiter: &Limiter, limits: &serde_json::Value) -> Result<(), Problem> {
-    if caller.may(Scope::Admin) || limiter.covers(caller, limits) {
+    if caller.may(Scope::Admin) || limiter.covers(&caller.limits, limits) {
         return Ok(());
     }
     Err(Problem::new(Code::Forbidden, "the key could ask more often than the caller's"))
@@ -103,10 +108,46 @@ pub(super) fn may_grant(caller: &Caller, scopes: &[Scope]) -> Result<(), Problem
 }
 
 pub(super) fn may_last(caller: &Caller, expires_at: Option<OffsetDateTime>) -> Result<(), Problem> {
-    match caller.expires_at {
-        Some(limit) if expires_at.is_none_or(|at| at > limit) => {
-            Err(Problem::new(Code::Forbidden, "the key would outlive the caller's"))
-        }
-        _ => Ok(()),
+    if outlives(expires_at, caller.expires_at) {
+        return Err(Problem::new(Code::Forbidden, "the key would outlive the caller's"));
     }
+    Ok(())
+}
+
+fn outlives(expires_at: Option<OffsetDateTime>, other: Option<OffsetDateTime>) -> bool {
+    other.is_some_and(|other| expires_at.is_none_or(|at| at > other))
+}
+
+/// Whoever gets the key gets all it may do, for as long as it may, as often as it may.
+pub(super) fn may_have(caller: &Caller, limiter: &Limiter, key: &KeyRecord) -> Result<(), Problem> {
+    may_grant(caller, &key.scopes)?;
+    may_last(caller, key.expires_at)?;
+    may_ask(caller, limiter, &key.limits)
+}
+
+/// A key made by an earlier request is shown to whoever may have it as it is now, and to the one that made it: it has
+/// seen it, and may be about to expire, having rotated itself with a grace.
+pub(super) fn may_see_again(caller: &Caller, limiter: &Limiter, key: &KeyRecord) -> Result<(), Problem> {
+    if key.created_by == Some(caller.key) { Ok(()) } else { may_have(caller, limiter, key) }
+}
+
+/// What a change names is granted by the caller. So is the rest, if the key may then do more than before: more scopes
+/// last for as long as the key, and a longer life is one of all its scopes.
+pub(super) fn may_change(caller: &Caller, limiter: &Limiter, key: &KeyRecord, patch: &KeyPatch) -> Result<(), Problem> {
+    let scopes = patch.scopes.as_ref().unwrap_or(&key.scopes);
+    let expires_at = patch.expires_at.unwrap_or(key.expires_at);
+    let limits = patch.limits.as_ref().unwrap_or(&key.limits);
+    let widens = !scopes.iter().all(|scope| scope.is_held(&key.scopes))
+        || outlives(expires_at, key.expires_at)
+        || !limiter.covers(&key.limits, limits);
+    if widens || patch.scopes.is_some() {
+        may_grant(caller, scopes)?;
+    }
+    if widens || patch.expires_at.is_some() {
+        may_last(caller, expires_at)?;
+    }
+    if widens || patch.limits.is_some() {
+        may_ask(caller, limiter, limits)?;
+    }
+    Ok(())
 }

@@ -11,9 +11,10 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_ask, may_grant, may_last},
+    grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_change, may_have, may_see_again},
     idempotency,
     instances::{path_id, take_tenant},
+    judged::{existing, judged, managed, target},
 };
 use crate::{
     core::{
@@ -26,12 +27,12 @@ use crate::{
         invalid::Invalid,
         protocol::{
             accept_key::{self, AcceptedKey},
-            change_key::{self, KeyPatch, Rotated, Target},
+            change_key::{self, KeyPatch, Rotated},
         },
     },
     http::{
         body,
-        problem::{Code, Problem, ProblemBody},
+        problem::{Problem, ProblemBody},
         query::Query,
     },
 };
@@ -206,6 +207,9 @@ pub async fn create(
     let spec = judge(body.value, &caller, &state.limiter)?;
     match accept_key::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
         Some(made) => {
+            if made.replayed {
+                may_see_again(&caller, &state.limiter, &made.record)?;
+            }
             state.freshness.wrote(made.record.tenant).await;
             Ok(shown(made, None))
         }
@@ -230,15 +234,6 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
 
-/// Whose keys the caller manages: its tenant's, or for an admin (`None`) any tenant's.
-fn managed(caller: &Caller) -> Option<TenantId> {
-    (!caller.may(Scope::Admin)).then_some(caller.tenant)
-}
-
-async fn existing(state: &ApiState, caller: &Caller, id: KeyId) -> Result<KeyRecord, ApiError> {
-    store::get(&state.db, managed(caller), id).await?.ok_or_else(|| Problem::not_found().into())
-}
-
 #[utoipa::path(get, path = "/keys/{id}", tag = "keys", params(("id" = Uuid, Path)),
     responses((status = 200, body = ListedKey), (status = "default", body = ProblemBody<'static>)))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
@@ -258,7 +253,8 @@ pub async fn patch(
 ) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = KeyId::from(path_id(&request)?);
-    let tenant = existing(&state, &caller, id).await?.tenant;
+    let key = existing(&state, &caller, id).await?;
+    let tenant = key.tenant;
     Query::of(&request)?.finish()?;
     let body = body::json::<PatchKey>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
@@ -272,21 +268,16 @@ pub async fn patch(
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
-    may_grant(&caller, scopes.as_deref().unwrap_or_default())?;
     // `null` is not the same as absent: it never expires.
     let expires_at = body.sent.get("expires_at").map(|_| body.value.expires_at);
-    if let Some(expires_at) = expires_at {
-        may_last(&caller, expires_at)?;
-    }
     let limits =
         body.sent.get("limits").map(|_| body.value.limits.map_or_else(|| serde_json::json!({}), Limits::stored));
-    if let Some(limits) = &limits {
-        may_ask(&caller, &state.limiter, limits)?;
-    }
     let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
-    let target = Target { key: id, tenant: managed(&caller), by: &caller, idempotency: idempotency.as_ref() };
-    let patched = change_key::patch(&state.db, target, &patch).await?;
-    let patched = patched.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked"))?;
+    let patched = judged(&state, &caller, key, "the key is revoked", async |key| {
+        may_change(&caller, &state.limiter, key, &patch)?;
+        Ok(change_key::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
+    })
+    .await?;
     state.freshness.wrote(tenant).await;
     let (mut response, effective_by) = match state.identity.propagate(&patched.changes, true).await {
         Propagation::Complete => (HttpResponse::Ok(), None),
@@ -318,14 +309,15 @@ pub async fn rotate(
         let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));
         return Err(Problem::invalid(vec![wrong]).into());
     }
-    // Whoever gets the new key gets what it may do, for as long as it may.
-    may_grant(&caller, &old.scopes)?;
-    may_last(&caller, old.expires_at)?;
-    may_ask(&caller, &state.limiter, &old.limits)?;
-    let target = Target { key: id, tenant: managed(&caller), by: &caller, idempotency: idempotency.as_ref() };
-    let rotated = change_key::rotate(&state.db, &state.ring, target, grace_s).await?;
-    let Rotated { new, changes } =
-        rotated.ok_or_else(|| Problem::new(Code::InvalidState, "the key is revoked or expired"))?;
+    let Rotated { new, changes } = judged(&state, &caller, old, "the key is revoked or expired", async |old| {
+        may_have(&caller, &state.limiter, old)?;
+        let target = target(old, &caller, idempotency.as_ref());
+        Ok(change_key::rotate(&state.db, &state.ring, target, grace_s).await?)
+    })
+    .await?;
+    if new.replayed {
+        may_see_again(&caller, &state.limiter, &new.record)?;
+    }
     state.freshness.wrote(new.record.tenant).await;
     let pending = match state.identity.propagate(&changes, true).await {
         Propagation::Complete => None,

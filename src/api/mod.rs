@@ -12,6 +12,7 @@ mod health;
 mod idempotency;
 mod instances;
 mod jobs;
+mod judged;
 mod keys;
 mod metrics;
 mod networks;

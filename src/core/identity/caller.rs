@@ -15,6 +15,11 @@ macro_rules! scopes {
         impl Scope {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
+            /// Whether who holds these scopes holds this one; `write` does not imply `read`.
+            pub fn is_held(self, scopes: &[Self]) -> bool {
+                scopes.contains(&self) || scopes.contains(&Self::Admin)
+            }
+
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
             }
@@ -61,7 +66,7 @@ pub struct Caller {
 impl Caller {
     /// Whether the key holds the scope; `write` does not imply `read`.
     pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+        scope.is_held(&self.scopes)
     }
 }
 

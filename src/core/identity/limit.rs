@@ -110,9 +110,9 @@ impl Limiter {
         Some(gcra(local.entry(caller.key).or_insert(now), now, limit))
     }
 
-    /// Whether a key with these limits may ask no more often than the caller.
-    pub fn covers(&self, caller: &Caller, limits: &Value) -> bool {
-        match (self.of(&caller.limits), self.of(limits)) {
+    /// Whether a key with the limits `new` may ask no more often than one with `own`.
+    pub fn covers(&self, own: &Value, new: &Value) -> bool {
+        match (self.of(own), self.of(new)) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(own), Some(new)) => new.rps <= own.rps && new.burst <= own.burst,

@@ -16,6 +16,8 @@ use crate::core::{
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
     pub id: KeyId,
+    /// Grows with each change.
+    pub ver: i64,
     pub name: String,
     pub tenant: TenantId,
     pub scopes: Vec<Scope>,
@@ -23,6 +25,8 @@ pub struct KeyRecord {
     pub limits: serde_json::Value,
     pub hint: String,
     pub created_at: OffsetDateTime,
+    /// `None`: it came from a shell.
+    pub created_by: Option<KeyId>,
     pub expires_at: Option<OffsetDateTime>,
     pub revoked_at: Option<OffsetDateTime>,
     /// Written every half minute.
@@ -123,7 +127,7 @@ pub async fn get(db: &DualDb, tenant: Option<TenantId>, key: KeyId) -> Result<Op
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                "select k.*, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
+                "select k.*, k.ver as key_ver, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
                  where k.id = $1 and ($2::uuid is null or k.tenant_id = $2)",
                 &[&key.uuid(), &tenant.map(TenantId::uuid)],
             )
@@ -146,7 +150,7 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
-                "select k.*, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
+                "select k.*, k.ver as key_ver, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
                  where ($1::uuid is null or k.tenant_id = $1) and k.revoked_at is null and ($2::uuid is null or k.id < $2)
                  order by k.id desc limit $3",
                 &[&tenant.map(TenantId::uuid), &page.before, &page.rows()],
@@ -160,12 +164,14 @@ pub async fn list(
 pub(in crate::core) fn record(row: &Row) -> KeyRecord {
     KeyRecord {
         id: KeyId::from(row.get::<_, uuid::Uuid>("id")),
+        ver: row.get("key_ver"),
         name: row.get("name"),
         tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
         scopes: scopes(row.get("scopes")),
         limits: row.get("limits"),
         hint: row.get("hint"),
         created_at: row.get("created_at"),
+        created_by: row.get::<_, Option<uuid::Uuid>>("created_by").map(KeyId::from),
         expires_at: row.get("expires_at"),
         revoked_at: row.get("revoked_at"),
         last_used_at: row.get("last_used_at"),

@@ -41,7 +41,7 @@ new as (
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.created', jsonb_build_object('key_id', id, 'by', created_by) from new)
-select id, name, tenant_id, scopes, limits, hint, created_at, expires_at, revoked_at,
+select id, ver as key_ver, name, tenant_id, scopes, limits, hint, created_at, created_by, expires_at, revoked_at,
        null::timestamptz as last_used_at from new";
 
 /// Makes and stores a key; `None`: there is no such tenant. `by`: the tenant whose idempotency keys count.
@@ -102,8 +102,7 @@ pub(super) async fn replayed(
 ) -> Result<Option<AcceptedKey>, AcceptError> {
     let rows = conn
         .query(
-            "select i.request_hash, i.answer ->> 'salt' as salt, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.hint, k.key_hash, k.created_at,
-                    k.expires_at, k.revoked_at, null::timestamptz as last_used_at
+            "select i.request_hash, i.answer ->> 'salt' as salt, k.*, k.ver as key_ver, null::timestamptz as last_used_at
              from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
              where i.tenant_id = $1 and i.route = $2 and i.key = $3 and i.created_at > now() - interval '24 hours'",
             &[&by.uuid(), &idempotency.route, &idempotency.key],

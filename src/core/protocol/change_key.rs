@@ -1,7 +1,8 @@
 //! Accepting `PATCH /keys/{id}` and `POST /keys/{id}/rotate`: change, idempotency record, outbox and event in one statement.
 //!
 //! The key's row is locked first, so that of two requests with one idempotency key the second finds the record of the
-//! first. A repeated request answers what the first one led to, and hands out the change once more: whoever committed
+//! first. Whether the caller may is judged before, of the key as it was read; so the statement finds only a key that is
+//! still that version. A repeated request answers what the first one led to, and hands out the change once more: whoever committed
 //! it may have died before anybody was told.
 
 use time::OffsetDateTime;
@@ -26,6 +27,8 @@ use crate::core::{
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     pub key: KeyId,
+    /// As which it was judged; changed since, it is not found.
+    pub ver: i64,
     /// Whose keys the caller manages; `None`: any tenant's.
     pub tenant: Option<TenantId>,
     pub by: &'a Caller,
@@ -52,7 +55,8 @@ pub struct Patched {
 
 const PATCH: &str = "
 with hit as (
-  select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and revoked_at is null for update),
+  select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and ver = $13 and revoked_at is null
+  for update),
 idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $8, $10, $9, $11, jsonb_build_object('key_id', id) from hit where $9::text is not null
@@ -73,7 +77,7 @@ event as (
   from changed k join hit using (id, tenant_id))
 select told.id as outbox, changed.key_hash, changed.ver, false as refused from changed, told";
 
-/// Changes the key. `None`: there is none that is not revoked.
+/// Changes the key. `None`: there is none of this version that is not revoked.
 ///
 /// # Errors
 /// `AcceptError::KeyReused`, `KeyInProgress` or `Db`.
@@ -96,6 +100,7 @@ pub async fn patch(db: &DualDb, target: Target<'_>, patch: &KeyPatch) -> Result<
                 &target.idempotency.map_or("", |key| key.route.as_str()),
                 &target.idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
                 &patch.limits,
+                &target.ver,
             ],
         )
         .await
@@ -124,8 +129,8 @@ with tenant as materialized (
   select id from tenants where id = (select tenant_id from api_key where id = $1) for key share),
 hit as (
   select k.* from tenant join api_key k on k.tenant_id = tenant.id
-  where k.id = $1 and ($2::uuid is null or k.tenant_id = $2) and k.revoked_at is null
-    and (k.expires_at is null or k.expires_at > now()) for update of k),
+  where k.id = $1 and ($2::uuid is null or k.tenant_id = $2) and k.ver = $15
+    and k.revoked_at is null and (k.expires_at is null or k.expires_at > now()) for update of k),
 idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $10, $12, $11, $13, jsonb_build_object('key_id', $4::uuid, 'salt', $14::text) from hit where $11::text is not null
@@ -150,12 +155,12 @@ told as (
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.rotated', jsonb_build_object('key_id', id, 'by', $3::uuid, 'new_key_id', $4::uuid) from old)
-select new.id, new.name, new.tenant_id, new.scopes, new.limits, new.hint, new.created_at, new.expires_at, new.revoked_at,
-       null::timestamptz as last_used_at, told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
+select new.id, new.ver as key_ver, new.name, new.tenant_id, new.scopes, new.limits, new.hint, new.created_at, new.created_by,
+       new.expires_at, new.revoked_at, null::timestamptz as last_used_at, told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
 from new, old, told";
 
 /// Puts a new key in the place of the key, which is refused at once or, with a grace, in so many seconds. `None`: there
-/// is none that is good. The new key inherits name, scopes, expiry and limits.
+/// is none of this version that is good. The new key inherits name, scopes, expiry and limits.
 ///
 /// # Errors
 /// `AcceptError::KeyReused`, `KeyInProgress`, `ReplayLost` or `Db`.
@@ -185,6 +190,7 @@ pub async fn rotate(
                 &target.idempotency.map_or("", |key| key.route.as_str()),
                 &target.idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
                 &salt,
+                &target.ver,
             ],
         )
         .await

@@ -130,6 +130,64 @@ async fn while_the_first_change_holds_the_key_the_others_hear_so() {
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
 }
 
+#[track_caller]
+fn refuses(answer: &Answer, secret: &str) {
+    problem(answer, "forbidden");
+    assert!(!answer.text.contains(secret), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_again_only_to_who_may_have_it_as_it_is_now() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let writer = async |extra: Value| {
+        let mut body = json!({"name": "w", "scopes": ["keys:read", "keys:write"]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        admin.with_key(admin.post("/keys", body).await.expect(201).body["key"].as_str().unwrap())
+    };
+    let peer = writer(json!({})).await;
+    let limited = writer(json!({"limits": {"rps": 1000, "burst": 1000}})).await;
+    let in_an_hour = "select to_char(now() at time zone 'utc' + interval '1 hour', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
+    let in_an_hour: String = cluster.sql().await.query_one(in_an_hour, &[]).await.unwrap().get(0);
+    let mortal = writer(json!({"expires_at": in_an_hour})).await;
+
+    // The limits that it got without a word are not those that others would have got.
+    let body = json!({"name": "k", "scopes": ["keys:read"]});
+    let made = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201).body;
+    let (text, path) = (made["key"].as_str().unwrap().to_owned(), format!("/keys/{}", made["id"].as_str().unwrap()));
+    refuses(&ask(&limited, Method::POST, "/keys", "c", &body).await, &text);
+    assert_eq!(ask(&peer, Method::POST, "/keys", "c", &body).await.expect(201).body, made);
+    // Mightier since.
+    send(admin.request(Method::PATCH, &path).json(&json!({"scopes": ["admin"]}))).await.expect(200);
+    refuses(&ask(&peer, Method::POST, "/keys", "c", &body).await, &text);
+    let again = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201);
+    assert!(replayed(&again) && again.body["key"] == made["key"]);
+
+    // The old key ends with its grace, the new one does not.
+    let (_, path) = self::made(&admin).await;
+    let (rotate, body) = (format!("{path}/rotate"), json!({"grace_s": 600}));
+    let new = ask(&admin, Method::POST, &rotate, "r", &body).await.expect(201).body;
+    let text = new["key"].as_str().unwrap();
+    refuses(&ask(&mortal, Method::POST, &rotate, "r", &body).await, text);
+    assert_eq!(ask(&peer, Method::POST, &rotate, "r", &body).await.expect(201).body, new);
+    let path = format!("/keys/{}", new["id"].as_str().unwrap());
+    send(admin.request(Method::PATCH, &path).json(&json!({"scopes": ["admin"]}))).await.expect(200);
+    refuses(&ask(&peer, Method::POST, &rotate, "r", &body).await, text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_rotates_itself_with_a_grace_can_ask_again() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let body = json!({"name": "self", "scopes": ["keys:write"]});
+    let made = admin.post("/keys", body).await.expect(201).body;
+    let own = admin.with_key(made["key"].as_str().unwrap());
+    let rotate = format!("/keys/{}/rotate", made["id"].as_str().unwrap());
+    let first = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+    let again = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+    assert!(replayed(&again) && again.body == first.body);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_24_h_nothing_is_replayed_even_if_the_record_is_still_there() {
     let cluster = Cluster::simulated().await;

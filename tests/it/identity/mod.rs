@@ -6,6 +6,7 @@ mod changes;
 mod clock;
 mod degrade;
 mod flood;
+mod granting;
 mod keys;
 pub mod line;
 mod lua;

@@ -8,9 +8,10 @@ use tokio_postgres::Client as Sql;
 use crate::support::{Client, Cluster, eventually::eventually};
 
 /// Returns once this many statements of the installation wait for a lock, `done` of them being excused.
-async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
+pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
     eventually("the others wait, or are done", Duration::from_secs(30), async || {
-        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         let waiting: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
         (usize::try_from(waiting).unwrap() + done() >= least).then_some(())
     })
@@ -40,7 +41,8 @@ async fn a_suspension_waits_for_a_key_that_is_being_made_and_changes_it_too() {
     maker.batch_execute("commit").await.unwrap();
     let output = suspension.await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told = "select k.ver, count(o.id) from api_key k left join cache_outbox o on o.key_hash = k.key_hash and o.ver = k.ver
+    let told =
+        "select k.ver, count(o.id) from api_key k left join cache_outbox o on o.key_hash = k.key_hash and o.ver = k.ver
                 where k.name = 'late' group by k.ver";
     let row = sql.query_one(told, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
@@ -75,8 +77,7 @@ async fn a_key_made_or_rotated_during_a_suspension_is_refused_after_it() {
     blocked(&sql, 1, || 0).await;
     let makers = [("/keys".to_owned(), body), (format!("/keys/{old}/rotate"), json!({}))]
         .map(|(path, body)| tokio::spawn(made_and_used(operator.clone(), path, body)));
-    let finished =
-        || makers.iter().filter(|maker| maker.is_finished()).count() + usize::from(suspension.is_finished());
+    let finished = || makers.iter().filter(|maker| maker.is_finished()).count() + usize::from(suspension.is_finished());
     blocked(&sql, 3, finished).await;
     holder.batch_execute("rollback").await.unwrap();
 

@@ -1,0 +1,140 @@
+//! What a change or a rotation grants: no more than the caller has, of the key as it is afterwards and not as it was read.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::suspension::blocked;
+use crate::support::{Answer, Client, Cluster, client::send};
+
+fn at(seconds: i64) -> String {
+    (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
+}
+
+/// A new key's client and path.
+async fn made(admin: &Client, body: Value) -> (Client, String) {
+    let body = admin.post("/keys", body).await.expect(201).body;
+    (admin.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
+}
+
+async fn patch(client: &Client, path: &str, body: Value) -> Answer {
+    send(client.request(Method::PATCH, path).json(&body)).await
+}
+
+#[track_caller]
+fn forbidden(answer: &Answer) {
+    assert_eq!((answer.status, answer.code()), (403, "forbidden"), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_has_expired_is_revived_only_by_who_holds_all_its_scopes() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+    let expire =
+        "update api_key set expires_at = now() - interval '1 s', ver = ver + 1, changed_at = now() where name = 'm'";
+    assert_eq!(cluster.sql().await.execute(expire, &[]).await.unwrap(), 1);
+    for expires_at in [json!(null), json!(at(3600))] {
+        forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
+    }
+    mighty.get("/keys/self").await.expect(401);
+    // Without the scopes that it must not grant, it may.
+    let body = json!({"expires_at": null, "scopes": ["keys:read"]});
+    patch(&writer, &path, body).await.expect(200);
+    assert_eq!(mighty.get("/keys/self").await.expect(200).body["scopes"], json!(["keys:read"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scopes_are_given_to_no_key_that_outlives_the_caller_or_asks_more_often() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let scopes = json!(["keys:read", "keys:write"]);
+    let limits = json!({"rps": 1000, "burst": 1000});
+    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (limited, _) = made(&admin, json!({"name": "l", "scopes": scopes, "limits": limits})).await;
+    let (_, path) = made(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
+    for caller in [&mortal, &limited] {
+        forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
+    }
+    let shown = admin.get(&path).await.expect(200).body;
+    assert_eq!((&shown["scopes"], &shown["name"]), (&json!(["instances:read"]), &json!("k")));
+    // Each with what it lacks.
+    patch(&mortal, &path, json!({"scopes": ["keys:read"], "expires_at": at(60)})).await.expect(200);
+    let body = json!({"scopes": ["keys:write"], "limits": {"rps": 10, "burst": 10}});
+    patch(&limited, &path, body).await.expect(200);
+    // A limit that is laxer than the key's, by who may not last as long as the key.
+    patch(&admin, &path, json!({"expires_at": null})).await.expect(200);
+    forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_takes_away_is_no_grant() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let scopes = json!(["keys:read", "keys:write"]);
+    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+    for body in [
+        json!({"name": "n"}),
+        json!({"limits": {"rps": 1000, "burst": 1000}}),
+        json!({"expires_at": at(60)}),
+        json!({"scopes": ["keys:read"]}),
+    ] {
+        patch(&mortal, &path, body).await.expect(200);
+    }
+    let left = mighty.get("/keys/self").await.expect(200).body;
+    assert_eq!((&left["name"], &left["scopes"]), (&json!("n"), &json!(["keys:read"])));
+}
+
+/// Sends the request, and lets the key become an admin's between its judgement and its change.
+async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
+    let (holder, sql) = (cluster.sql().await, cluster.sql().await);
+    let id = path.trim_start_matches("/keys/");
+    holder
+        .batch_execute(&format!(
+            "begin; update api_key set {sets}, ver = ver + 1, changed_at = clock_timestamp() where id = '{id}'"
+        ))
+        .await
+        .unwrap();
+    let answer = tokio::spawn(send(request));
+    blocked(&sql, 1, || usize::from(answer.is_finished())).await;
+    assert!(!answer.is_finished(), "it was to wait for the other change");
+    holder.batch_execute("commit").await.unwrap();
+    answer.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_others_change_between_judgement_and_change_is_judged_again() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let key = json!({"name": "k", "scopes": ["keys:read"], "expires_at": at(3600)});
+    let eternal = json!({"expires_at": null});
+
+    let (_, path) = made(&admin, key.clone()).await;
+    let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
+    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", rotate).await);
+    let shown = admin.get(&path).await.expect(200).body;
+    assert_eq!((&shown["revoked_at"], &shown["scopes"]), (&Value::Null, &json!(["admin"])));
+
+    let (_, path) = made(&admin, key.clone()).await;
+    let change = writer.request(Method::PATCH, &path).json(&eternal);
+    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", change).await);
+    assert_ne!(admin.get(&path).await.expect(200).body["expires_at"], Value::Null);
+
+    // What it may still do, it does; and both changes stay.
+    let (_, path) = made(&admin, key.clone()).await;
+    let change = writer.request(Method::PATCH, &path).json(&eternal);
+    let shown = overtaken(&cluster, &path, "name = 'other'", change).await.expect(200).body;
+    assert_eq!((&shown["name"], &shown["expires_at"]), (&json!("other"), &Value::Null));
+    let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
+    let new = overtaken(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
+    assert_eq!(new["name"], "another");
+
+    // A key that is revoked meanwhile is gone.
+    let (_, path) = made(&admin, key).await;
+    let change = writer.request(Method::PATCH, &path).json(&eternal);
+    let answer = overtaken(&cluster, &path, "revoked_at = now()", change).await;
+    assert_eq!((answer.status, answer.code()), (409, "invalid_state"), "{}", answer.text);
+}
