@@ -258,7 +258,7 @@ async fn the_naive_cache_accepts_revoked_keys() {
     let lanes = keys.chunks(NAIVE_REVOKES.div_ceil(LANES)).enumerate().map(|(lane, keys)| {
         let (asked, told) = (&asked, &told);
         async move {
-            let reader = |n| NaiveReader { process: &asked[n % 2], n };
+            let reader = |n| NaiveReader { process: &asked[n % 2], n, evicts: true };
             let mut readers: Vec<NaiveReader> = (0..READERS).map(reader).collect();
             let mut tallies = Vec::new();
             for (turn, key) in keys.iter().enumerate() {
