@@ -198,7 +198,7 @@ mod tests {
         for (status, message, expected) in [
             (
                 500,
-                "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
+                "Get \"https://registry.example/v2/\": dial tcp: lookup registry.example: no such host",
                 "pull failed",
             ),
             (500, "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused", "pull failed"),
