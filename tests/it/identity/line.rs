@@ -1,6 +1,7 @@
-//! A line to a server that can be held (bytes stay where they are) and cut (connections end, new ones too).
+//! A line to a server that can be long (bytes take their time), held (they stay where they are) and cut (connections
+//! end, new ones too).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -13,6 +14,8 @@ use tokio_postgres::config::{Config, Host};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Open,
+    /// Bytes travel that long, each way; more while others are on their way.
+    Long(Duration),
     Held,
     Cut,
 }
@@ -86,6 +89,10 @@ async fn pump(
         let n = from.read(&mut buffer).await?;
         if n == 0 || mode.wait_for(|mode| *mode != Mode::Held).await.is_err() {
             return Ok(());
+        }
+        let travel = *mode.borrow();
+        if let Mode::Long(time) = travel {
+            tokio::time::sleep(time).await;
         }
         to.write_all(&buffer[..n]).await?;
     }

@@ -23,6 +23,10 @@ impl RedisServer {
         format!("unix:{}", socket(&self.dir))
     }
 
+    pub fn socket(&self) -> std::path::PathBuf {
+        socket(&self.dir).into()
+    }
+
     /// Where its files are.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
