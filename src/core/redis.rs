@@ -46,9 +46,13 @@ pub fn pool(config: &RedisConfig, command_timeout: Duration, size: usize) -> Res
 }
 
 fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {
-    let mut policy = ReconnectPolicy::new_exponential(0, 50, 2000, 2);
-    policy.set_jitter(100);
-    let mut builder = Builder::from_config(config.fred());
+    // The first connection comes after the first pause, too: a short one, for somebody may be waiting.
+    let mut policy = ReconnectPolicy::new_exponential(0, 5, 2000, 2);
+    policy.set_jitter(10);
+    let mut config = config.fred();
+    // Otherwise a client whose first attempt fails never makes another.
+    config.fail_fast = false;
+    let mut builder = Builder::from_config(config);
     builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = command_timeout;

@@ -6,6 +6,9 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+use serde_json::json;
+
 use super::ended::{Ended, ended};
 use crate::support::{Cluster, eventually, redis_server::RedisServer};
 
@@ -102,6 +105,51 @@ async fn a_redis_that_is_away_refuses_nobody() {
     let (api, client) = cluster.serve();
     api.line("redis does not answer yet");
     assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "degraded");
+}
+
+/// Each process has several clients of Redis; all of them must come to life.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_after_the_processes_is_used_by_all_of_them() {
+    for hangs in [false, true] {
+        let mut cluster = Cluster::simulated().await;
+        let mut redis = RedisServer::start();
+        cluster.set("REDIS_URL", redis.url());
+        if hangs {
+            redis.signal(Signal::SIGSTOP);
+        } else {
+            redis.kill();
+        }
+        let (api, client) = cluster.serve();
+        let worker = cluster.work();
+        for process in [&api, &worker] {
+            process.line("redis does not answer yet");
+        }
+        if hangs {
+            redis.signal(Signal::SIGCONT);
+        } else {
+            redis.restart();
+        }
+        const MINUTE: Duration = Duration::from_secs(60);
+        eventually("a replica that is well", MINUTE, async || {
+            (client.get("/health/ready").await.expect(200).body["status"] == "ready").then_some(())
+        })
+        .await;
+        eventually("keys kept in Redis", MINUTE, async || {
+            client.get("/keys/self").await.expect(200);
+            redis.cli(&["--scan", "--pattern", "app:*:ak1:*"]).contains(":ak1:").then_some(())
+        })
+        .await;
+        eventually("a revocation that Redis heard of", MINUTE, async || {
+            let key = client.post("/keys", json!({"name": "brief", "scopes": ["keys:read"]})).await.expect(201);
+            let revoked = client.delete(&format!("/keys/{}", key.body["id"].as_str().unwrap())).await;
+            (revoked.status == 204).then_some(())
+        })
+        .await;
+        eventually("a worker that listens", MINUTE, async || {
+            redis.cli(&["info", "commandstats"]).contains("cmdstat_blmpop:").then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
