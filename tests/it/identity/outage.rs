@@ -1,4 +1,5 @@
-//! Postgres is away: keys that are cached go on for a while, marked as stale; the others are told to come again.
+//! Postgres is away: keys that are cached go on for a while, marked as stale; the others are told to come again. So is
+//! everybody where no news comes at all, though Redis answers.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::{
     alone,
     line::{Line, Mode},
+    minted::Minted,
     stage::Stage,
     wire::{Reply, Wire},
 };
@@ -22,8 +24,8 @@ fn come_again(reply: &Reply) {
     assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
 }
 
-/// `away`: how the line to Postgres fails.
-async fn postgres_is_away(l1: &str, away: Mode) {
+/// Two replicas; `a` asks Postgres through a line of its own.
+async fn with_a_line(l1: &str) -> (Stage, Line) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Handle::current();
     let stage = Stage::with(l1, |cluster| {
@@ -33,7 +35,42 @@ async fn postgres_is_away(l1: &str, away: Mode) {
         sender.send(line).unwrap();
     })
     .await;
-    let (line, base) = (receiver.recv().unwrap(), &stage.a.1);
+    (stage, receiver.recv().unwrap())
+}
+
+/// Waits until hits are marked as stale, and are let in up to then.
+async fn stale(wire: &mut Wire, key: &Minted) {
+    eventually("hits marked as stale", SECOND * 20, async || {
+        let reply = wire.get("/keys/self", &key.text).await.expect(200);
+        (reply.header("x-identity-stale") == Some("1")).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a replica refuses to guess; up to then it lets the key in.
+async fn refusal(wire: &mut Wire, key: &Minted) {
+    eventually("refusal to guess", SECOND * 5, async || {
+        let reply = wire.get("/keys/self", &key.text).await;
+        assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
+        (reply.status == 503).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the key is let in, as `stale` or not; up to then it is never called wrong.
+async fn let_in(wire: &mut Wire, key: &Minted, stale: Option<&str>) {
+    eventually(&format!("let in, {stale:?}"), SECOND * 30, async || {
+        let reply = wire.get("/keys/self", &key.text).await;
+        assert_ne!(reply.status, 401);
+        (reply.status == 200 && reply.header("x-identity-stale") == stale).then_some(())
+    })
+    .await;
+}
+
+/// `away`: how the line to Postgres fails.
+async fn postgres_is_away(l1: &str, away: Mode) {
+    let (stage, line) = with_a_line(l1).await;
+    let base = &stage.a.1;
     let (hot, cold, revoked) = (stage.key().await, stage.key().await, stage.key().await);
     stage.warm(&hot).await;
     stage.warm(&revoked).await;
@@ -49,11 +86,8 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     stage.asks(base, &revoked).await.expect(401);
     come_again(&stage.asks(base, &cold).await);
     come_again(&stage.revoke(base, &hot).await);
-    let stale_after = eventually("hits marked as stale", SECOND * 20, async || {
-        let reply = wire.get("/keys/self", &hot.text).await.expect(200);
-        (reply.header("x-identity-stale") == Some("1")).then(|| began.elapsed())
-    })
-    .await;
+    stale(&mut wire, &hot).await;
+    let stale_after = began.elapsed();
     eprintln!("Postgres is away ({away:?}), L1 {l1}: stale after {stale_after:.1?}");
     assert!(stale_after > SECOND * 8, "ten seconds after the last good feed: {stale_after:?}");
     come_again(&stage.asks(base, &cold).await);
@@ -62,12 +96,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     // Neither channel: what is kept is not believed any more.
     stage.redis.signal(Signal::SIGSTOP);
     let began = Instant::now();
-    eventually("refusal to guess", SECOND * 5, async || {
-        let reply = wire.get("/keys/self", &hot.text).await;
-        assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
-        (reply.status == 503).then_some(())
-    })
-    .await;
+    refusal(&mut wire, &hot).await;
     eprintln!("both are away, L1 {l1}: 503 after {:.1?}", began.elapsed());
     assert!(began.elapsed() < SECOND * 4, "the fence is one second, a look-up of Postgres two and a half");
     for _ in 0..3 {
@@ -77,12 +106,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
 
     line.set(Mode::Open);
     stage.redis.signal(Signal::SIGCONT);
-    eventually("everything as before", SECOND * 30, async || {
-        let reply = wire.get("/keys/self", &hot.text).await;
-        assert_ne!(reply.status, 401);
-        (reply.status == 200 && reply.header("x-identity-stale").is_none()).then_some(())
-    })
-    .await;
+    let_in(&mut wire, &hot, None).await;
     eventually("the key that was never seen", SECOND * 15, async || {
         let status = stage.asks(base, &cold).await.status;
         assert_ne!(status, 401);
@@ -96,6 +120,50 @@ async fn postgres_is_away(l1: &str, away: Mode) {
 async fn without_postgres_cached_keys_go_on_marked_as_stale_and_without_both_nobody_is_let_in() {
     let _alone = alone().await;
     future::join(postgres_is_away("on", Mode::Cut), postgres_is_away("off", Mode::Held)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_news_from_either_channel_nobody_is_let_in_though_redis_answers() {
+    let _alone = alone().await;
+    let (stage, line) = with_a_line("on").await;
+    let (base, key) = (&stage.a.1, stage.key().await);
+    let (gone, mut wire) = (stage.key().await, Wire::open(base).await);
+    stage.warm(&key).await;
+    stage.warm(&gone).await;
+    let log = format!("app:{}:ak:log", stage.cluster.id().await);
+    // The question for news is an error then; keys are answered all the same.
+    let hush = || assert_eq!(stage.redis.cli(&["SET", &log, "no log"]).trim(), "OK");
+    let tell = || assert_eq!(stage.redis.cli(&["DEL", &log]).trim(), "1");
+
+    // The feed alone: what the process keeps is not used, what Redis has is.
+    hush();
+    stage.answers_from(base, "redis", &key).await;
+    tell();
+    stage.answers_from(base, "l1", &key).await;
+
+    // News alone.
+    line.set(Mode::Cut);
+    stale(&mut wire, &key).await;
+
+    // Neither. Here is what a cache would be wrong about: a key revoked while nobody can tell this replica.
+    let revoke = "update api_key set revoked_at = now(), ver = ver + 1, changed_at = now() where id = $1";
+    hush();
+    assert_eq!(stage.cluster.sql().await.execute(revoke, &[&gone.id]).await.unwrap(), 1);
+    refusal(&mut wire, &key).await;
+    for _ in 0..3 {
+        come_again(&wire.get("/keys/self", &key.text).await);
+        come_again(&wire.get("/keys/self", &gone.text).await);
+    }
+    // It is not for want of an answer: the other replica, which has the feed, takes the same value from the same Redis.
+    stage.answers_from(&stage.b.1, "redis", &key).await;
+    assert_eq!(wire.get("/keys/self", &key.text).await.status, 503);
+
+    // One channel is enough again, and with both all is as before.
+    tell();
+    let_in(&mut wire, &key, Some("1")).await;
+    line.set(Mode::Open);
+    let_in(&mut wire, &key, None).await;
+    stage.refused(&gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
