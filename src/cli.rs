@@ -7,7 +7,7 @@ use crate::config::{
     database::DatabaseArgs,
     environment::EnvironmentArgs,
     http::HttpArgs,
-    identity::IdentityArgs,
+    identity::{IdentityArgs, KeyLimitArgs},
     instances::InstanceArgs,
     password::{DatabasePasswordArgs, RedisPasswordArgs},
     redis::RedisArgs,
@@ -183,6 +183,8 @@ pub struct KeysCreateArgs {
     /// What it may do, repeatable: instances:read|write, networks:read|write, keys:read|write, admin.
     #[arg(long, env = "APP_KEY_SCOPES", value_name = "SCOPE", value_delimiter = ',', required = true)]
     pub scope: Vec<String>,
+    #[command(flatten)]
+    pub limits: KeyLimitArgs,
     /// Where generated development secrets are kept.
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
     pub state_dir: String,

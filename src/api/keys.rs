@@ -17,11 +17,13 @@ use super::{
     judged::{existing, judged, managed, target},
 };
 use crate::{
+    config::identity::RateLimit,
     core::{
         id::{KeyId, TenantId},
         identity::{
             Caller, Scope,
             cache::Propagation,
+            limit,
             store::{self, KeyRecord},
         },
         invalid::Invalid,
@@ -68,7 +70,7 @@ pub struct Limits {
 
 impl Limits {
     pub(super) fn stored(self) -> serde_json::Value {
-        serde_json::json!(self)
+        limit::stored(RateLimit { rps: self.rps, burst: self.burst })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     config::{environment::Environment, setting},
     core::{
         id::KeyId,
-        identity::{Scope, api_key::KeyRing, store::KeySpec},
+        identity::{Scope, api_key::KeyRing, limit, store::KeySpec},
         instances::spec::is_label,
         protocol::accept_key,
         tenants,
@@ -36,6 +36,7 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
     if args.name.trim().is_empty() || args.name.len() > 255 {
         bail!(setting("APP_KEY_NAME", &args.name, "first").wrong("must have 1 to 255 bytes"));
     }
+    let limits = args.limits.resolve()?;
     let database = args.database.resolve(environment)?;
     let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
     let secrets = args.secrets.resolve(environment, &state_dir)?;
@@ -50,7 +51,7 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
         name: args.name.clone(),
         tenant,
         scopes,
-        limits: serde_json::json!({}),
+        limits: limits.map_or_else(|| serde_json::json!({}), limit::stored),
         not_before: None,
         expires_at: None,
         created_by: None,

@@ -143,6 +143,11 @@ impl Limiter {
     }
 }
 
+/// A key's own limit, as it is kept with the key.
+pub fn stored(limit: RateLimit) -> Value {
+    serde_json::json!({"rps": limit.rps, "burst": limit.burst})
+}
+
 /// A key's own limit, if it has one that makes sense.
 fn own(limits: &Value) -> Option<RateLimit> {
     let burst = limits.get("burst")?.as_u64()?;

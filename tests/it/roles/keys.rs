@@ -69,6 +69,39 @@ async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("RATE_LIMIT_RPS", 0.001).set("RATE_LIMIT_BURST", 20);
+    let (_api, client) = cluster.serve();
+    let made = |command| client.with_key(&key(&ended(command, SECONDS).expect(0)));
+    let mut by_option = create(&cluster, "acme", "keys:read");
+    by_option.args(["--limit-rps", "0.5", "--limit-burst", "3"]);
+    let mut by_variable = create(&cluster, "acme", "keys:read");
+    by_variable.env("APP_KEY_LIMIT_RPS", "0").env("APP_KEY_LIMIT_BURST", "1");
+    // What holds for all keys is no limit of the key's own, though its variables are set here as well.
+    let general = create(&cluster, "acme", "keys:read");
+    for (command, limits, at_once) in [
+        (by_option, json!({"rps": 0.5, "burst": 3}), "3"),
+        (by_variable, json!({"rps": 0.0, "burst": 1}), ""),
+        (general, json!(null), "20"),
+    ] {
+        let key = made(command);
+        let me = key.get("/keys/self").await.expect(200);
+        assert_eq!(me.header("ratelimit-limit"), at_once);
+        let shown = key.get(&format!("/keys/{}", me.body["id"].as_str().unwrap())).await.expect(200);
+        assert_eq!(shown.body["limits"], limits);
+    }
+    for (given, missing) in [("--limit-rps=5", "APP_KEY_LIMIT_BURST"), ("--limit-burst=20", "APP_KEY_LIMIT_RPS")] {
+        let mut half = create(&cluster, "new-one", "admin");
+        half.arg(given);
+        let refused = ended(half, SECONDS).expect(1);
+        assert!(refused.line().starts_with(&format!("app: {missing}: is needed when ")), "{refused:?}");
+    }
+    let sql = cluster.sql().await;
+    assert!(sql.query("select id from tenants where name = 'new-one'", &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
     let cluster = Cluster::simulated().await;
     let refused = ended(create(&cluster, "acme", "root"), SECONDS).expect(1);

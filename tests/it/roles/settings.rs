@@ -73,6 +73,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("APP_HOST_NAME", &["two words", "höst", "../escape", "a/b"]),
     ("APP_HTTP_WORKERS", &["two", "-1", "5000", ""]),
     ("APP_JOB_DEADLINE_MS", &["10m", "1", ""]),
+    ("APP_KEY_LIMIT_BURST", &["0", "1.5", "1000001", "many"]),
+    ("APP_KEY_LIMIT_RPS", &["-1", "0.0001", "1e7", "fast", "NaN"]),
     ("APP_KEY_NAME", &["", "  "]),
     ("APP_KEY_PEPPERS", &["sesame", "1:sesame", "1:abcd", "62:5e5a", "1:", ",", " , "]),
     ("APP_KEY_SCOPES", &["root", "admin,instances", "Admin", ""]),
