@@ -1,7 +1,10 @@
 //! A key that is changed as it was judged: what the caller may is decided of one version of the key, and the change finds
 //! no other. Changed by somebody else in between, the key is judged again.
 
-use super::{ApiState, error::ApiError};
+use actix_web::{HttpRequest, web};
+use serde::de::DeserializeOwned;
+
+use super::{ApiState, auth::caller, error::ApiError, idempotency, instances::path_id};
 use crate::{
     core::{
         id::{KeyId, TenantId},
@@ -11,7 +14,11 @@ use crate::{
         },
         protocol::{IdempotencyKey, change_key::Target},
     },
-    http::problem::{Code, Problem},
+    http::{
+        body::{self, Json},
+        problem::{Code, Problem},
+        query::Query,
+    },
 };
 
 /// Whose keys the caller manages: its tenant's, or for an admin (`None`) any tenant's.
@@ -22,6 +29,31 @@ pub(super) fn managed(caller: &Caller) -> Option<TenantId> {
 /// The key, if the caller manages it; else 404.
 pub(super) async fn existing(state: &ApiState, caller: &Caller, id: KeyId) -> Result<KeyRecord, ApiError> {
     store::get(&state.db, managed(caller), id).await?.ok_or_else(|| Problem::not_found().into())
+}
+
+/// A request to change a key: who asks, the key as it is, and what is asked.
+pub(super) struct Asked<T> {
+    pub caller: Caller,
+    pub key: KeyRecord,
+    pub body: Json<T>,
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// Reads such a request.
+///
+/// # Errors
+/// 404 before anything is said of query, body or `Idempotency-Key`; then what is wrong with these.
+pub(super) async fn asked<T: DeserializeOwned>(
+    request: &HttpRequest,
+    state: &ApiState,
+    payload: web::Payload,
+) -> Result<Asked<T>, ApiError> {
+    let caller = caller(request);
+    let key = existing(state, &caller, path_id(request)?.into()).await?;
+    Query::of(request)?.finish()?;
+    let body = body::json::<T>(request, payload).await?;
+    let idempotency = idempotency::key(request, &body.sent)?;
+    Ok(Asked { caller, key, body, idempotency })
 }
 
 /// How often a change is judged anew because the key was changed in between by somebody else.

@@ -14,7 +14,7 @@ use super::{
     grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_change, may_have, may_see_again},
     idempotency,
     instances::{path_id, take_tenant},
-    judged::{existing, judged, managed, target},
+    judged::{Asked, asked, existing, judged, managed, target},
 };
 use crate::{
     config::identity::RateLimit,
@@ -253,13 +253,8 @@ pub async fn patch(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
-    let id = KeyId::from(path_id(&request)?);
-    let key = existing(&state, &caller, id).await?;
-    let tenant = key.tenant;
-    Query::of(&request)?.finish()?;
-    let body = body::json::<PatchKey>(&request, payload).await?;
-    let idempotency = idempotency::key(&request, &body.sent)?;
+    let Asked { caller, key, body, idempotency } = asked::<PatchKey>(&request, &state, payload).await?;
+    let (id, tenant) = (key.id, key.tenant);
     let mut wrong = Vec::new();
     if let Some(name) = &body.value.name {
         check_name(name, &mut wrong);
@@ -300,12 +295,7 @@ pub async fn rotate(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
-    let id = KeyId::from(path_id(&request)?);
-    let old = existing(&state, &caller, id).await?;
-    Query::of(&request)?.finish()?;
-    let body = body::json::<RotateKey>(&request, payload).await?;
-    let idempotency = idempotency::key(&request, &body.sent)?;
+    let Asked { caller, key: old, body, idempotency } = asked::<RotateKey>(&request, &state, payload).await?;
     let grace_s = body.value.grace_s;
     if !(0.0..=MAX_GRACE_S).contains(&grace_s) {
         let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));

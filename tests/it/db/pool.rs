@@ -79,23 +79,24 @@ fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
 
 const QUICK: Duration = Duration::from_millis(500);
 
+/// Whose connection is lent next: its process in the server.
+async fn pid(db: &DualDb) -> i32 {
+    let rows = db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
+    rows.unwrap()[0].get(0)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_is_abandoned_takes_its_connection_along() {
     let cluster = Cluster::simulated().await;
     // One connection: whoever is next gets that one, or a new one.
     let db = dual(&cluster, 1);
-    let pid = async || {
-        let rows =
-            db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
-        rows.unwrap()[0].get::<_, i32>(0)
-    };
-    let first = pid().await;
-    assert_eq!(pid().await, first, "a connection at rest is lent again");
+    let first = pid(&db).await;
+    assert_eq!(pid(&db).await, first, "a connection at rest is lent again");
     // The caller goes away while the server works.
     let slow = db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(1.8)", &[]).await });
     tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
     let asked = Instant::now();
-    assert_ne!(pid().await, first);
+    assert_ne!(pid(&db).await, first);
     assert!(asked.elapsed() < QUICK, "the next one waited {:?}", asked.elapsed());
 
     // The same for a write that is dropped between begin and commit: nothing of it stays.
@@ -113,18 +114,13 @@ async fn a_health_check_that_was_given_up_takes_its_connection_along() {
     let (line, url) = Line::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let db = dual(&cluster, 1);
-    let pid = async || {
-        let rows =
-            db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
-        rows.unwrap()[0].get::<_, i32>(0)
-    };
-    let first = pid().await;
+    let first = pid(&db).await;
     assert!(db.health().await.primary);
-    assert_eq!(pid().await, first, "an answer that came leaves the connection at rest");
+    assert_eq!(pid(&db).await, first, "an answer that came leaves the connection at rest");
     line.set(Mode::Held);
     assert!(!db.health().await.primary);
     line.set(Mode::Open);
-    assert_ne!(pid().await, first, "the answer to the health check was still to come on this one");
+    assert_ne!(pid(&db).await, first, "the answer to the health check was still to come on this one");
     assert!(db.health().await.primary);
 }
 
