@@ -1,6 +1,8 @@
 //! Extending leases: one statement per process for all its jobs, carrying the steps that changed.
 //!
-//! What is missing in the answer is lost: another worker may have it. Ids that were asked to cancel are told.
+//! What is missing in the answer is lost: another worker may have it. So is everything once another worker has taken
+//! the host's name: its boot gave back what it could, and what it could not must not be kept for ever. Ids that were asked
+//! to cancel are told.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -37,7 +39,7 @@ pub async fn heartbeat(
              host as (update hosts set last_seen = now() where id = $2 and current_boot = $1),
              mine as (select * from unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::jsonb[]) as m (id, token, lease, steps))
              update jobs j set lease_until = now() + make_interval(secs => $7), steps = coalesce(mine.steps, j.steps)
-             from mine
+             from mine join hosts h on h.id = $2 and h.current_boot = $1
              where j.id = mine.id and j.status = 'running' and j.lease_token = mine.token and j.lease_id = mine.lease
              returning j.id, j.cancel_requested_at is not null",
             &[

@@ -88,6 +88,11 @@ async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> 
 }
 
 /// Gives back at once what earlier boots of this host had claimed: nobody else may run it, and they are gone.
+///
+/// What is locked just now is left out. To wait for it would be a deadlock: a heartbeat that is under way holds its jobs and
+/// waits for the host's row, which the boot holds. It is the last that extends these leases, for the next one finds
+/// another boot here; so `expired_leases` takes what was left, a lease and a round of reaping later at the most. The same for
+/// a claim that was under way.
 pub(super) async fn requeue_earlier_boots(conn: &WriteConn, host: HostId, boot: BootId) -> Result<usize, DbError> {
     let (kinds, was, becomes) = Transition::table_by_kind(Transition::Failed);
     let rows = conn.query(OF_EARLIER_BOOTS, &[&0.0f64, &kinds, &was, &becomes, &host.uuid(), &boot.uuid()]).await?;

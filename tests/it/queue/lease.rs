@@ -150,6 +150,41 @@ async fn thirty_instances_on_a_host_where_half_of_all_operations_fail_end_runnin
     assert!(given_up < 30, "none of them came through");
 }
 
+/// A boot leaves out jobs that are locked: the earlier worker is about to extend their leases. It must not go on doing so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_one_lease_only() {
+    let lab = Lab::new().await;
+    let earlier = lab.host("h1", None).await;
+    lab.create_many(lab.tenant, &spec(1), 2).await;
+    let jobs = lab.claim_next(earlier, 2).await;
+    let [kept, given_back] = jobs.as_slice() else { panic!("{jobs:?}") };
+
+    // The earlier worker's heartbeat is under way while the next one boots.
+    let mut beating = lab.cluster.sql().await;
+    let transaction = beating.transaction().await.unwrap();
+    let beat = "update jobs set lease_until = now() + interval '3 s' where id = $1";
+    assert_eq!(transaction.execute(beat, &[&kept.lease.job.uuid()]).await.unwrap(), 1);
+    let next = lab.host("h1", None).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(lab.job(given_back.lease.job).await["status"], "queued");
+    let job = lab.job(kept.lease.job).await;
+    assert_eq!((&job["status"], &job["lease_boot"]), (&json!("running"), &json!(earlier.boot.uuid())), "{job}");
+
+    // It was the last one; when the lease is over, the job is the next worker's.
+    assert!(heartbeat(&lab.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_empty());
+    assert_eq!(lab.job(kept.lease.job).await, job, "a lost lease wrote");
+    lab.sql
+        .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
+        .await
+        .unwrap();
+    assert_eq!(reap::reap(&lab.db, LEASE).await.unwrap().expired_leases, 1);
+    lab.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
+    let claimed = lab.claim_next(next, 2).await;
+    assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
+    let beats = heartbeat(&lab.db, next, &[(claimed[0].lease, None), (claimed[1].lease, None)], LEASE).await.unwrap();
+    assert_eq!(beats.len(), 2, "its own are extended");
+}
+
 /// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_seen_it_expired() {
