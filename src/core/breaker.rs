@@ -1,5 +1,6 @@
 //! Redis that does not answer must not cost each request its time-out: after three failures in a row nobody asks for a
-//! second, doubling to ten; then one asks, and its success lets everybody in again.
+//! second, doubling to ten; then one asks, and its success lets everybody in again. In a row, not as a share: one that is
+//! short of processor time sees failures too, and Postgres would not be quicker (ADR 14).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

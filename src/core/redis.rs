@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use fred::{
-    clients::{Client, Pool},
+    clients::Client,
     prelude::{ClientLike, ReconnectPolicy, TcpConfig},
     types::Builder,
 };
 use thiserror::Error;
+use thread_local::ThreadLocal;
 
 use crate::config::redis::RedisConfig;
 
@@ -15,6 +16,8 @@ use crate::config::redis::RedisConfig;
 pub enum RedisError {
     #[error("redis: {0}")]
     Client(#[from] fred::error::Error),
+    #[error("redis: no answer in time")]
+    Late,
     #[error("REDIS_URL: the server is Redis {0}; 7.0 or later is needed (BLMPOP)")]
     TooOld(String),
     #[error(
@@ -35,14 +38,41 @@ pub fn client(config: &RedisConfig, command_timeout: Duration) -> Result<Client,
     Ok(client)
 }
 
-/// Several connections that share the work.
-///
-/// # Errors
-/// As for `client`.
-pub fn pool(config: &RedisConfig, command_timeout: Duration, size: usize) -> Result<Pool, RedisError> {
-    let pool = builder(config, command_timeout).build_pool(size)?;
-    pool.connect();
-    Ok(pool)
+/// A client for each thread that asks. An HTTP worker is a runtime of one thread: its client's task is on the same one,
+/// so that no command and no answer wakes another thread, and commands of one turn leave in one write.
+pub struct PerThread {
+    config: RedisConfig,
+    patience: Duration,
+    clients: ThreadLocal<Client>,
+}
+
+impl PerThread {
+    /// `patience`: for each question.
+    pub fn new(config: &RedisConfig, patience: Duration) -> Self {
+        Self { config: config.clone(), patience, clients: ThreadLocal::new() }
+    }
+
+    /// Asks with this thread's client; it connects in the background when it is new.
+    ///
+    /// # Errors
+    /// As for `client`; what Redis answers; `Late` when it does not in time.
+    pub async fn ask<'a, T, F>(&'a self, question: impl FnOnce(&'a Client) -> F) -> Result<T, RedisError>
+    where
+        F: Future<Output = Result<T, fred::error::Error>>,
+    {
+        // Its own time-out, which frees what it keeps of the command, must not come first: see below.
+        let client = self.clients.get_or_try(|| client(&self.config, self.patience * 4))?;
+        let too_late = async {
+            tokio::time::sleep(self.patience).await;
+            // A thread that had no processor for that long finds the answer and the end of its patience together.
+            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            biased;
+            answer = question(client) => Ok(answer?),
+            () = too_late => Err(RedisError::Late),
+        }
+    }
 }
 
 fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {

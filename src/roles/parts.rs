@@ -190,7 +190,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
-        limiter: Limiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster)?,
+        limiter: Limiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster),
         db: parts.db.clone(),
         ring,
         bell,

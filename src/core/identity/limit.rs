@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fred::{
-    clients::Pool,
-    types::{Value as Argument, scripts::Script},
-};
+use fred::types::{Value as Argument, scripts::Script};
 use serde_json::Value;
 
 use super::Caller;
@@ -21,12 +18,11 @@ use crate::{
     core::{
         breaker::Breaker,
         id::{ClusterId, KeyId},
-        redis::{self, RedisError},
+        redis::{PerThread, RedisError},
     },
 };
 
 const TIMEOUT: Duration = Duration::from_millis(50);
-const CONNECTIONS: usize = 2;
 /// Keys counted in this process, at most; those that are idle go first.
 const MAX_LOCAL: usize = 100_000;
 
@@ -61,7 +57,7 @@ pub struct Limiter(Arc<Inner>);
 
 struct Inner {
     general: RateLimit,
-    pool: Pool,
+    clients: PerThread,
     script: Script,
     cluster: ClusterId,
     breaker: Breaker,
@@ -69,31 +65,29 @@ struct Inner {
 }
 
 impl Limiter {
-    /// # Errors
-    /// When the client cannot be built; not when Redis is away.
-    pub fn new(general: RateLimit, config: &RedisConfig, cluster: ClusterId) -> Result<Self, RedisError> {
-        Ok(Self(Arc::new(Inner {
+    pub fn new(general: RateLimit, config: &RedisConfig, cluster: ClusterId) -> Self {
+        Self(Arc::new(Inner {
             general,
-            pool: redis::pool(config, TIMEOUT, CONNECTIONS)?,
+            clients: PerThread::new(config, TIMEOUT),
             script: Script::from_lua(SCRIPT),
             cluster,
             breaker: Breaker::default(),
             local: Mutex::default(),
-        })))
+        }))
     }
 
     /// Counts a request of this caller. `None`: it has no limit.
     pub async fn count(&self, caller: &Caller) -> Option<Allowance> {
         let limit = self.of(&caller.limits)?;
         if self.0.breaker.allows(Instant::now()) {
-            match tokio::time::timeout(TIMEOUT, self.in_redis(caller.key, limit)).await {
-                Ok(Ok(allowance)) => {
+            match self.in_redis(caller.key, limit).await {
+                Ok(allowance) => {
                     self.0.breaker.succeeded();
                     return Some(allowance);
                 }
-                failed => {
+                Err(error) => {
                     self.0.breaker.failed(Instant::now());
-                    tracing::debug!(?failed, "redis does not count; counting here");
+                    tracing::debug!(%error, "redis does not count; counting here");
                 }
             }
         }
@@ -125,12 +119,12 @@ impl Limiter {
         (limit.rps > 0.0).then_some(limit)
     }
 
-    async fn in_redis(&self, key: KeyId, limit: RateLimit) -> Result<Allowance, fred::error::Error> {
+    async fn in_redis(&self, key: KeyId, limit: RateLimit) -> Result<Allowance, RedisError> {
         let name = format!("app:{}:rate:{key}", self.0.cluster);
         let each = i64::try_from(each(limit).as_micros()).unwrap_or(i64::MAX);
         let arguments: Vec<Argument> = vec![each.into(), i64::from(limit.burst).into()];
         let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) =
-            self.0.script.evalsha_with_reload(self.0.pool.next(), name, arguments).await?;
+            self.0.clients.ask(|redis| self.0.script.evalsha_with_reload(redis, name, arguments)).await?;
         let micros = |us: i64| Duration::from_micros(u64::try_from(us).unwrap_or_default());
         Ok(Allowance {
             allowed: allowed == 1,

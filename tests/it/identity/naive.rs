@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use app::{config::redis::RedisConfig, core::redis};
-use fred::{clients::Pool, interfaces::KeysInterface, types::Expiration};
+use fred::{clients::Client, interfaces::KeysInterface, types::Expiration};
 
 use super::{
     minted::Minted,
@@ -18,19 +18,23 @@ const CONNECTIONS: usize = 4;
 
 /// One process: connections of its own.
 pub struct Naive {
-    redis: Pool,
+    redis: Vec<Client>,
     postgres: Vec<tokio_postgres::Client>,
 }
 
 impl Naive {
     pub async fn start(cluster: &Cluster) -> Self {
         let config = RedisConfig::parse(&cluster.redis_url).unwrap();
-        let redis = redis::pool(&config, Duration::from_secs(5), CONNECTIONS).unwrap();
-        let mut postgres = Vec::new();
+        let (mut redis, mut postgres) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
+            redis.push(redis::client(&config, Duration::from_secs(5)).unwrap());
             postgres.push(cluster.sql().await);
         }
         Self { redis, postgres }
+    }
+
+    fn redis(&self, n: usize) -> &Client {
+        &self.redis[n % CONNECTIONS]
     }
 
     fn postgres(&self, n: usize) -> &tokio_postgres::Client {
@@ -40,7 +44,7 @@ impl Naive {
     pub async fn revoke(&self, lane: usize, key: &Minted) {
         let update = "update api_key set revoked_at = now() where id = $1";
         self.postgres(lane).execute(update, &[&key.id]).await.unwrap();
-        self.redis.next().del::<(), _>(name(key)).await.unwrap();
+        self.redis(lane).del::<(), _>(name(key)).await.unwrap();
     }
 }
 
@@ -58,7 +62,7 @@ pub struct NaiveReader<'a> {
 
 impl Contender for NaiveReader<'_> {
     async fn ask(&mut self, key: &Minted) -> Verdict {
-        let redis = self.process.redis.next();
+        let redis = self.process.redis(self.n);
         let good = match redis.get::<Option<bool>, _>(name(key)).await.unwrap() {
             Some(good) => good,
             None => {
@@ -75,7 +79,7 @@ impl Contender for NaiveReader<'_> {
 
     async fn evict(&mut self, key: &Minted) {
         if self.evicts {
-            self.process.redis.next().del::<(), _>(name(key)).await.unwrap();
+            self.process.redis(self.n).del::<(), _>(name(key)).await.unwrap();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The Redis commands: each step of the protocol is atomic on one key.
 //!
-//! Three clients, so that none waits behind another: a pool for verifications (50 ms), one for revocations (250 ms), one
-//! that asks for news. Time-outs are the clients' own: fred ignores those of single scripts.
+//! None waits behind another: verifications have a client of each thread (50 ms), revocations one (250 ms), and so have
+//! questions for news. Time-outs are the clients' own: fred ignores those of single scripts.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 
 use fred::{
     bytes::Bytes,
-    clients::{Client, Pool},
+    clients::Client,
     interfaces::{HashesInterface, KeysInterface},
     types::{Value, scripts::Script},
 };
@@ -24,14 +24,13 @@ use crate::{
     core::{
         breaker::Breaker,
         id::ClusterId,
-        redis::{self, RedisError},
+        redis::{self, PerThread, RedisError},
     },
 };
 
 const VERIFY: Duration = Duration::from_millis(50);
 const REVOKE: Duration = Duration::from_millis(250);
 const NEWS: Duration = Duration::from_millis(500);
-const CONNECTIONS: usize = 3;
 /// Entries of news at a time.
 pub const BATCH: usize = 1000;
 
@@ -139,13 +138,19 @@ impl From<fred::error::Error> for TierError {
     }
 }
 
+impl From<RedisError> for TierError {
+    fn from(error: RedisError) -> Self {
+        Self(error.to_string().trim_start_matches("redis: ").into())
+    }
+}
+
 type Result<T> = std::result::Result<T, TierError>;
 
 #[derive(Clone)]
 pub struct Tier(Arc<Inner>);
 
 struct Inner {
-    pool: Pool,
+    verifying: PerThread,
     revoking: Client,
     asking: Client,
     cluster: ClusterId,
@@ -162,7 +167,7 @@ impl Tier {
     /// When a client cannot be built; not when Redis is away.
     pub fn new(config: &RedisConfig, cluster: ClusterId) -> std::result::Result<Self, RedisError> {
         Ok(Self(Arc::new(Inner {
-            pool: redis::pool(config, VERIFY, CONNECTIONS)?,
+            verifying: PerThread::new(config, VERIFY),
             revoking: redis::client(config, REVOKE)?,
             asking: redis::client(config, NEWS)?,
             cluster,
@@ -194,19 +199,19 @@ impl Tier {
     }
 
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
-        self.judged(self.0.pool.next().get(key)).await
+        self.judged(|redis| redis.get(key)).await
     }
 
     /// What is there; if nothing, the lease is now.
     pub async fn get_or_lease(&self, key: &str, lease: &Prefix) -> Result<Option<Bytes>> {
         let arguments: Vec<Value> = vec![bytes(&lease.0), LEASE_MS.into()];
-        self.judged(self.0.get_or_lease.evalsha_with_reload(self.0.pool.next(), key, arguments)).await
+        self.judged(|redis| self.0.get_or_lease.evalsha_with_reload(redis, key, arguments)).await
     }
 
     /// Puts `value` in place of what begins with `expected`; an empty one: removes that.
     pub async fn swap(&self, key: &str, expected: &Prefix, value: &[u8], ms: i64) -> Result<bool> {
         let arguments: Vec<Value> = vec![bytes(&expected.0), bytes(value), ms.into()];
-        let swapped: i64 = self.judged(self.0.swap.evalsha_with_reload(self.0.pool.next(), key, arguments)).await?;
+        let swapped: i64 = self.judged(|redis| self.0.swap.evalsha_with_reload(redis, key, arguments)).await?;
         Ok(swapped == 1)
     }
 
@@ -252,22 +257,17 @@ impl Tier {
         Ok(())
     }
 
-    async fn judged<T>(&self, asked: impl Future<Output = std::result::Result<T, fred::error::Error>>) -> Result<T> {
-        // A little more than the client's own: that one does not cover a reconnection.
-        match tokio::time::timeout(VERIFY + VERIFY / 5, asked).await {
-            Ok(Ok(answer)) => {
-                self.0.breaker.succeeded();
-                Ok(answer)
-            }
-            Ok(Err(error)) => {
-                self.0.breaker.failed(Instant::now());
-                Err(error.into())
-            }
-            Err(_) => {
-                self.0.breaker.failed(Instant::now());
-                Err(TierError("no answer in time".into()))
-            }
+    /// Asks, and the breaker hears how it went.
+    async fn judged<'a, T, F>(&'a self, question: impl FnOnce(&'a Client) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, fred::error::Error>>,
+    {
+        let answer = self.0.verifying.ask(question).await;
+        match &answer {
+            Ok(_) => self.0.breaker.succeeded(),
+            Err(_) => self.0.breaker.failed(Instant::now()),
         }
+        Ok(answer?)
     }
 }
 
