@@ -22,6 +22,7 @@ use app::core::{
 };
 use futures_util::future;
 use serde_json::json;
+use tokio::sync::Barrier;
 
 use super::lab::{LEASE, Lab, claim, create, register, spec};
 use crate::support::{cluster::connect, eventually};
@@ -106,34 +107,27 @@ async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, variant: usize) -> R
     }
 }
 
-/// The control: the same two parties, each with a transaction, one locking the job first.
+/// The control: the same two parties, each with a transaction, one locking the job first. Each has its first row before
+/// either asks for its second.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_opposite_lock_order_does_deadlock() {
     let lab = Lab::new().await;
-    let instances = lab.create_many(lab.tenant, &spec(1), 4).await;
-    let deadlocks = Arc::new(AtomicUsize::new(0));
-    let clients = (0..CLIENTS).map(|n| {
-        let (url, deadlocks) = (lab.cluster.database_url.clone(), deadlocks.clone());
-        let instance = instances[n / 2 % instances.len()].id;
-        tokio::spawn(async move {
-            let sql = connect(&url).await;
-            sql.batch_execute("set deadlock_timeout = '10ms'").await.unwrap();
-            let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
-            let owner = format!("update instances set updated_at = now() where id = '{instance}'");
-            let (first, second) = if n % 2 == 0 { (&job, &owner) } else { (&owner, &job) };
-            while deadlocks.load(Ordering::SeqCst) == 0 {
-                if let Err(error) = sql.batch_execute(&format!("begin; {first}; {second}; commit")).await {
-                    assert_eq!(error.code().unwrap().code(), "40P01", "{error:?}");
-                    deadlocks.fetch_add(1, Ordering::SeqCst);
-                    sql.batch_execute("rollback").await.unwrap();
-                }
-            }
-        })
-    });
-    let race = tokio::time::timeout(Duration::from_secs(20), future::try_join_all(clients)).await;
-    race.expect("a deadlock within 20 s").unwrap();
+    let instance = lab.create(lab.tenant, &spec(1)).await.id;
+    let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
+    let owner = format!("update instances set updated_at = now() where id = '{instance}'");
+    let both_have_one = Barrier::new(2);
+    let party = async |first: &str, second: &str| {
+        let sql = connect(&lab.cluster.database_url).await;
+        sql.batch_execute(&format!("begin; {first}")).await.unwrap();
+        both_have_one.wait().await;
+        let ended = sql.batch_execute(&format!("{second}; commit")).await;
+        ended.map_err(|error| error.code().unwrap().code().to_owned())
+    };
+    let (one, other) = future::join(party(&job, &owner), party(&owner, &job)).await;
+    let deadlock = Err("40P01".to_owned());
+    assert!(one == deadlock && other == Ok(()) || one == Ok(()) && other == deadlock, "{one:?} {other:?}");
     // The server's own count comes when the connections are closed.
-    eventually("deadlocks in pg_stat_database", Duration::from_secs(10), async || {
+    eventually("deadlocks in pg_stat_database", Duration::from_secs(30), async || {
         let query = "select deadlocks from pg_stat_database where datname = current_database()";
         (lab.count(query).await > 0).then_some(())
     })
