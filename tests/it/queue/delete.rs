@@ -15,8 +15,8 @@ use crate::support::{Cluster, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_in_the_middle_of_a_provision_cancels_it_and_leaves_nothing() {
     let mut cluster = Cluster::simulated().await;
-    // Two more steps of at least 0.5 s follow, and a heartbeat comes each 0.5 s.
-    cluster.set("SIMULATED_LATENCY_MS", 1000);
+    // Two more steps of at least 1.2 s follow, and a heartbeat comes each 0.5 s.
+    cluster.set("SIMULATED_LATENCY_MS", 2400);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1", "ports": [{"container": 80}]})).await.expect(202);
@@ -69,7 +69,7 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
     worker.kill();
     let deletion = client.delete(&format!("/instances/{id}")).await.expect(202);
     // The reaper has noticed that the host is gone, and says so.
-    eventually("host_lost", Duration::from_secs(15), async || {
+    eventually("host_lost", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         assert_eq!(instance["status"], "deleting", "{instance}");
         (instance["status_reason"]["code"] == "host_lost").then_some(())
@@ -128,7 +128,7 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
     let (db, tenant) = (lab.db.clone(), lab.tenant);
     let deleting = tokio::spawn(async move { accept_delete::delete(&db, tenant, instance.id, None).await });
     let sql = &mut lab.sql;
-    eventually("the delete waiting for the row", Duration::from_secs(5), async || {
+    eventually("the delete waiting for the row", Duration::from_secs(30), async || {
         let query =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         (sql.query_one(query, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())

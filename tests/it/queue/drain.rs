@@ -1,7 +1,5 @@
 //! SIGTERM: what is begun is finished, nothing is begun; a second one gives running jobs back.
 
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -38,7 +36,8 @@ async fn a_worker_asked_to_stop_finishes_what_it_has_and_claims_nothing_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_at_once() {
     let mut cluster = Cluster::simulated().await;
-    cluster.set("SIMULATED_LATENCY_MS", 1000);
+    // Nobody waits for a lease of ten minutes to run out.
+    cluster.set("SIMULATED_LATENCY_MS", 2000).set("APP_LEASE_MS", 600_000);
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();
     let sql = cluster.sql().await;
@@ -46,21 +45,17 @@ async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_a
     step_begun(&client, &answer.job(), "image").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
-    let asked = Instant::now();
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.wait().code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
     assert_eq!(
         (&job["status"], &job["attempt"], &job["crashes"]),
         (&json!("queued"), &json!(0), &json!(0)),
-        "neither an attempt nor a crash: {job}"
+        "not finished, and neither an attempt nor a crash: {job}"
     );
     cluster.set("SIMULATED_LATENCY_MS", 5);
-    let registered = Instant::now();
     let _worker = cluster.work();
     assert_eq!(client.wait_for(&answer.instance(), "running").await["status"], "running");
-    assert!(registered.elapsed() < Duration::from_secs(2), "{:?}", registered.elapsed());
     assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("2"), "the token goes on");
     assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
 }
