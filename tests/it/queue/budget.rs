@@ -95,7 +95,7 @@ async fn twenty_jobs_cost_a_claim_and_a_finish_each_and_a_few_writes_of_steps() 
         let ids: Vec<String> =
             future::join_all((0..N).map(create)).await.iter().map(|answer| answer.instance()).collect();
         // Asked behind the worker's back: the API's own connections are not counted.
-        eventually("all of them running", Duration::from_secs(20), async || {
+        eventually("all of them running", Duration::from_secs(60), async || {
             let query = "select count(*) from instances where status = 'running' and id::text = any($1)";
             let running: i64 = sql.query_one(query, &[&ids]).await.unwrap().get(0);
             (running == i64::try_from(N).unwrap()).then_some(())

@@ -50,7 +50,7 @@ async fn instances_go_where_they_ask_and_fit_and_fail_with_each_hosts_reason_whe
         assert!(reasons.iter().all(|reason| detail.contains(reason)), "{detail}");
         assert_eq!(client.ended(&answer.job()).await["error"]["code"], "no_capacity");
     }
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(45), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,7 @@ async fn what_does_not_fit_now_waits_for_room_and_a_host_never_holds_more_than_i
     let held =
         "select coalesce(sum(memory_mib), 0)::bigint from instances where host_id is not null and status <> 'deleted'";
     let mut finished = 0;
-    eventually("all eight have had their turn", Duration::from_secs(30), async || {
+    eventually("all eight have had their turn", Duration::from_secs(90), async || {
         assert!(sql.query_one(held, &[]).await.unwrap().get::<_, i64>(0) <= 4 * 128);
         let running = "select id::text from instances where status = 'running'";
         for row in sql.query(running, &[]).await.unwrap() {

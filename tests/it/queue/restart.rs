@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::ledger::instances_dir;
 use crate::support::{Client, Cluster, eventually};
 
-const A_WHILE: Duration = Duration::from_secs(15);
+const A_WHILE: Duration = Duration::from_secs(60);
 
 /// Lets the instance's process end.
 fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
