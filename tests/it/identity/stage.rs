@@ -65,7 +65,7 @@ impl Stage {
     /// Waits until revocations take no longer than usual: a Redis that was empty a second ago may have forgotten who
     /// listens, and they wait for that.
     pub async fn settled(&self) {
-        eventually("quick revocations", Duration::from_secs(10), async || {
+        eventually("quick revocations", Duration::from_secs(60), async || {
             let (key, started) = (self.key().await, Instant::now());
             self.revoke(&self.b.1, &key).await.expect(204);
             (started.elapsed() < Duration::from_millis(500)).then_some(())
@@ -115,7 +115,7 @@ impl Stage {
     pub async fn answers_from(&self, base: &str, tier: &str, key: &Minted) {
         let labels = [("tier", tier), ("result", "accepted")];
         let before = metric(base, "identity_verify_total", &labels).await;
-        eventually(&format!("an answer from {tier}"), Duration::from_secs(25), async || {
+        eventually(&format!("an answer from {tier}"), Duration::from_secs(60), async || {
             self.asks(base, key).await.expect(200);
             (metric(base, "identity_verify_total", &labels).await > before).then_some(())
         })

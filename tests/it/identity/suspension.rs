@@ -9,7 +9,7 @@ use crate::support::{Client, Cluster, eventually::eventually};
 
 /// Returns once this many statements of the installation wait for a lock, `done` of them being excused.
 pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
-    eventually("the others wait, or are done", Duration::from_secs(30), async || {
+    eventually("the others wait, or are done", Duration::from_secs(60), async || {
         let waiting =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         let waiting: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
