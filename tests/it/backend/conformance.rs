@@ -16,7 +16,7 @@ use app::{
 };
 use futures_util::{StreamExt, stream::BoxStream};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// Runs the whole scenario. `stranger` is the same runtime seen by another cluster; `image` runs until it is stopped

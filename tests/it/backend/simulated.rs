@@ -84,7 +84,7 @@ async fn a_test_can_end_a_container() {
     let mut changes = compute.changes();
     let instances = directory.path().join("simulated").join(cluster.to_string()).join("instances");
     fs::write(instances.join(format!("{}.exit", guest.instance)), "137\n").expect("write");
-    let change = tokio::time::timeout(Duration::from_secs(5), changes.next()).await.expect("in time");
+    let change = tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("in time");
     assert_eq!(change.expect("a change").expect("no error").instance, guest.instance);
     let seen = compute.inspect(guest.instance).await.expect("inspect").expect("a container");
     assert_eq!(seen.state, ContainerState::Exited { exit_code: 137, oom_killed: false });

@@ -10,7 +10,7 @@ use crate::support::eventually;
 pub async fn page(instance: &Value) -> String {
     let port = instance["ports"][0]["host"].as_u64().unwrap();
     let url = format!("http://127.0.0.1:{port}/");
-    eventually(&format!("a page at {url}"), Duration::from_secs(20), async || {
+    eventually(&format!("a page at {url}"), Duration::from_secs(60), async || {
         reqwest::get(&url).await.ok()?.error_for_status().ok()?.text().await.ok()
     })
     .await

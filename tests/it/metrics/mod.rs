@@ -84,7 +84,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         "host_cpu_committed_cores",
         "process_cpu_seconds_total",
     ];
-    let before = eventually("all gauges are set", Duration::from_secs(20), async || {
+    let before = eventually("all gauges are set", Duration::from_secs(60), async || {
         let (api, worker) = stage.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);

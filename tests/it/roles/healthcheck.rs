@@ -14,7 +14,7 @@ fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
     command
 }
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(60);
 
 /// Where the worker's health listens.
 fn health_url(worker: &App) -> String {
@@ -53,12 +53,12 @@ async fn the_api_is_ready_until_it_stops_and_nothing_answers_afterwards() {
 async fn the_worker_is_ready_while_it_beats_and_has_metrics_of_its_own() {
     let mut cluster = Cluster::simulated().await;
     let proxy = Proxy::start(&cluster.database_url).await;
-    cluster.set("DATABASE_URL", &proxy.url).set("APP_LEASE_MS", 900).set("RUST_LOG", "info");
+    cluster.set("DATABASE_URL", &proxy.url).set("RUST_LOG", "info");
     let worker = cluster.work();
     let client = Client::new(&health_url(&worker), "no key is needed here");
     let ready = client.get("/health/ready").await.expect(200).body;
     assert_eq!(ready["status"], "ready", "{ready}");
-    assert!(ready["heartbeat_age_s"].as_f64().unwrap() < 0.9, "{ready}");
+    assert!(ready["heartbeat_age_s"].as_f64().unwrap() < 3.0, "{ready}");
     client.get("/health/live").await.expect(200);
     let metrics = client.get("/metrics").await.expect(200);
     assert!(metrics.header("content-type").starts_with("text/plain"));

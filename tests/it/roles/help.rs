@@ -22,7 +22,7 @@ fn help_of_every_subcommand_shows_its_variables_and_defaults_and_no_secret_that_
             let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
             command.args(role).arg(help).env_clear();
             command.envs(secrets.iter().map(|secret| (secret, format!("postgresql://u:{SECRET}@h/{SECRET}"))));
-            let shown = ended(command, Duration::from_secs(5)).expect(0);
+            let shown = ended(command, Duration::from_secs(60)).expect(0);
             assert_eq!(shown.stderr, "");
             assert!(!shown.stdout.contains(SECRET), "{}", shown.stdout);
             // Lines are wrapped anywhere.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::ended::ended;
 use crate::support::{App, Cluster, proxy::Proxy};
 
-const SECONDS: Duration = Duration::from_secs(10);
+const SECONDS: Duration = Duration::from_secs(60);
 
 #[track_caller]
 fn refused(command: Command, reason: &str) {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::ended::{Ended, ended};
 use crate::support::Cluster;
 
-const SECONDS: Duration = Duration::from_secs(20);
+const SECONDS: Duration = Duration::from_secs(60);
 
 fn create(cluster: &Cluster, tenant: &str, scope: &str) -> Command {
     let mut command = cluster.command(&["keys", "create", "--tenant", tenant, "--name", "first", "--scope", scope]);

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::ended::{Ended, ended};
 use crate::support::{Cluster, eventually, redis_server::RedisServer};
 
-const SECONDS: Duration = Duration::from_secs(10);
+const SECONDS: Duration = Duration::from_secs(60);
 
 #[track_caller]
 fn refused(cluster: &Cluster, role: &str) -> Ended {

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use super::ended::ended;
 use crate::support::{App, Client, Cluster, cluster::base_url};
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(60);
 
 /// A production set-up in which nothing is missing.
 fn production(cluster: &Cluster, role: &str) -> Command {
@@ -58,7 +58,7 @@ async fn production_demands_all_secrets_of_all_who_use_them() {
             .env_remove("APP_KEY_PEPPERS")
             .env_remove("APP_KEY_TAG_SECRETS")
             .env_remove("APP_CACHE_SECRETS")
-            .env("DB_WAIT_SECONDS", "5");
+            .env("DB_WAIT_SECONDS", "30");
         command
     });
     worker.line("the worker is registered");

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::ended::ended;
 use crate::support::Cluster;
 
-const SECONDS: Duration = Duration::from_secs(20);
+const SECONDS: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_asks_first_and_then_leaves_nothing() {

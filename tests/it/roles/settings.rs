@@ -165,7 +165,7 @@ fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), S
     if ended.code != Some(1) {
         return wrong("the exit code");
     }
-    if ended.took > Duration::from_secs(2) {
+    if ended.took > Duration::from_secs(20) {
         return wrong("it took too long");
     }
     if ended.stderr.lines().count() != 1 || !ended.stdout.is_empty() {
@@ -240,7 +240,7 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
 /// All that is wrong should be told, not the first panic.
 fn ended_or_killed(command: std::process::Command) -> Result<Ended, String> {
     let what = format!("{command:?}");
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ended(command, Duration::from_secs(5))))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ended(command, Duration::from_secs(60))))
         .map_err(|_| format!("{what} did not end"))
 }
 
@@ -264,9 +264,9 @@ async fn an_option_wins_over_its_variable() {
     let cluster = Cluster::simulated().await;
     let mut command = cluster.command(&["migrate", "--db-max-conns", "3"]);
     command.env("DB_MAX_CONNS", "nonsense");
-    ended(command, Duration::from_secs(5)).expect(0);
+    ended(command, Duration::from_secs(60)).expect(0);
     let mut command = cluster.command(&["migrate", "--db-max-conns", "nonsense"]);
     command.env("DB_MAX_CONNS", "3").env_remove("RUST_LOG");
-    let line = ended(command, Duration::from_secs(5)).expect(1).line().to_owned();
+    let line = ended(command, Duration::from_secs(60)).expect(1).line().to_owned();
     assert!(line.starts_with("app: DB_MAX_CONNS: \"nonsense\""), "{line}");
 }
