@@ -46,7 +46,11 @@ pub async fn request_ids_are_passed_on_or_made(stack: &Stack) {
     // The API's problems have the id that nginx logs.
     let missing = stack.client.get("/nothing").await.expect(404);
     assert_eq!(missing.body["request_id"], missing.header("X-Request-Id"));
-    assert_eq!(stack.asked(missing.header("X-Request-Id")).len(), 1);
+    eventually(60, "a line of nginx's log", async || match stack.asked(missing.header("X-Request-Id")).len() {
+        1 => Ok(()),
+        lines => Err(lines),
+    })
+    .await;
 }
 
 pub async fn errors_of_nginx_are_problems(stack: &Stack) {
@@ -74,10 +78,14 @@ pub async fn errors_of_nginx_are_problems(stack: &Stack) {
 }
 
 pub async fn requests_without_a_key_are_limited_and_those_with_one_are_not(stack: &Stack) {
+    let began = Instant::now();
     let anonymous = (0..200).map(|_| send(stack.client.anonymous(Method::GET, "/keys/self")));
     let answers = futures_util::future::join_all(anonymous).await;
     let limited: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
-    assert!(limited.len() >= 100, "{} of 200", limited.len());
+    // Forty at once and one more, and then twenty a second.
+    let (passed, took) = (answers.len() - limited.len(), began.elapsed());
+    assert!(passed as f64 <= 42.0 + 20.0 * took.as_secs_f64(), "{passed} passed in {took:?}");
+    assert!(limited.len() > 20, "too slow to meet the limit: {passed} passed in {took:?}");
     assert!(answers.iter().all(|answer| answer.status == 429 || answer.status == 401));
     problem(limited[0], 429, "rate_limited");
     assert_eq!(limited[0].header("Retry-After"), "1");
@@ -91,8 +99,16 @@ pub async fn the_log_is_json_and_holds_no_secret(stack: &Stack) {
     let bearer = stack.client.anonymous(Method::GET, "/instances?label=a=sesame").bearer_auth(&stack.client.key);
     send(bearer.header("X-Request-Id", "secretless-")).await.expect(200);
     let body = json!({"name": "sesame", "image": "nowhere/sesame:1", "colour": "sesame"});
-    send(stack.client.request(Method::POST, "/instances").json(&body)).await.expect(422);
-    let log = docker(&["logs", &stack.container("nginx")]);
+    let post = stack.client.request(Method::POST, "/instances").header("X-Request-Id", "refused-").json(&body);
+    send(post).await.expect(422);
+    let read = || docker(&["logs", &stack.container("nginx")]);
+    // The last of them is logged when its answer is out, and takes its way through Docker.
+    eventually(60, "both in nginx's log", async || {
+        let log = read();
+        if ["secretless-", "refused-"].iter().all(|id| log.contains(id)) { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    let log = read();
     let line = log.lines().find(|line| line.contains("secretless-")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["path"], &line["status"], &line["method"]), (&json!("/instances"), &json!(200), &json!("GET")));
@@ -109,17 +125,12 @@ pub async fn streams_and_upgrades_pass_and_a_post_is_not_replayed(stack: &Stack)
     let began = Instant::now();
     let mut stream = reqwest::get(format!("{base}/stream")).await.unwrap();
     let first = stream.chunk().await.unwrap().unwrap();
-    assert_eq!(
-        (&first[..], began.elapsed() < Duration::from_millis(1500)),
-        (&b"a\n"[..], true),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eq!((&first[..], began.elapsed() < Duration::from_secs(4)), (&b"a\n"[..], true), "{:?}", began.elapsed());
     assert_eq!(&stream.chunk().await.unwrap().unwrap()[..], b"b\n");
-    assert!(began.elapsed() >= Duration::from_secs(2), "it came at once: this shows nothing");
+    assert!(began.elapsed() >= Duration::from_secs(5), "it came at once: this shows nothing");
 
     let mut socket = TcpStream::connect(&fakes.address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     socket.write_all(b"GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
     let mut said = [0; 1024];
     let mut heard = String::new();
@@ -165,7 +176,7 @@ echo "$method $path" >>/heard
 ok() { printf 'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n'; }
 case $path in
 /hang-up) ;;
-/stream) ok; printf 'Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n'; sleep 2; printf '2\r\nb\n\r\n0\r\n\r\n' ;;
+/stream) ok; printf 'Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n'; sleep 5; printf '2\r\nb\n\r\n0\r\n\r\n' ;;
 /upgrade) printf 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'; read -r said; printf 'heard %s\n' "$said" ;;
 *) ok; printf 'Content-Length: 2\r\n\r\nok' ;;
 esac
@@ -201,7 +212,7 @@ impl Fakes {
         fakes.names.push(name.clone());
         fakes.address = docker(&["port", &name, "8080"]).lines().next().unwrap().to_owned();
         let ok = format!("http://{}/ok", fakes.address);
-        eventually(20, "nginx before two fakes", async || {
+        eventually(60, "nginx before two fakes", async || {
             let knows_both = docker_does(&["exec", &name, "sh", "-c", "[ $(grep -c server /tmp/upstream.conf) = 2 ]"]);
             match reqwest::get(&ok).await {
                 Ok(answer) if answer.status() == 200 && knows_both => Ok(()),
@@ -231,7 +242,7 @@ impl Drop for Fakes {
 /// All that comes back for these bytes.
 fn raw(stack: &Stack, request: &str) -> String {
     let mut socket = TcpStream::connect(stack.url.trim_start_matches("http://")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     let mut said = String::new();
     socket.read_to_string(&mut said).unwrap();

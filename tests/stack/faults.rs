@@ -47,7 +47,7 @@ pub async fn the_read_replica_serves_lists_and_may_go_and_come(stack: &Stack) {
     let reader = stack.client.with_key(&stack.key("reader"));
     // Not at once: while Redis may have missed a write, all lists are the primary's; and statistics come late.
     let lists = async || {
-        eventually(30, "the replica's own statistics", async || {
+        eventually(60, "the replica's own statistics", async || {
             let before = replica_reads(stack);
             for _ in 0..60 {
                 reader.get("/instances").await.expect(200);
@@ -93,7 +93,7 @@ pub async fn a_read_replica_that_was_away_for_too_long_is_copied_anew(stack: &St
     stack.settled(3).await;
     assert_eq!(copied(), 2);
     assert_eq!(stack.sql("replica", "select pg_is_in_recovery()"), "t");
-    eventually(30, "it streams", async || {
+    eventually(60, "it streams", async || {
         let state = stack.sql("postgres", "select state from pg_stat_replication");
         if state == "streaming" { Ok(()) } else { Err(state) }
     })
@@ -116,7 +116,7 @@ pub async fn nginx_reloads(stack: &Stack) {
         let before = workers();
         docker(&["kill", "-s", "HUP", &nginx]);
         eventually(
-            10,
+            60,
             "other worker processes",
             async || if workers() == before { Err(before.clone()) } else { Ok(()) },
         )

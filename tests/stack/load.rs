@@ -69,7 +69,7 @@ impl Load {
     /// Until each kind of request has been answered some more.
     pub async fn flows(&self) {
         let (gets, accepted) = (self.seen.gets.load(Relaxed), self.accepted());
-        eventually(60, "the load flows", async || {
+        eventually(120, "the load flows", async || {
             let now = (self.seen.gets.load(Relaxed), self.accepted());
             if now.0 > gets + 200 && now.1 > accepted + 1 { Ok(()) } else { Err(now) }
         })

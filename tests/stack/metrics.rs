@@ -14,7 +14,7 @@ fn ask(stack: &Stack, path: &str) -> Value {
 }
 
 pub async fn prometheus_sees_all_targets_up_and_counters_move(stack: &Stack) {
-    eventually(60, "all targets up", async || {
+    eventually(120, "all targets up", async || {
         let targets = ask(stack, "targets?state=active")["activeTargets"].as_array().unwrap().clone();
         let up = |job: &str| {
             targets.iter().filter(|target| target["labels"]["job"] == job && target["health"] == "up").count()
@@ -35,7 +35,7 @@ pub async fn prometheus_sees_all_targets_up_and_counters_move(stack: &Stack) {
     let before = (count("http_requests_total"), count("jobs_ended_total"));
     let instance = stack.client.create_running(serde_json::json!({"image": crate::stack::demo_image()})).await;
     stack.client.delete_fully(instance["id"].as_str().unwrap()).await;
-    eventually(30, "counters move", async || {
+    eventually(60, "counters move", async || {
         let now = (count("http_requests_total"), count("jobs_ended_total"));
         if now.0 > before.0 && now.1 > before.1 { Ok(()) } else { Err((before, now)) }
     })

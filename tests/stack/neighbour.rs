@@ -38,7 +38,7 @@ pub async fn two_stacks_on_one_docker_leave_each_other_alone(first: &Stack) {
         name
     };
     let (our_orphan, their_orphan) = (orphan(&our_cluster), orphan(&their_cluster));
-    eventually(90, "the second's orphan is swept", async || {
+    eventually(180, "the second's orphan is swept", async || {
         if docker_does(&["inspect", &their_orphan]) { Err(&their_orphan) } else { Ok(()) }
     })
     .await;

@@ -149,7 +149,7 @@ impl Stack {
 
     /// All healthy, and this many replicas in nginx's turn.
     pub async fn settled(&self, replicas: usize) {
-        crate::eventually(90, "healthy", async || {
+        crate::eventually(180, "healthy", async || {
             let mut bad = Vec::new();
             for service in ["api", "worker", "nginx", "postgres", "replica", "redis", "prometheus"] {
                 for container in self.containers(service, true) {
