@@ -49,7 +49,7 @@ async fn stale(wire: &mut Wire, key: &Minted) {
 
 /// Waits until a replica refuses to guess; up to then it lets the key in.
 async fn refusal(wire: &mut Wire, key: &Minted) {
-    eventually("refusal to guess", SECOND * 60, async || {
+    eventually("refusal to guess", SECOND * 15, async || {
         let reply = wire.get("/keys/self", &key.text).await;
         assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
         (reply.status == 503).then_some(())
