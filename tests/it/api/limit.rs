@@ -153,8 +153,8 @@ async fn two_replicas_share_one_limit() {
     eprintln!("two replicas, one limit of {BURST}: {a:?}, {b:?}");
     let accepted = a.accepted + b.accepted;
     assert!(accepted <= BURST, "{accepted}");
-    // One that was counted alone may have been counted by Redis as well, too late.
-    assert!(accepted == BURST || a.alone + b.alone > 0, "{accepted}");
+    // Redis refused: whatever it let in before was answered as such, or else came too late and was counted alone.
+    assert!(u64::from(accepted) + a.alone + b.alone >= u64::from(BURST), "{accepted}");
 }
 
 /// The control of the test above, and what happens without Redis: each replica holds the limit alone, so that both
