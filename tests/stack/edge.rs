@@ -151,10 +151,14 @@ pub async fn streams_and_upgrades_pass_and_a_post_is_not_replayed(stack: &Stack)
         problem(&answer, 502, "unavailable");
         assert_eq!(answer.header("Retry-After"), "1");
         assert_eq!(fakes.heard(&format!("{method} /hang-up")), tried, "{method}");
-        // max_fails may have taken them out of turn, for fail_timeout.
-        eventually(10, "a fake in turn", async || match http.get(format!("{base}/ok")).send().await {
-            Ok(answer) if answer.status() == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
+        // max_fails may have taken one out of turn, for fail_timeout: whoever would try again finds both.
+        eventually(30, "both fakes in turn", async || {
+            let before = fakes.each_heard("GET /ok");
+            for _ in 0..2 {
+                http.get(format!("{base}/ok")).send().await.map_err(|error| error.to_string())?;
+            }
+            let heard = fakes.each_heard("GET /ok");
+            if heard.iter().zip(&before).all(|(now, before)| now > before) { Ok(()) } else { Err(format!("{heard:?}")) }
         })
         .await;
     }
@@ -225,8 +229,15 @@ impl Fakes {
 
     /// How often the two were asked this.
     fn heard(&self, request: &str) -> usize {
-        let lines = self.names[..2].iter().map(|name| docker(&["exec", name, "cat", "/heard"]));
-        lines.map(|lines| lines.lines().filter(|line| *line == request).count()).sum()
+        self.each_heard(request).iter().sum()
+    }
+
+    /// How often each was.
+    fn each_heard(&self, request: &str) -> [usize; 2] {
+        [0, 1].map(|n| {
+            let lines = docker(&["exec", &self.names[n], "cat", "/heard"]);
+            lines.lines().filter(|line| *line == request).count()
+        })
     }
 }
 
