@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use super::{
     alone,
     line::{Line, Mode},
+    metric,
     minted::{Mint, Minted},
     naive::{Naive, NaiveReader},
     percentiles, serve,
@@ -317,6 +318,14 @@ async fn revoked_keys_are_refused(l1: &str) {
     assert_eq!(tally.after, REVOKES * READERS * AFTER);
     assert!(tally.before >= REVOKES / 2 * READERS);
     assert_eq!(tally.accepted_after, 0);
+    // The cache was at work, also in the process that is far: it filled, and was refused where a revocation came first.
+    // With Redis left alone Postgres would answer, which is wrong about nobody.
+    let far = &arena.asked[0].1;
+    let fills = async |outcome| metric(far, "identity_cache_fill_total", &[("outcome", outcome)]).await;
+    let (filled, too_late) = (fills("ok").await, fills("cas_refused").await);
+    eprintln!("the process that is far filled {filled} times, and {too_late} times too late");
+    assert!(filled > 300.0 && too_late > 0.0);
+    assert!(tally.unknown * 10 < tally.after, "{} were told to come again", tally.unknown);
 }
 
 #[tokio::test(flavor = "multi_thread")]
