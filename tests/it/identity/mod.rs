@@ -38,6 +38,11 @@ fn serve(cluster: &Cluster) -> (App, String) {
     (api, base)
 }
 
+/// Questions about keys that Redis did not answer a process in time: it says so of each, on a `Stage`.
+fn unanswered(api: &App) -> usize {
+    api.log().matches("redis did not answer; asking the primary").count()
+}
+
 /// The sum of a process' metric over all series with these labels.
 async fn metric(base: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     let text = reqwest::get(format!("{base}/metrics")).await.unwrap().text().await.unwrap();

@@ -52,7 +52,9 @@ impl Stage {
     ) -> Self {
         let redis = RedisServer::start();
         cluster.redis_url = redis.url();
-        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::roles=info");
+        cluster
+            .set("IDENTITY_L1", l1)
+            .set("RUST_LOG", "error,app::roles=info,app::core::identity::cache::service=debug");
         both(&mut cluster);
         let mint = Mint::of(&cluster).await;
         let (admin, tenant) = (cluster.key("acme", "admin"), mint.tenant("keys").await);
