@@ -13,8 +13,36 @@ use serde_json::json;
 use super::ledger::{assert_exactly_once, ledger};
 use crate::support::{Client, Cluster, eventually, redis_server::RedisServer};
 
-/// The longest pause between two polls while Redis answers (2 s and a quarter), and the work on a busy machine.
+/// A pause between two polls, and all the work on a busy machine. How long the pauses are is counted: see `pause`.
 const BY_POLL: Duration = Duration::from_secs(15);
+
+/// The middle one of the next five pauses between claims, by Postgres' time. Whoever is short of processor time is late
+/// with each, but not by as much as a pause is long.
+async fn pause(cluster: &Cluster) -> Duration {
+    let sql = cluster.sql().await;
+    let claims = "select extract(epoch from query_start)::float8 from pg_stat_activity
+                  where datname = current_database() and application_name = 'app-primary'
+                    and query like 'with recursive me as%' and query_start > to_timestamp($1)";
+    let now: f64 = sql.query_one("select extract(epoch from clock_timestamp())::float8", &[]).await.unwrap().get(0);
+    let mut began: Vec<f64> = Vec::new();
+    let pauses = eventually("claims", Duration::from_secs(60), async || {
+        for row in sql.query(claims, &[&now]).await.unwrap() {
+            let at: f64 = row.get(0);
+            if !began.contains(&at) {
+                began.push(at);
+            }
+        }
+        began.sort_by(f64::total_cmp);
+        // A claim that got something is followed by one more at once.
+        let mut pauses: Vec<f64> =
+            began.windows(2).map(|pair| pair[1] - pair[0]).filter(|pause| *pause > 0.1).collect();
+        pauses.sort_by(f64::total_cmp);
+        (pauses.len() >= 5).then_some(pauses)
+    })
+    .await;
+    eprintln!("pauses between claims: {pauses:.2?} s");
+    Duration::from_secs_f64(pauses[pauses.len() / 2])
+}
 
 async fn runs_within(client: &Client, id: &str, within: Duration) {
     let started = Instant::now();
@@ -49,6 +77,9 @@ async fn flushing_redis_right_after_the_answer_loses_nothing() {
     assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
     assert_eq!(other.cli(&["dbsize"]).trim(), "0");
     runs_within(&client, &id, BY_POLL).await;
+    // No bell reaches it: these are polls.
+    let pause = pause(&cluster).await;
+    assert!(pause <= Duration::from_millis(2500), "{pause:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,6 +95,9 @@ async fn without_redis_answers_stay_fast_and_instances_run_by_poll() {
     redis.kill();
     let ids = future::join_all((0..10).map(|_| post(&client))).await;
     future::join_all(ids.iter().map(|id| runs_within(&client, id, BY_POLL))).await;
+    // It knows, and polls more often: half a second, or a little more.
+    let pause = pause(&cluster).await;
+    assert!(pause < Duration::from_secs(1), "{pause:?}");
 
     redis.restart();
     // Both ends come back by themselves: a bell is rung and heard again.
