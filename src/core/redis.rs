@@ -1,22 +1,25 @@
-//! Redis clients: every time-out set, reconnecting for ever. Redis only rings bells; nothing waits for it for long.
+//! Redis clients: every time-out set, reconnecting for ever. Whatever Redis is asked, nobody waits for it for long.
 
 use std::time::Duration;
 
 use fred::{
     clients::Client,
-    prelude::{ClientLike, ReconnectPolicy, TcpConfig},
-    types::Builder,
+    prelude::{ClientLike, EventInterface, ReconnectPolicy, TcpConfig},
+    types::{Builder, InfoKind, config::UnresponsiveConfig},
 };
 use thiserror::Error;
 use thread_local::ThreadLocal;
 
 use crate::config::redis::RedisConfig;
 
+/// How long a connection may owe an answer before another one is made.
+const DEAD: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Error)]
 pub enum RedisError {
-    #[error("redis: {0}")]
+    #[error("{0}")]
     Client(#[from] fred::error::Error),
-    #[error("redis: no answer in time")]
+    #[error("no answer in time")]
     Late,
     #[error("REDIS_URL: the server is Redis {0}; 7.0 or later is needed (BLMPOP)")]
     TooOld(String),
@@ -27,13 +30,13 @@ pub enum RedisError {
     Evicts(String),
 }
 
-/// A client that connects in the background. `command_timeout`: for each command, except where zero.
+/// A client that connects in the background, and again when it is cut off. `command_timeout`: for each command, except
+/// where zero.
 ///
 /// # Errors
 /// When the configuration cannot be used.
 pub fn client(config: &RedisConfig, command_timeout: Duration) -> Result<Client, RedisError> {
     let client = builder(config, command_timeout).build()?;
-    // The task ends with the client; connecting is retried inside.
     client.connect();
     Ok(client)
 }
@@ -52,7 +55,20 @@ impl PerThread {
         Self { config: config.clone(), patience, clients: ThreadLocal::new() }
     }
 
-    /// Asks with this thread's client; it connects in the background when it is new.
+    /// When a thread begins to serve, so that its first question need not wait for a connection.
+    ///
+    /// # Errors
+    /// As for `client`.
+    pub fn open(&self) -> Result<(), RedisError> {
+        match self.clients.get() {
+            // Left by a thread that ended, and its task with it.
+            Some(left) => drop(left.connect()),
+            None => drop(self.client()?),
+        }
+        Ok(())
+    }
+
+    /// Asks with this thread's client.
     ///
     /// # Errors
     /// As for `client`; what Redis answers; `Late` when it does not in time.
@@ -60,8 +76,14 @@ impl PerThread {
     where
         F: Future<Output = Result<T, fred::error::Error>>,
     {
-        // Its own time-out, which frees what it keeps of the command, must not come first: see below.
-        let client = self.clients.get_or_try(|| client(&self.config, self.patience * 4))?;
+        let client = self.client()?;
+        let asked = async {
+            // What is asked before there is a connection is sent when there is one, though nobody waits for it any more.
+            if !client.is_connected() {
+                client.wait_for_connect().await?;
+            }
+            question(client).await
+        };
         let too_late = async {
             tokio::time::sleep(self.patience).await;
             // A thread that had no processor for that long finds the answer and the end of its patience together.
@@ -69,16 +91,30 @@ impl PerThread {
         };
         tokio::select! {
             biased;
-            answer = question(client) => Ok(answer?),
+            answer = asked => Ok(answer?),
             () = too_late => Err(RedisError::Late),
         }
+    }
+
+    fn client(&self) -> Result<&Client, RedisError> {
+        self.clients.get_or_try(|| {
+            let mut builder = builder(&self.config, Duration::ZERO);
+            builder.with_connection_config(|connection| {
+                // Other threads' connections may be well, so nobody but this one notices that it is dead.
+                connection.unresponsive = UnresponsiveConfig { max_timeout: Some(DEAD), interval: DEAD / 4 };
+            });
+            let client = builder.build()?;
+            client.connect();
+            Ok(client)
+        })
     }
 }
 
 fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {
-    // The first connection comes after the first pause, too: a short one, for somebody may be waiting.
-    let mut policy = ReconnectPolicy::new_exponential(0, 5, 2000, 2);
-    policy.set_jitter(10);
+    // Each client at a pace of its own, or all would come at once after an outage. The first connection comes after the
+    // first pause, too: a short one, for somebody may be waiting.
+    let pace = getrandom::u32().unwrap_or_default();
+    let policy = ReconnectPolicy::new_exponential(0, 5 + pace % 10, 1500 + pace % 1000, 2);
     let mut config = config.fred();
     // Otherwise a client whose first attempt fails never makes another.
     config.fail_fast = false;
@@ -99,21 +135,46 @@ fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {
     builder
 }
 
-/// Checks what the design relies on. `Ok` also when the server does not answer: it is not needed to start.
+/// Checks what the design relies on. A server that does not answer is not needed to start: it is checked when it comes,
+/// and the log says what is wrong with it.
 ///
 /// # Errors
 /// `TooOld`, `Evicts`.
-pub async fn check(client: &Client) -> Result<(), RedisError> {
-    let answer = tokio::time::timeout(Duration::from_secs(2), async {
-        client.wait_for_connect().await?;
-        let server: String = client.info(Some(fred::types::InfoKind::Server)).await?;
-        let memory: String = client.info(Some(fred::types::InfoKind::Memory)).await?;
-        Ok::<_, fred::error::Error>((server, memory))
-    });
-    let Ok(Ok((server, memory))) = answer.await else {
-        tracing::warn!("redis does not answer yet; jobs are found by polling until it does");
-        return Ok(());
+pub async fn check(config: &RedisConfig) -> Result<(), RedisError> {
+    let client = client(config, Duration::from_secs(1))?;
+    let mut refusals = client.error_rx();
+    let away = tokio::select! {
+        checked = inspect(&client) => match checked {
+            Err(RedisError::Client(error)) => error.to_string(),
+            checked => {
+                quit(&client).await;
+                return checked;
+            }
+        },
+        Ok((error, _)) = refusals.recv() => error.to_string(),
+        () = tokio::time::sleep(Duration::from_secs(2)) => "no answer within 2 s".into(),
     };
+    tracing::warn!(error = away, "redis does not answer yet; jobs are found by polling until it does");
+    tokio::spawn(async move {
+        let checked = loop {
+            match inspect(&client).await {
+                Err(RedisError::Client(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                checked => break checked,
+            }
+        };
+        match checked {
+            Ok(()) => tracing::info!("redis answers"),
+            Err(error) => tracing::error!(%error, "the redis that came cannot be relied on"),
+        }
+        quit(&client).await;
+    });
+    Ok(())
+}
+
+async fn inspect(client: &Client) -> Result<(), RedisError> {
+    client.wait_for_connect().await?;
+    let server: String = client.info(Some(InfoKind::Server)).await?;
+    let memory: String = client.info(Some(InfoKind::Memory)).await?;
     let field = |text: &str, name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
     };
@@ -124,6 +185,12 @@ pub async fn check(client: &Client) -> Result<(), RedisError> {
     match field(&memory, "maxmemory_policy:").as_str() {
         "noeviction" | "" => Ok(()),
         other => Err(RedisError::Evicts(other.to_owned())),
+    }
+}
+
+async fn quit(client: &Client) {
+    if let Err(error) = client.quit().await {
+        tracing::debug!(%error, "redis was not told goodbye");
     }
 }
 

@@ -173,7 +173,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let metrics = metrics()?;
     let socket = parts.socket;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
-    redis::check(bell.client()).await?;
+    redis::check(&parts.redis).await?;
     let ring = Arc::new(KeyRing::new(parts.secrets.clone()));
     let (config, max_conns) = (parts.identity, parts.max_conns);
     let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
@@ -221,6 +221,9 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     tokio::spawn(keeper::run(parts.db, parts.lease));
     let address = socket.local_addr()?;
     let server = listener::serve(socket, parts.http.workers, parts.http.shutdown_timeout, move |config| {
+        if let Err(error) = open_thread(&state) {
+            tracing::error!(%error, "this thread asks no redis");
+        }
         api::configure(config, &state);
     })?;
     tokio::spawn(stop_when_asked(server.handle(), shutdown.requested.clone(), parts.http.shutdown_delay));
@@ -236,6 +239,14 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
             () = forced.cancelled() => Ok(()),
         }
     }))
+}
+
+/// Connections of an HTTP worker's own.
+fn open_thread(state: &ApiState) -> Result<(), redis::RedisError> {
+    if let Identity::Cached(cached) = &state.identity {
+        cached.open_thread()?;
+    }
+    state.limiter.open_thread()
 }
 
 /// Readiness fails first; then, after the delay, connections are refused and requests in flight finish.
@@ -265,7 +276,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     let socket: TcpListener = listener::bind("APP_WORK_LISTEN", parts.worker.listen)?;
     let backends = backends(&parts.backend, parts.cluster).await?;
     // Before anything is registered: what cannot work should leave nothing behind.
-    redis::check(&redis::client(&parts.redis, Duration::from_secs(1))?).await?;
+    redis::check(&parts.redis).await?;
     let spec = HostSpec {
         name: host.name,
         address: host.address,

@@ -150,7 +150,13 @@ impl Leases {
         let leases: Vec<(Lease, Option<Value>)> =
             jobs.iter().map(|held| (held.lease, held.steps.take_changed())).collect();
         match heartbeat(&self.db, self.me, &leases, self.times.lease).await {
-            Ok(ours) => {
+            Ok(None) => {
+                tracing::error!(
+                    "another worker has taken this host's name; this one is given nothing any more: stop it"
+                );
+                jobs.iter().for_each(|held| held.lost.cancel());
+            }
+            Ok(Some(ours)) => {
                 self.health.beat();
                 for held in &jobs {
                     match ours.get(&held.lease.job) {

@@ -65,6 +65,7 @@ struct Inner {
 }
 
 impl Limiter {
+    /// `general`: of keys that have no limit of their own.
     pub fn new(general: RateLimit, config: &RedisConfig, cluster: ClusterId) -> Self {
         Self(Arc::new(Inner {
             general,
@@ -74,6 +75,14 @@ impl Limiter {
             breaker: Breaker::default(),
             local: Mutex::default(),
         }))
+    }
+
+    /// When a thread begins to serve: its first question need not wait for a connection.
+    ///
+    /// # Errors
+    /// When a client cannot be built.
+    pub fn open_thread(&self) -> Result<(), RedisError> {
+        self.0.clients.open()
     }
 
     /// Counts a request of this caller. `None`: it has no limit.

@@ -170,7 +170,7 @@ async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_on
     assert_eq!((&job["status"], &job["lease_boot"]), (&json!("running"), &json!(earlier.boot.uuid())), "{job}");
 
     // It was the last one; when the lease is over, the job is the next worker's.
-    assert!(heartbeat(&lab.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_empty());
+    assert!(heartbeat(&lab.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_none());
     assert_eq!(lab.job(kept.lease.job).await, job, "a lost lease wrote");
     lab.sql
         .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
@@ -181,7 +181,7 @@ async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_on
     let claimed = lab.claim_next(next, 2).await;
     assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
     let beats = heartbeat(&lab.db, next, &[(claimed[0].lease, None), (claimed[1].lease, None)], LEASE).await.unwrap();
-    assert_eq!(beats.len(), 2, "its own are extended");
+    assert_eq!(beats.map(|beats| beats.len()), Some(2), "its own are extended");
 }
 
 /// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
@@ -200,6 +200,7 @@ async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_see
     let reaped = reap::reap(&lab.db, LEASE).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(reaped.expired_leases, 0);
-    assert!(heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().contains_key(&job.lease.job));
+    let beats = heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().unwrap();
+    assert!(beats.contains_key(&job.lease.job));
     lab.finish(&job, Outcome::Succeeded { container_id: None }).await;
 }

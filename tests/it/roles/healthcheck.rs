@@ -81,6 +81,25 @@ async fn the_worker_is_ready_while_it_beats_and_has_metrics_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_hosts_name_was_taken_is_not_ready_and_says_why() {
+    let cluster = Cluster::simulated().await;
+    let worker = cluster.work();
+    let client = Client::new(&health_url(&worker), "no key is needed here");
+    client.get("/health/ready").await.expect(200);
+    // As when it was frozen for so long that another one could start under its name elsewhere.
+    let taken = "with other as (insert into workers select (w).* from (
+                     select jsonb_populate_record(w, jsonb_build_object('boot_id', gen_random_uuid())) as w from workers w
+                 ) as copies returning boot_id)
+                 update hosts set current_boot = boot_id from other";
+    assert_eq!(cluster.sql().await.execute(taken, &[]).await.unwrap(), 1);
+    worker.line("another worker has taken this host's name");
+    eventually("the worker is not ready", SECONDS, async || {
+        (client.get("/health/ready").await.status == 503).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_draining_worker_is_not_ready_and_a_second_signal_ends_it() {
     let mut cluster = Cluster::simulated().await;
     // A job that takes for ever, so that draining does.

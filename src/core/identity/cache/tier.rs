@@ -1,7 +1,7 @@
 //! The Redis commands: each step of the protocol is atomic on one key.
 //!
-//! None waits behind another: verifications have a client of each thread (50 ms), revocations one (250 ms), and so have
-//! questions for news. Time-outs are the clients' own: fred ignores those of single scripts.
+//! None waits behind another: verifications have a client of each thread, revocations and questions for news have one
+//! each. The time-outs of these two are their clients' own: fred ignores those of single scripts.
 
 use std::{
     sync::Arc,
@@ -140,7 +140,7 @@ impl From<fred::error::Error> for TierError {
 
 impl From<RedisError> for TierError {
     fn from(error: RedisError) -> Self {
-        Self(error.to_string().trim_start_matches("redis: ").into())
+        Self(error.to_string())
     }
 }
 
@@ -183,6 +183,14 @@ impl Tier {
     /// The key's name in Redis; its value's MAC covers it.
     pub fn redis_key(&self, name: &KeyHash) -> String {
         format!("app:{}:ak1:{}", self.0.cluster, data_encoding::BASE64URL_NOPAD.encode(name))
+    }
+
+    /// See `PerThread::open`.
+    ///
+    /// # Errors
+    /// When a client cannot be built.
+    pub fn open_thread(&self) -> std::result::Result<(), RedisError> {
+        self.0.verifying.open()
     }
 
     fn special(&self, what: &str) -> String {
