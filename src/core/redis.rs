@@ -7,6 +7,7 @@ use fred::{
     prelude::{ClientLike, EventInterface, ReconnectPolicy, TcpConfig},
     types::{Builder, InfoKind, config::UnresponsiveConfig},
 };
+use socket2_05::TcpKeepalive;
 use thiserror::Error;
 use thread_local::ThreadLocal;
 
@@ -36,7 +37,22 @@ pub enum RedisError {
 /// # Errors
 /// When the configuration cannot be used.
 pub fn client(config: &RedisConfig, command_timeout: Duration) -> Result<Client, RedisError> {
-    let client = builder(config, command_timeout).build()?;
+    let mut builder = builder(config, command_timeout);
+    builder.with_connection_config(|connection| {
+        // Nobody else notices that a connection is dead whose server, or what is between, says nothing.
+        connection.unresponsive = UnresponsiveConfig { max_timeout: Some(DEAD), interval: DEAD / 4 };
+    });
+    let client = builder.build()?;
+    client.connect();
+    Ok(client)
+}
+
+/// A client for commands that wait at the server. Who asks has to notice when they do for too long.
+///
+/// # Errors
+/// As for `client`.
+pub fn waiting_client(config: &RedisConfig) -> Result<Client, RedisError> {
+    let client = builder(config, Duration::ZERO).build()?;
     client.connect();
     Ok(client)
 }
@@ -97,16 +113,7 @@ impl PerThread {
     }
 
     fn client(&self) -> Result<&Client, RedisError> {
-        self.clients.get_or_try(|| {
-            let mut builder = builder(&self.config, Duration::ZERO);
-            builder.with_connection_config(|connection| {
-                // Other threads' connections may be well, so nobody but this one notices that it is dead.
-                connection.unresponsive = UnresponsiveConfig { max_timeout: Some(DEAD), interval: DEAD / 4 };
-            });
-            let client = builder.build()?;
-            client.connect();
-            Ok(client)
-        })
+        self.clients.get_or_try(|| client(&self.config, Duration::ZERO))
     }
 }
 
@@ -129,7 +136,10 @@ fn builder(config: &RedisConfig, command_timeout: Duration) -> Builder {
             connection.internal_command_timeout = Duration::from_millis(500);
             connection.max_command_attempts = 1;
             connection.max_command_buffer_len = 10_000;
-            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            // Of a flow that the network forgot, the kernel hears no word.
+            let keepalive = TcpKeepalive::new().with_time(DEAD * 10).with_interval(DEAD * 2);
+            let (keepalive, user_timeout) = (Some(keepalive), Some(DEAD * 5));
+            connection.tcp = TcpConfig { nodelay: Some(true), keepalive, user_timeout, ..TcpConfig::default() };
         })
         .set_policy(policy);
     builder

@@ -7,7 +7,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use serde_json::Value;
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::claim::{Claimant, Lease};
@@ -57,6 +56,9 @@ pub async fn heartbeat(
             ],
         )
         .await?;
-    let beat = |row: &Row| Some((JobId::from(row.get::<_, Option<Uuid>>(0)?), Beat { cancel_requested: row.get(1) }));
-    Ok(rows.iter().map(beat).collect())
+    let beats = rows.iter().map(|row| {
+        let id: Option<Uuid> = row.get(0);
+        Some((JobId::from(id?), Beat { cancel_requested: row.get(1) }))
+    });
+    Ok(beats.collect())
 }

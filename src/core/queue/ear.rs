@@ -45,8 +45,7 @@ impl Ear {
     /// When the client cannot be built; not when Redis is away.
     pub fn new(config: &RedisConfig, cluster: ClusterId, host: HostId) -> Result<Self, RedisError> {
         let lists = [Door::Host(host), Door::Any].map(|door| door.list(cluster)).to_vec();
-        // No time-out of the client's own: it would cut blocking commands.
-        Ok(Self { client: redis::client(config, Duration::ZERO)?, lists })
+        Ok(Self { client: redis::waiting_client(config)?, lists })
     }
 
     /// Waits for at most `most` messages of one list, this host's own first.

@@ -135,6 +135,18 @@ async fn a_replica_cut_off_from_redis_accepts_nothing_that_was_revoked_elsewhere
     }
 }
 
+/// Each thread has one connection, and the breaker is everybody's: others' successes must not hide that one is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_died_without_a_word_is_replaced() {
+    let _alone = alone().await;
+    let (stage, line) = with_a_line("off").await;
+    let key = stage.key().await;
+    stage.warm(&key).await;
+    stage.answers_from(&stage.a.1, "redis", &key).await;
+    line.lose();
+    stage.answers_from(&stage.a.1, "redis", &key).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoker_cut_off_from_redis_says_pending_and_is_heard_by_then() {
     let _alone = alone().await;

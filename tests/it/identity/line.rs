@@ -1,7 +1,14 @@
-//! A line to a server that can be long (bytes take their time), held (they stay where they are) and cut (connections
-//! end, new ones too).
+//! A line to a server that can be long (bytes take their time), held (they stay where they are), cut (connections end, new
+//! ones too) and lose connections (these are held for ever, new ones are well).
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -22,8 +29,16 @@ pub enum Mode {
 
 pub struct Line {
     pub port: u16,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// So many of the first connections are lost.
+    lost: usize,
 }
 
 impl Line {
@@ -31,15 +46,18 @@ impl Line {
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (mode, seen) = watch::channel(Mode::Open);
+        let (state, seen) = watch::channel(State { mode: Mode::Open, lost: 0 });
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
         let task = tokio::spawn(async move {
             // Dropped with the task, and all connections with it.
-            let mut connections = JoinSet::new();
+            let mut carried = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, socket.clone(), seen.clone()));
+                let n = count.fetch_add(1, Ordering::SeqCst);
+                carried.spawn(carry(client, socket.clone(), n, seen.clone()));
             }
         });
-        Self { port, mode, task }
+        Self { port, state, connections, task }
     }
 
     /// To the Postgres of a URL, and the URL of this line.
@@ -54,7 +72,12 @@ impl Line {
     }
 
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.state.send_modify(|state| state.mode = mode);
+    }
+
+    /// Connections of which nobody hears again, as of a network that forgot them.
+    pub fn lose(&self) {
+        self.state.send_modify(|state| state.lost = self.connections.load(Ordering::SeqCst));
     }
 }
 
@@ -64,16 +87,16 @@ impl Drop for Line {
     }
 }
 
-async fn carry(client: TcpStream, socket: PathBuf, mut mode: watch::Receiver<Mode>) {
-    if *mode.borrow() == Mode::Cut {
+async fn carry(client: TcpStream, socket: PathBuf, n: usize, mut state: watch::Receiver<State>) {
+    if state.borrow().mode == Mode::Cut {
         return;
     }
     let Ok(server) = UnixStream::connect(socket).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let (up, down) = (pump(from_client, to_server, mode.clone()), pump(from_server, to_client, mode.clone()));
+    let (up, down) = (pump(from_client, to_server, n, state.clone()), pump(from_server, to_client, n, state.clone()));
     tokio::select! {
-        _ = mode.wait_for(|mode| *mode == Mode::Cut) => {}
+        _ = state.wait_for(|state| state.mode == Mode::Cut) => {}
         _ = up => {}
         _ = down => {}
     }
@@ -82,18 +105,19 @@ async fn carry(client: TcpStream, socket: PathBuf, mut mode: watch::Receiver<Mod
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut mode: watch::Receiver<Mode>,
+    n: usize,
+    mut state: watch::Receiver<State>,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let n = from.read(&mut buffer).await?;
-        if n == 0 || mode.wait_for(|mode| *mode != Mode::Held).await.is_err() {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 || state.wait_for(|state| state.mode != Mode::Held && n >= state.lost).await.is_err() {
             return Ok(());
         }
-        let travel = *mode.borrow();
-        if let Mode::Long(time) = travel {
+        let mode = state.borrow().mode;
+        if let Mode::Long(time) = mode {
             tokio::time::sleep(time).await;
         }
-        to.write_all(&buffer[..n]).await?;
+        to.write_all(&buffer[..read]).await?;
     }
 }

@@ -117,14 +117,6 @@ impl CachedIdentity {
         self.0.feed.ask(&self.0.db).await;
     }
 
-    /// When a thread begins to serve: its first question need not wait for a connection.
-    ///
-    /// # Errors
-    /// When a Redis client cannot be built.
-    pub fn open_thread(&self) -> Result<(), RedisError> {
-        self.0.tier.open_thread()
-    }
-
     /// Hears news for ever: the log, the feed, and the writing of uses.
     pub async fn run(&self) {
         let inner = &self.0;

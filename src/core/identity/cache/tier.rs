@@ -16,7 +16,7 @@ use fred::{
 };
 
 use super::{
-    KeyHash,
+    CachedIdentity, KeyHash,
     entry::{LEASE_MS, Prefix, TOMBSTONE_MS},
 };
 use crate::{
@@ -185,14 +185,6 @@ impl Tier {
         format!("app:{}:ak1:{}", self.0.cluster, data_encoding::BASE64URL_NOPAD.encode(name))
     }
 
-    /// See `PerThread::open`.
-    ///
-    /// # Errors
-    /// When a client cannot be built.
-    pub fn open_thread(&self) -> std::result::Result<(), RedisError> {
-        self.0.verifying.open()
-    }
-
     fn special(&self, what: &str) -> String {
         format!("app:{}:ak:{what}", self.0.cluster)
     }
@@ -276,6 +268,16 @@ impl Tier {
             Err(_) => self.0.breaker.failed(Instant::now()),
         }
         Ok(answer?)
+    }
+}
+
+impl CachedIdentity {
+    /// When a thread begins to serve: its first question need not wait for a connection.
+    ///
+    /// # Errors
+    /// When a client cannot be built.
+    pub fn open_thread(&self) -> std::result::Result<(), RedisError> {
+        self.inner().tier.0.verifying.open()
     }
 }
 
