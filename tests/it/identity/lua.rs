@@ -14,7 +14,7 @@ use app::{
     },
 };
 
-use crate::support::redis_server::RedisServer;
+use crate::support::{eventually, redis_server::RedisServer};
 
 /// Longer than any fence, as the revoker waits.
 const SETTLED: Duration = Duration::from_millis(1010);
@@ -27,15 +27,17 @@ struct Redis {
 }
 
 impl Redis {
-    fn start() -> Self {
+    async fn start() -> Self {
         let (server, cluster) = (RedisServer::start(), ClusterId::new());
         let tier = Tier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
+        // The first question has to wait for its connection, and for 50 ms at most.
+        eventually("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
         Self { server, tier, cluster }
     }
 
     /// One that forgot nothing for a while.
-    fn settled() -> Self {
-        let redis = Self::start();
+    async fn settled() -> Self {
+        let redis = Self::start().await;
         redis.server.cli(&["SET", &redis.named("epoch"), "old@1000"]);
         redis
     }
@@ -131,7 +133,7 @@ impl Model {
 
 #[tokio::test]
 async fn any_sequence_of_commands_leaves_what_the_models_say() {
-    let (redis, mut model, mut dice) = (Redis::settled(), Model::default(), Dice(0x9E37_79B9_7F4A_7C15));
+    let (redis, mut model, mut dice) = (Redis::settled().await, Model::default(), Dice(0x9E37_79B9_7F4A_7C15));
     for step in 0..3000 {
         let name = dice.name();
         let key = redis.tier.redis_key(&name);
@@ -180,7 +182,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
 
 #[tokio::test]
 async fn entries_live_as_long_as_they_should() {
-    let redis = Redis::settled();
+    let redis = Redis::settled().await;
     let (name, lease) = ([0; 16], Prefix([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
@@ -197,7 +199,7 @@ async fn entries_live_as_long_as_they_should() {
 
 #[tokio::test]
 async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
-    let redis = Redis::start();
+    let redis = Redis::start().await;
     let old = redis.tier.revoke(&[7; 16], None, 1).await.unwrap();
     let first = redis.news(None, Some("a")).await;
     assert_eq!((first.newest, first.entries.len()), (old, 0));
@@ -218,7 +220,7 @@ async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
 
 #[tokio::test]
 async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
-    let redis = Redis::settled();
+    let redis = Redis::settled().await;
     redis.append(1, &[1; 16]);
     let last = redis.news(None, None).await.newest;
     redis.append(BATCH + 5, &[2; 16]);
@@ -241,7 +243,7 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
 
 #[tokio::test]
 async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
-    let redis = Redis::settled();
+    let redis = Redis::settled().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "nobody listens");
     redis.news(Some(LogId::default()), Some("a")).await;
@@ -269,7 +271,7 @@ async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
 
 #[tokio::test]
 async fn redis_that_forgot_settles_after_a_little_more_than_a_fence() {
-    let redis = Redis::start();
+    let redis = Redis::start().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, None, "nobody has asked yet");
     for round in 0..2 {
