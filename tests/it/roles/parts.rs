@@ -153,6 +153,27 @@ async fn a_redis_that_comes_after_the_processes_is_used_by_all_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_late_and_evicts_is_reported() {
+    let mut cluster = Cluster::simulated().await;
+    let redis = RedisServer::start();
+    cluster.set("REDIS_URL", redis.url());
+    redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
+    redis.signal(Signal::SIGSTOP);
+    let processes = [cluster.spawn("serve"), cluster.work()];
+    for process in &processes {
+        process.line("redis does not answer yet");
+    }
+    redis.signal(Signal::SIGCONT);
+    for process in &processes {
+        let line = process.line("the redis that came cannot be relied on");
+        assert!(
+            line.contains("allkeys-lru") && line.contains("redis-cli config set maxmemory-policy noeviction"),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_with_nothing_to_say_is_no_redis_that_is_away() {
     let mut cluster = Cluster::simulated().await;
     let redis = RedisServer::start();
