@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     eventually,
     load::Load,
-    stack::{Stack, demo_image, docker, inspect, page},
+    stack::{Stack, demo_image, docker, first_page, inspect, page},
 };
 
 pub async fn five_replicas_and_three_again(stack: &Stack) {
@@ -150,6 +150,7 @@ pub async fn the_worker_restarts_and_instances_do_not_notice(stack: &Stack) {
     let instance = stack.client.create_running(body).await;
     let container = format!("app-{}", instance["id"].as_str().unwrap());
     let before = inspect(&container)["State"]["StartedAt"].clone();
+    first_page(&instance).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, watched) = (stop.clone(), instance.clone());
     let visitor = tokio::spawn(async move {

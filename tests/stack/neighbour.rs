@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually,
-    stack::{Stack, demo_image, docker, docker_does, page},
+    stack::{Stack, demo_image, docker, docker_does, first_page, page},
 };
 
 /// The label by which a cluster knows what is its own.
@@ -24,7 +24,9 @@ pub async fn two_stacks_on_one_docker_leave_each_other_alone(first: &Stack) {
     let theirs = second.client.create_running(body).await;
     let (our_cluster, their_cluster) = (cluster(&ours), cluster(&theirs));
     assert_ne!(our_cluster, their_cluster);
-    assert!(page(&ours).await.is_ok() && page(&theirs).await.is_ok());
+    for instance in [&ours, &theirs] {
+        assert!(first_page(instance).await.contains("It runs."));
+    }
     // A key of one is nothing to the other.
     second.client.with_key(&first.client.key).get("/keys/self").await.expect(401);
 

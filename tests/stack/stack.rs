@@ -243,7 +243,14 @@ pub fn demo_image() -> String {
     var("TEST_DEMO_IMAGE")
 }
 
-/// Where an instance's page is.
+/// An instance's first page. `running` promises a process and its published port; to listen, the process needs a moment.
+pub async fn first_page(instance: &Value) -> String {
+    let mut first = String::new();
+    crate::eventually(60, "the first page", async || page(instance).await.map(|page| first = page)).await;
+    first
+}
+
+/// An instance's page.
 pub async fn page(instance: &Value) -> Result<String, reqwest::Error> {
     let port = instance["ports"][0]["host"].as_u64().unwrap();
     let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
