@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, PoolConfig, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, PoolConfig, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::{NoTls, config::SslMode};
 
 use super::DbError;
 use crate::config::database::PostgresUrl;
 
-/// How long a request waits for a connection. The server is busy, not down: waiting beats refusing.
+/// How long a request waits for a connection, be it one that becomes free or a new one. A server that does not refuse is
+/// busy, not down: waiting beats refusing. New ones take long exactly when many requests come at once to a small pool.
 const WAIT: Duration = Duration::from_secs(2);
-const CREATE: Duration = Duration::from_millis(1000);
 const RECYCLE: Duration = Duration::from_millis(250);
 /// A connection that idled this long may have been cut by something in between: ask it before lending it.
 const SUSPICIOUS_IDLE: Duration = Duration::from_secs(15);
@@ -46,7 +46,8 @@ impl Pool {
             Manager::from_config(config, NoTls, recycling)
         };
         let mut pool_config = PoolConfig::new(max_conns);
-        pool_config.timeouts = Timeouts { wait: Some(WAIT), create: Some(CREATE), recycle: Some(RECYCLE) };
+        // Waiting and connecting share one deadline, in `get`.
+        pool_config.timeouts = Timeouts { wait: None, create: None, recycle: Some(RECYCLE) };
         let pool = deadpool_postgres::Pool::builder(manager)
             .config(pool_config)
             .runtime(Runtime::Tokio1)
@@ -72,20 +73,18 @@ impl Pool {
 
     pub async fn get(&self) -> Result<Object, DbError> {
         let asked = Instant::now();
-        let result = self.pool.get().await;
+        let result = tokio::time::timeout(WAIT, self.pool.get()).await;
         metrics::histogram!("db_checkout_seconds", "role" => self.role).record(asked.elapsed());
-        result.map_err(|error| {
-            use deadpool_postgres::PoolError;
+        let reason = match result {
+            Ok(Ok(object)) => return Ok(object),
+            Err(_) => "no connection could be had in time".to_owned(),
             // The driver's own text hides the reason ("error connecting to server"): its source tells.
-            let reason = match &error {
-                PoolError::Backend(cause) => {
-                    std::error::Error::source(cause).map_or_else(|| cause.to_string(), ToString::to_string)
-                }
-                PoolError::Timeout(_) => "no connection became free in time".to_owned(),
-                other => other.to_string(),
-            };
-            DbError::Unavailable(format!("{}: {reason}", self.role))
-        })
+            Ok(Err(PoolError::Backend(cause))) => {
+                std::error::Error::source(&cause).map_or_else(|| cause.to_string(), ToString::to_string)
+            }
+            Ok(Err(other)) => other.to_string(),
+        };
+        Err(DbError::Unavailable(format!("{}: {reason}", self.role)))
     }
 
     pub fn report(&self) {

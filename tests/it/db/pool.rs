@@ -108,6 +108,22 @@ async fn a_statement_that_is_abandoned_takes_its_connection_along() {
     assert!(names.unwrap().is_empty());
 }
 
+/// As one does that forks for twenty requests at once, while the machine starts containers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_slow_to_let_a_connection_in_is_waited_for() {
+    let mut cluster = Cluster::simulated().await;
+    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    cluster.database_url = url;
+    line.set(Mode::Long(Duration::from_millis(550)));
+    let began = Instant::now();
+    dual(&cluster, 1).write().await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "there and back");
+    // It is waited for, not for ever.
+    line.set(Mode::Held);
+    let refused = dual(&cluster, 1).write().await.err();
+    assert!(matches!(refused, Some(DbError::Unavailable(_))), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_health_check_that_was_given_up_takes_its_connection_along() {
     let mut cluster = Cluster::simulated().await;
