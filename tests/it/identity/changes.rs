@@ -12,7 +12,7 @@ use super::{
     alone,
     minted::{Mint, Minted},
     naive::{Naive, NaiveReader},
-    race::{Arena, Course, READERS, Tally, every_other, race, timed},
+    race::{Arena, Course, READERS, Tally, race, sweep, timed},
     wire::Wire,
 };
 use crate::support::Cluster;
@@ -39,7 +39,7 @@ async fn rotated(arena: &Arena, l1: &str) {
         let body = arena.tell("POST", format!("/keys/{}/rotate", key.id), Some(json!({})), 201).await;
         new.lock().unwrap().push(body["key"].as_str().unwrap().to_owned());
     };
-    let tally = arena.laps(&keys, LANES, SELF, every_other, |key| timed(rotate(key))).await;
+    let tally = arena.laps(&keys, LANES, SELF, sweep, |key| timed(rotate(key))).await;
     judge("rotate", l1, started, &tally, KEYS);
     let mut wires = [Wire::open(&arena.asked[0].1).await, Wire::open(&arena.asked[1].1).await];
     for key in new.into_inner().unwrap() {
@@ -64,7 +64,7 @@ async fn rotated_with_grace(arena: &Arena, l1: &str) {
         *within.lock().unwrap() += usize::from(status == 200);
         arena.mint.expired(key).await;
     };
-    let tally = arena.laps(&keys, 25, SELF, every_other, |key| timed(rotate(key))).await;
+    let tally = arena.laps(&keys, 25, SELF, sweep, |key| timed(rotate(key))).await;
     judge("rotate with a grace of 1 s", l1, started, &tally, 100);
     assert!(within.into_inner().unwrap() > 0, "the grace is one");
 }
@@ -78,7 +78,7 @@ async fn expired(arena: &Arena, l1: &str) {
         #[allow(clippy::cast_precision_loss, reason = "a few")]
         keys.extend(arena.mint.keys(LANES, tenant, &["keys:read"], Some(turn as f64)).await);
     }
-    let tally = arena.laps(&keys, LANES, SELF, |_| 0, |key| timed(arena.mint.expired(key))).await;
+    let tally = arena.laps(&keys, LANES, SELF, |_| Course::cold(), |key| timed(arena.mint.expired(key))).await;
     judge("expiry", l1, started, &tally, KEYS);
 }
 
@@ -91,7 +91,7 @@ async fn scopes_taken(arena: &Arena, l1: &str) {
         timed(arena.tell("PATCH", format!("/keys/{}", key.id), Some(body), 200))
     };
     // Not an id: 404 for who may read instances, and 403 for who may not; Postgres is not asked.
-    let tally = arena.laps(&keys, LANES, ("/instances/none", 404), every_other, take).await;
+    let tally = arena.laps(&keys, LANES, ("/instances/none", 404), sweep, take).await;
     judge("scope change", l1, started, &tally, KEYS);
 }
 
@@ -110,7 +110,7 @@ async fn suspended(arena: &Arena, l1: &str) {
         let all: Vec<&Minted> = keys.iter().collect();
         let mut readers = arena.readers(SELF.0, SELF.1).await;
         // So that each reader has met each key before, or nearly.
-        let course = Course { warm: if n % 2 == 0 { READERS } else { 0 }, after: 20 };
+        let course = Course { warm: if n % 2 == 0 { READERS } else { 0 }, pause: Duration::ZERO, after: 20 };
         let tally = race(&mut readers, &all, course, timed(run("suspend", &name))).await;
         run("resume", &name).await;
         let mut wire = Wire::open(&arena.asked[1].1).await;
@@ -143,7 +143,7 @@ async fn the_naive_cache_accepts_keys_that_expired_or_were_suspended() {
     let asked = [Naive::start(&cluster).await, Naive::start(&cluster).await];
     // Nothing is evicted: a refill would tell it by accident, sooner or later.
     let mut readers: Vec<_> = (0..READERS).map(|n| NaiveReader { process: &asked[n % 2], n, evicts: false }).collect();
-    let course = Course { warm: READERS, after: 2 };
+    let course = Course { warm: READERS, pause: Duration::ZERO, after: 2 };
 
     let mut expiry = Vec::new();
     let tenant = mint.tenant("naive").await;
