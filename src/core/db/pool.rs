@@ -11,7 +11,7 @@ use super::DbError;
 use crate::config::database::PostgresUrl;
 
 /// How long a request waits for a connection, be it one that becomes free or a new one. A server that does not refuse is
-/// busy, not down: waiting beats refusing. New ones take long exactly when many requests come at once to a small pool.
+/// busy, not down: waiting beats refusing. Opening takes longest when it matters most, in a burst that needs many at once.
 const WAIT: Duration = Duration::from_secs(2);
 const RECYCLE: Duration = Duration::from_millis(250);
 /// A connection that idled this long may have been cut by something in between: ask it before lending it.

@@ -12,7 +12,7 @@ use super::{
     alone,
     minted::{Mint, Minted},
     naive::{Naive, NaiveReader},
-    race::{Arena, Course, READERS, Tally, race, sweep, timed},
+    race::{AFTER, Arena, Course, READERS, Tally, race, sweep, timed},
     wire::Wire,
 };
 use crate::support::Cluster;
@@ -78,7 +78,8 @@ async fn expired(arena: &Arena, l1: &str) {
         #[allow(clippy::cast_precision_loss, reason = "a few")]
         keys.extend(arena.mint.keys(LANES, tenant, &["keys:read"], Some(turn as f64)).await);
     }
-    let tally = arena.laps(&keys, LANES, SELF, |_| Course::cold(), |key| timed(arena.mint.expired(key))).await;
+    let tally =
+        arena.laps(&keys, LANES, SELF, |_| Course::at_once(0, AFTER), |key| timed(arena.mint.expired(key))).await;
     judge("expiry", l1, started, &tally, KEYS);
 }
 
@@ -110,7 +111,7 @@ async fn suspended(arena: &Arena, l1: &str) {
         let all: Vec<&Minted> = keys.iter().collect();
         let mut readers = arena.readers(SELF.0, SELF.1).await;
         // So that each reader has met each key before, or nearly.
-        let course = Course { warm: if n % 2 == 0 { READERS } else { 0 }, pause: Duration::ZERO, after: 20 };
+        let course = Course::at_once(if n % 2 == 0 { READERS } else { 0 }, 20);
         let tally = race(&mut readers, &all, course, timed(run("suspend", &name))).await;
         run("resume", &name).await;
         let mut wire = Wire::open(&arena.asked[1].1).await;
@@ -143,7 +144,7 @@ async fn the_naive_cache_accepts_keys_that_expired_or_were_suspended() {
     let asked = [Naive::start(&cluster).await, Naive::start(&cluster).await];
     // Nothing is evicted: a refill would tell it by accident, sooner or later.
     let mut readers: Vec<_> = (0..READERS).map(|n| NaiveReader { process: &asked[n % 2], n, evicts: false }).collect();
-    let course = Course { warm: READERS, pause: Duration::ZERO, after: 2 };
+    let course = Course::at_once(READERS, AFTER);
 
     let mut expiry = Vec::new();
     let tenant = mint.tenant("naive").await;

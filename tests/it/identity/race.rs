@@ -34,7 +34,7 @@ use crate::support::{App, Cluster, redis_server::RedisServer};
 
 pub const READERS: usize = 16;
 /// Questions of each reader after the change.
-const AFTER: usize = 2;
+pub const AFTER: usize = 2;
 const LANES: usize = 40;
 const REVOKES: usize = 3000;
 const NAIVE_REVOKES: usize = 300;
@@ -99,8 +99,8 @@ impl Tally {
 pub struct Course {
     /// Readers that must have been accepted before the change; 0: it meets the first ones.
     pub warm: usize,
-    /// How long it waits then. Nothing is waited for: the last of those readers is the far one, so without a pause the
-    /// change would always meet it at the same point.
+    /// How long it waits then. It is no synchronisation: the last of those readers is the far one, so that without a pause
+    /// the change would always meet it at the same point.
     pub pause: Duration,
     /// Questions of each reader after it.
     pub after: usize,
@@ -110,18 +110,17 @@ impl Course {
     /// A lane's courses: every other key is known everywhere before it changes, and the pauses go through the five ways
     /// to and from Redis that evicting, asking and filling are for a reader that is so `far`.
     pub fn sweep(turn: usize, far: Duration) -> Self {
-        let warm = turn.is_multiple_of(2);
-        let step = u32::try_from(turn / 2 % 11).unwrap();
-        Self {
-            warm: if warm { READERS } else { 0 },
-            pause: if warm { far * step / 2 } else { Duration::ZERO },
-            after: AFTER,
+        if turn.is_multiple_of(2) {
+            let step = u32::try_from(turn / 2 % 11).unwrap();
+            Self { pause: far * step / 2, ..Self::at_once(READERS, AFTER) }
+        } else {
+            Self::at_once(0, AFTER)
         }
     }
 
-    /// The change meets the first readers.
-    pub fn cold() -> Self {
-        Self { warm: 0, pause: Duration::ZERO, after: AFTER }
+    /// Without a pause.
+    pub fn at_once(warm: usize, after: usize) -> Self {
+        Self { warm, pause: Duration::ZERO, after }
     }
 }
 
@@ -207,10 +206,10 @@ struct Distance {
 }
 
 impl Distance {
-    async fn of(cluster: &mut Cluster) -> Self {
+    async fn of(cluster: &mut Cluster, far: Duration) -> Self {
         let near = RedisServer::start();
         let line = Line::to(near.socket()).await;
-        line.set(Mode::Long(FAR));
+        line.set(Mode::Long(far));
         cluster.redis_url = near.url();
         Self { line, near }
     }
@@ -237,7 +236,7 @@ pub struct Arena {
 impl Arena {
     pub async fn open(l1: &str) -> Self {
         let mut cluster = Cluster::simulated().await;
-        let distance = Distance::of(&mut cluster).await;
+        let distance = Distance::of(&mut cluster, FAR).await;
         cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::roles=info").set("DB_MAX_CONNS", 30);
         let mint = Mint::of(&cluster).await;
         let admin = cluster.key("acme", "admin");
@@ -303,8 +302,7 @@ pub async fn timed<T>(done: impl Future<Output = T>) -> Duration {
 
 async fn naive_revokes(far: Duration) -> Tally {
     let mut cluster = Cluster::simulated().await;
-    let distance = Distance::of(&mut cluster).await;
-    distance.line.set(Mode::Long(far));
+    let distance = Distance::of(&mut cluster, far).await;
     let mint = Mint::of(&cluster).await;
     let tenant = mint.tenant("naive").await;
     let keys = mint.keys(NAIVE_REVOKES, tenant, &["keys:read"], None).await;
