@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 
 use super::{
-    Attachment, BackendError, Changed, Compute, Fabric, Guest, NetworkPlan, Observed, Progress,
+    Attachment, BackendError, Changed, Compute, Fabric, Guest, NetworkPlan, Observed, Progress, Released,
     docker::{DockerCompute, DockerFabric},
     simulated::{SimulatedCompute, SimulatedFabric},
 };
@@ -90,7 +90,7 @@ impl Fabric for FabricBackend {
         chosen!(self.unpublish(instance).await)
     }
 
-    async fn release_network(&self, network: NetworkId) -> Result<(), BackendError> {
+    async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
         chosen!(self.release_network(network).await)
     }
 

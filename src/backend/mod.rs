@@ -52,6 +52,17 @@ pub struct NetworkPlan {
     pub cidr: Ipv4Cidr,
 }
 
+/// What became of a network that was released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It is not on this host, or no more.
+    Gone,
+    /// Something still uses it.
+    Used,
+    /// Nothing uses it, and the runtime keeps it, for this reason. It serves again when it is ensured.
+    Stuck(String),
+}
+
 impl NetworkPlan {
     /// The first usable address: reserved for the gateway.
     pub fn gateway(&self) -> Ipv4Addr {
@@ -164,8 +175,8 @@ pub trait Fabric: Send + Sync {
     fn unpublish(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Undoes `ensure_network`: removes the network from this host unless something still uses it.
-    /// Absent or in use is success.
-    fn release_network(&self, network: NetworkId) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Absent or in use is success; and so is `Stuck`, for nothing depends on it that the network goes.
+    fn release_network(&self, network: NetworkId) -> impl Future<Output = Result<Released, BackendError>> + Send;
 
     /// The networks of this cluster on this host.
     fn networks(&self) -> impl Future<Output = Result<Vec<NetworkId>, BackendError>> + Send;

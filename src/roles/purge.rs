@@ -1,4 +1,5 @@
-//! `app purge`: removes all that this cluster has on this host. Rows stay; a running worker would notice.
+//! `app purge`: removes all that this cluster has on this host. Rows stay; a running worker would notice. An empty network
+//! that the runtime does not let go is told, and no error: nobody can do more about it, and no tenant has anything in it.
 
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -9,7 +10,7 @@ use anyhow::bail;
 
 use super::parts;
 use crate::{
-    backend::{Compute, Fabric},
+    backend::{Compute, Fabric, Released},
     cli::PurgeArgs,
     config::{environment::Environment, setting},
 };
@@ -30,11 +31,20 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
         compute.remove(container.instance).await?;
         say(&format!("removed container of instance {}", container.instance));
     }
+    let mut stuck = Vec::new();
     for network in networks {
-        fabric.release_network(network).await?;
-        say(&format!("removed network {network}"));
+        match fabric.release_network(network).await? {
+            Released::Gone => say(&format!("removed network {network}")),
+            Released::Used => say(&format!("kept network {network}: a container is in it")),
+            Released::Stuck(why) => {
+                say(&format!("kept network {network}: {why}"));
+                stuck.push(network);
+            }
+        }
     }
-    if !(compute.list().await?.is_empty() && fabric.networks().await?.is_empty()) {
+    let mut left = fabric.networks().await?;
+    left.retain(|network| !stuck.contains(network));
+    if !(compute.list().await?.is_empty() && left.is_empty()) {
         bail!("something is left: is a worker still running here? stop it, then run app purge again");
     }
     Ok(ExitCode::SUCCESS)

@@ -93,7 +93,8 @@ async fn remove_leftover(context: &Context, failed: &Expected, container: &Obser
     let removed: Result<(), BackendError> = async {
         context.fabric.unpublish(failed.id).await?;
         context.compute.remove(failed.id).await?;
-        context.fabric.release_network(failed.network).await
+        context.fabric.release_network(failed.network).await?;
+        Ok(())
     }
     .await;
     if let Err(error) = removed {

@@ -5,7 +5,7 @@
 //! which takes the name meanwhile is not hit.
 //! Refuses: touching a container of our name that is not ours: `create` answers `NameConflict`, all else sees nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bollard::{
     models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum},
@@ -13,7 +13,7 @@ use bollard::{
 };
 use futures_util::stream::BoxStream;
 use tokio::{
-    sync::{RwLock, RwLockReadGuard, SemaphorePermit},
+    sync::{MutexGuard, RwLockReadGuard, SemaphorePermit},
     time::{self, Instant},
 };
 
@@ -22,7 +22,10 @@ use super::{
     client::{Engine, LONG, within},
     error, events,
     fabric::DockerFabric,
-    image, labels, observe, spec,
+    image, labels,
+    locks::NetworkLock,
+    observe::{self, Placed},
+    spec,
 };
 use crate::{
     backend::{Attachment, BackendError, Changed, Compute, Guest, NetworkPlan, Observed, Progress},
@@ -63,16 +66,16 @@ impl DockerCompute {
     /// The network, and the guarantee that it stays while the guard is held.
     async fn hold_network<'a>(
         &self,
-        lock: &'a RwLock<()>,
+        lock: &'a NetworkLock,
         plan: &NetworkPlan,
     ) -> Result<RwLockReadGuard<'a, ()>, BackendError> {
         for _ in 0..ATTEMPTS {
-            let using = lock.read().await;
+            let using = lock.existence.read().await;
             if bridge::exists(&self.engine, plan).await? {
                 return Ok(using);
             }
             drop(using);
-            let _changing = lock.write().await;
+            let _changing = lock.existence.write().await;
             bridge::ensure(&self.engine, plan).await?;
         }
         Err(BackendError::Unavailable(format!("network {} keeps going away", plan.id)))
@@ -89,6 +92,7 @@ impl DockerCompute {
             docker.with_request_modifier(move |request| request.map(|_| bollard::body_full(body.clone().into())));
         let name = Some(labels::container_name(guest.instance));
         let options = CreateContainerOptions { name, ..Default::default() };
+        let _turn = self.turn().await?;
         match within(LONG, docker.create_container(Some(options), ContainerCreateBody::default())).await {
             Ok(created) => Ok(Some(created.id)),
             Err(error) if error::status(&error) == Some(409) => Ok(None),
@@ -96,7 +100,12 @@ impl DockerCompute {
         }
     }
 
-    async fn remove_container(&self, id: &str) -> Result<(), BackendError> {
+    fn lock_of(&self, found: &Placed) -> Option<Arc<NetworkLock>> {
+        found.network.map(|network| self.engine.networks.of(network))
+    }
+
+    async fn remove_container(&self, id: &str, network: Option<&NetworkLock>) -> Result<(), BackendError> {
+        let _leaving = endpoints(network).await;
         let options = || Some(RemoveContainerOptions { v: true, force: true, ..Default::default() });
         let docker = self.engine.docker().await?;
         let deadline = Instant::now() + REMOVAL;
@@ -123,7 +132,6 @@ impl Compute for DockerCompute {
     async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
         let lock = self.engine.networks.of(attachment.network.id);
         let _using = self.hold_network(&lock, &attachment.network).await?;
-        let _turn = self.turn().await?;
         let name = labels::container_name(guest.instance);
         for _ in 0..ATTEMPTS {
             if let Some(found) = observe::raw(&self.engine, &name).await? {
@@ -136,7 +144,7 @@ impl Compute for DockerCompute {
                 if is_equal(&self.engine, &found, guest, attachment) {
                     return Ok(observed.container_id);
                 }
-                self.remove_container(&observed.container_id).await?;
+                self.remove_container(&observed.container_id, Some(&lock)).await?;
             }
             if let Some(id) = self.new_container(guest, attachment).await? {
                 return Ok(id);
@@ -148,13 +156,22 @@ impl Compute for DockerCompute {
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
-        let _turn = self.turn().await?;
-        let Some(found) = observe::one(&self.engine, instance).await? else {
+        let Some(found) = observe::placed(&self.engine, instance).await? else {
             return Err(BackendError::Unavailable(format!("the container of {instance} is gone")));
         };
-        let call = self.engine.docker().await?.start_container(&found.container_id, None::<StartContainerOptions>);
+        let docker = self.engine.docker().await?;
+        let lock = self.lock_of(&found);
+        let joining = endpoints(lock.as_deref()).await;
+        let _turn = self.turn().await?;
+        let call = within(LONG, docker.start_container(&found.container, None::<StartContainerOptions>));
+        let mut call = pin!(call);
+        // Joining is the first and a small part of it: then the next one of this network can begin.
+        tokio::select! {
+            ended = &mut call => return ended.map_err(error::starting),
+            () = bridge::joined(&self.engine, &found) => drop(joining),
+        }
         // 304, running already, is success to bollard.
-        within(LONG, call).await.map_err(error::starting)
+        call.await.map_err(error::starting)
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
@@ -171,10 +188,9 @@ impl Compute for DockerCompute {
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
-        match observe::one(&self.engine, instance).await? {
-            Some(found) => self.remove_container(&found.container_id).await,
-            None => Ok(()),
-        }
+        let Some(found) = observe::placed(&self.engine, instance).await? else { return Ok(()) };
+        let lock = self.lock_of(&found);
+        self.remove_container(&found.container, lock.as_deref()).await
     }
 
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
@@ -188,6 +204,12 @@ impl Compute for DockerCompute {
     fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
         events::changes(Arc::clone(&self.engine))
     }
+}
+
+/// Held while a container joins or leaves the network. An engine that hangs is not waited for again and again: the count
+/// is worth less than that.
+async fn endpoints(network: Option<&NetworkLock>) -> Option<MutexGuard<'_, ()>> {
+    time::timeout(LONG, network?.endpoints.lock()).await.ok()
 }
 
 /// Whether it is what `create` would make, and stays.

@@ -10,7 +10,7 @@ use bollard::models::PortMap;
 
 use super::{bridge, client::Engine, labels, observe, spec};
 use crate::{
-    backend::{Attachment, BackendError, ContainerState, Fabric, NetworkPlan, PortPlan},
+    backend::{Attachment, BackendError, ContainerState, Fabric, NetworkPlan, PortPlan, Released},
     core::id::{InstanceId, NetworkId},
 };
 
@@ -22,7 +22,7 @@ pub struct DockerFabric {
 impl Fabric for DockerFabric {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
         let lock = self.engine.networks.of(network.id);
-        let _changing = lock.write().await;
+        let _changing = lock.existence.write().await;
         bridge::ensure(&self.engine, network).await
     }
 
@@ -49,9 +49,9 @@ impl Fabric for DockerFabric {
         Ok(())
     }
 
-    async fn release_network(&self, network: NetworkId) -> Result<(), BackendError> {
+    async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
         let lock = self.engine.networks.of(network);
-        let _changing = lock.write().await;
+        let _changing = lock.existence.write().await;
         bridge::release(&self.engine, network).await
     }
 

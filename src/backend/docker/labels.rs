@@ -35,6 +35,11 @@ pub(super) fn network_name(network: NetworkId) -> String {
     format!("app-{network}")
 }
 
+/// `None`: no name of ours.
+pub(super) fn network_of(name: &str) -> Option<NetworkId> {
+    name.strip_prefix("app-")?.parse().ok()
+}
+
 pub(super) fn for_container(cluster: ClusterId, guest: &Guest, spec: String) -> HashMap<String, String> {
     HashMap::from([
         (CLUSTER.to_owned(), cluster.to_string()),

@@ -1,30 +1,41 @@
-//! One lock per network: containers are created under its shared half, the network appears and goes under the other.
+//! What must not happen at once to one network, in this process.
 //!
-//! Promises: a network is never removed between the check that it exists and the creation of a container on it, in
-//! this process; locks of networks that nobody uses are forgotten.
+//! Promises: a network is never removed between the check that it exists and the creation of a container on it; its
+//! endpoints come and go one at a time; locks of networks that nobody uses are forgotten.
 //! Refuses: guarding against another process; there, the engine's own answers decide.
+//!
+//! Order, for whoever takes several: existence, endpoints, a turn of `Engine::starts`.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use crate::core::id::NetworkId;
 
 #[derive(Default)]
-pub(super) struct NetworkLocks(Mutex<HashMap<NetworkId, Weak<RwLock<()>>>>);
+pub(super) struct NetworkLock {
+    /// Containers are created under its shared half, the network appears and goes under the other.
+    pub(super) existence: RwLock<()>,
+    /// Held while a container joins or leaves: engines before 28.1 lose count when several do at once, and then keep the
+    /// network for good (ADR 16).
+    pub(super) endpoints: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+pub(super) struct NetworkLocks(Mutex<HashMap<NetworkId, Weak<NetworkLock>>>);
 
 impl NetworkLocks {
-    pub(super) fn of(&self, network: NetworkId) -> Arc<RwLock<()>> {
+    pub(super) fn of(&self, network: NetworkId) -> Arc<NetworkLock> {
         // A panic while holding it cannot leave the map half-changed.
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = locks.get(&network).and_then(Weak::upgrade) {
             return lock;
         }
         locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::new(RwLock::new(()));
+        let lock = Arc::<NetworkLock>::default();
         locks.insert(network, Arc::downgrade(&lock));
         lock
     }

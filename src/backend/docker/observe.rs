@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::{BackendError, ContainerState, Observed},
-    core::id::InstanceId,
+    core::id::{InstanceId, NetworkId},
 };
 
 /// How many containers are inspected at a time.
@@ -37,6 +37,21 @@ pub(super) async fn raw(engine: &Engine, name: &str) -> Result<Option<ContainerI
 pub(super) async fn one(engine: &Engine, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
     let Some(found) = raw(engine, &labels::container_name(instance)).await? else { return Ok(None) };
     Ok(ours(engine, &found)?.filter(|observed| observed.instance == instance))
+}
+
+/// A container of ours, as far as one has to know it to start or remove it.
+pub(super) struct Placed {
+    /// The engine's id.
+    pub(super) container: String,
+    /// Which network it joins when it starts; `None`: none of ours.
+    pub(super) network: Option<NetworkId>,
+}
+
+pub(super) async fn placed(engine: &Engine, instance: InstanceId) -> Result<Option<Placed>, BackendError> {
+    let Some(found) = raw(engine, &labels::container_name(instance)).await? else { return Ok(None) };
+    let ours = ours(engine, &found)?.filter(|observed| observed.instance == instance);
+    let network = found.host_config.and_then(|config| labels::network_of(config.network_mode.as_deref()?));
+    Ok(ours.map(|observed| Placed { container: observed.container_id, network }))
 }
 
 pub(super) async fn all(engine: &Engine) -> Result<Vec<Observed>, BackendError> {

@@ -8,7 +8,7 @@ use std::{fs, io::ErrorKind, sync::Arc};
 
 use super::machine::{Machine, broken};
 use crate::{
-    backend::{Attachment, BackendError, Fabric, NetworkPlan},
+    backend::{Attachment, BackendError, Fabric, NetworkPlan, Released},
     core::id::{InstanceId, NetworkId},
 };
 
@@ -31,12 +31,14 @@ impl Fabric for SimulatedFabric {
         self.machine.chance.perform("unpublish", || Ok(())).await
     }
 
-    async fn release_network(&self, network: NetworkId) -> Result<(), BackendError> {
+    async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
         let release = || match fs::remove_dir(self.machine.network(network)) {
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
-                Err(broken(error))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(Released::Gone),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound => Ok(Released::Gone),
+                ErrorKind::DirectoryNotEmpty => Ok(Released::Used),
+                _ => Err(broken(error)),
+            },
         };
         self.machine.chance.perform("release_network", release).await
     }

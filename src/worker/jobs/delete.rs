@@ -15,5 +15,6 @@ pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) 
     let instance = job.lease.instance;
     step(context, held, "unpublish", context.fabric.unpublish(instance)).await?;
     step(context, held, "remove", context.compute.remove(instance)).await?;
-    step(context, held, "network", context.fabric.release_network(job.network)).await
+    step(context, held, "network", context.fabric.release_network(job.network)).await?;
+    Ok(())
 }

@@ -54,7 +54,8 @@ pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
     let undone: Result<(), BackendError> = async {
         context.fabric.unpublish(job.lease.instance).await?;
         context.compute.remove(job.lease.instance).await?;
-        context.fabric.release_network(job.network).await
+        context.fabric.release_network(job.network).await?;
+        Ok(())
     }
     .await;
     match undone {

@@ -11,7 +11,9 @@ use std::{
 };
 
 use app::{
-    backend::{Attachment, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan},
+    backend::{
+        Attachment, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan, Released,
+    },
     core::id::{InstanceId, JobId, NetworkId},
 };
 use futures_util::{StreamExt, stream::BoxStream};
@@ -36,8 +38,8 @@ pub async fn conformance<C: Compute, F: Fabric>(compute: &C, fabric: &F, strange
     a_network_in_use_stays(compute, fabric, &network, image).await;
     a_network_is_made_again_for_a_container(compute, fabric, image).await;
 
-    fabric.release_network(network.id).await.expect("release");
-    fabric.release_network(network.id).await.expect("release again");
+    assert_eq!(fabric.release_network(network.id).await.expect("release"), Released::Gone);
+    assert_eq!(fabric.release_network(network.id).await.expect("release again"), Released::Gone);
     assert_eq!(compute.list().await.expect("list"), [], "containers are left");
     assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
 }
@@ -147,10 +149,10 @@ pub async fn a_taken_name_is_told<C: Compute, F: Fabric>(compute: &C, stranger: 
 async fn a_network_in_use_stays<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &NetworkPlan, image: &str) {
     let (guest, wires) = (guest(image, None), attachment(network, 15));
     compute.create(&guest, &wires).await.expect("create");
-    fabric.release_network(network.id).await.expect("releasing what a created container names");
+    assert_eq!(fabric.release_network(network.id).await.expect("a created container names it"), Released::Used);
     assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
     compute.start(guest.instance).await.expect("start");
-    fabric.release_network(network.id).await.expect("releasing what is in use");
+    assert_eq!(fabric.release_network(network.id).await.expect("in use"), Released::Used);
     assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
     compute.remove(guest.instance).await.expect("remove");
 }

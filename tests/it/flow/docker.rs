@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::page::page;
-use crate::support::{Client, Cluster, eventually};
+use crate::support::{Client, Cluster, Miscounting, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_behind() {
@@ -256,6 +256,27 @@ async fn purge_removes_its_own_and_leaves_another_installation_alone() {
     assert!(said.contains("1 containers") && said.contains("1 networks"), "{said}");
     assert_eq!(ours.in_docker().await, Vec::<String>::new());
     assert_eq!(theirs.in_docker().await, untouched);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_tells_what_an_engine_that_lost_count_keeps() {
+    let Some(mut cluster) = Cluster::docker("purge_tells_what_an_engine_keeps").await else { return };
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+    client.create_running(json!({"image": cluster.image})).await;
+    assert!(worker.terminate().success());
+    let engine = cluster.docker_host.clone().unwrap();
+    let miscounting = Miscounting::before(&engine).await;
+    cluster.docker_host = Some(miscounting.host.clone());
+    let said = cluster.run(&["purge", "--yes"]);
+    assert!(said.contains("removed container") && said.contains("kept network"), "{said}");
+    assert!(said.contains("until it is restarted"), "{said}");
+    cluster.docker_host = Some(engine);
+    assert_eq!(cluster.in_docker().await.len(), 1, "the network");
+    // Set right by a restart, it goes.
+    let said = cluster.run(&["purge", "--yes"]);
+    assert!(said.contains("0 containers") && said.contains("removed network"), "{said}");
+    assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 }
 
 async fn containers(cluster: &Cluster) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod docker_proxy;
 pub mod env;
 pub mod eventually;
 pub mod postgres;
@@ -11,6 +12,7 @@ pub mod redis_server;
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
+pub use docker_proxy::Miscounting;
 pub use eventually::eventually;
 pub use postgres::Postgres;
 pub use process::App;
