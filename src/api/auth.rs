@@ -1,5 +1,7 @@
 //! Key, then scope: before anything else of a request is looked at.
 
+use std::{collections::HashMap, sync::Arc};
+
 use actix_web::{
     Error, HttpMessage, HttpRequest, ResponseError,
     body::{EitherBody, MessageBody},
@@ -20,6 +22,8 @@ use crate::{
         route,
     },
 };
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Authenticates and authorizes one request; handlers find the caller by `caller`.
 ///
@@ -70,7 +74,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// Whether a request may go on, and what its answer has to tell.
 struct Judged {
     /// The caller; `None` where none is needed, or nothing is served.
-    verdict: Result<Option<Caller>, ApiError>,
+    verdict: Result<Option<Arc<Caller>>, ApiError>,
     allowance: Option<Allowance>,
     /// The key was accepted though the primary has not been heard of for a while.
     stale: bool,
@@ -110,24 +114,28 @@ async fn judge(request: &ServiceRequest) -> Judged {
 /// `None`: no such path, or not with this method; still only for those with a key.
 fn access(request: &ServiceRequest) -> Option<Access> {
     thread_local! {
-        static TABLE: Vec<(Method, &'static str, Access)> =
-            routes().into_iter().map(|route| (route.method, route.path, route.access)).collect();
+        static TABLE: HashMap<&'static str, Vec<(Method, Access)>> = routes().into_iter().fold(
+            HashMap::new(),
+            |mut table, route| {
+                table.entry(route.path).or_default().push((route.method, route.access));
+                table
+            },
+        );
     }
     let pattern = route::pattern(request)?;
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     TABLE.with(|table| {
-        let mut here = table.iter().filter(|(_, path, _)| *path == &*pattern).peekable();
+        let here = table.get(&*pattern)?;
+        let exact = here.iter().find(|(known, _)| known == method).map(|(_, access)| *access);
         // A wrong method on a public path is for everybody to see.
-        let all_public = here.clone().all(|(.., access)| *access == Access::Public);
-        here.peek()?;
-        let exact = here.find(|(known, ..)| known == method).map(|(.., access)| *access);
+        let all_public = here.iter().all(|(_, access)| *access == Access::Public);
         exact.or(all_public.then_some(Access::Public))
     })
 }
 
 fn presented(request: &HttpRequest) -> Option<String> {
     let headers = request.headers();
-    if let Some(key) = headers.get("X-API-Key") {
+    if let Some(key) = headers.get(&X_API_KEY) {
         return key.to_str().ok().map(|key| key.trim().to_owned());
     }
     let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -136,6 +144,6 @@ fn presented(request: &HttpRequest) -> Option<String> {
 }
 
 /// The caller that the middleware found.
-pub fn caller(request: &HttpRequest) -> Caller {
-    request.extensions().get::<Caller>().expect("every route but the public ones has a caller").clone()
+pub fn caller(request: &HttpRequest) -> Arc<Caller> {
+    request.extensions().get::<Arc<Caller>>().expect("every route but the public ones has a caller").clone()
 }

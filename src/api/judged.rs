@@ -1,6 +1,8 @@
 //! A key that is changed as it was judged: what the caller may is decided of one version of the key, and the change finds
 //! no other. Changed by somebody else in between, the key is judged again.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
@@ -33,7 +35,7 @@ pub(super) async fn existing(state: &ApiState, caller: &Caller, id: KeyId) -> Re
 
 /// A request to change a key: who asks, the key as it is, and what is asked.
 pub(super) struct Asked<T> {
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
     pub key: KeyRecord,
     pub body: Json<T>,
     pub idempotency: Option<IdempotencyKey>,

@@ -160,10 +160,16 @@ fn texts(scopes: &[Scope]) -> Vec<&'static str> {
     scopes.iter().map(|scope| scope.as_str()).collect()
 }
 
-impl From<Caller> for Key {
-    fn from(caller: Caller) -> Self {
+impl From<&Caller> for Key {
+    fn from(caller: &Caller) -> Self {
         let scopes = texts(&caller.scopes);
-        Self { id: caller.key, name: caller.name, tenant_id: caller.tenant, scopes, expires_at: caller.expires_at }
+        Self {
+            id: caller.key,
+            name: caller.name.clone(),
+            tenant_id: caller.tenant,
+            scopes,
+            expires_at: caller.expires_at,
+        }
     }
 }
 
@@ -191,7 +197,7 @@ impl From<KeyRecord> for Key {
     responses((status = 200, body = Key), (status = "default", body = ProblemBody<'static>)))]
 pub async fn myself(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::of(&request)?.finish()?;
-    Ok(HttpResponse::Ok().json(Key::from(caller(&request))))
+    Ok(HttpResponse::Ok().json(Key::from(&*caller(&request))))
 }
 
 #[utoipa::path(post, path = "/keys", tag = "keys", request_body = CreateKey,

@@ -56,7 +56,7 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
         expires_at: None,
         created_by: None,
     };
-    let key = accept_key::create(&db, &KeyRing::new(secrets), tenant, &spec, None).await?;
+    let key = accept_key::create(&db, &KeyRing::new(&secrets), tenant, &spec, None).await?;
     print_key(key.context("the tenant vanished")?.key.expose_secret());
     Ok(ExitCode::SUCCESS)
 }

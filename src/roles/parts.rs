@@ -158,7 +158,7 @@ pub fn cached_identity(
     max_conns: usize,
 ) -> anyhow::Result<CachedIdentity> {
     let seal = Seal::new(secrets.cache.iter().map(|versioned| versioned.secret.clone()).collect());
-    let ring = Arc::new(KeyRing::new(secrets));
+    let ring = Arc::new(KeyRing::new(&secrets));
     // Two fifths: lookups of keys must not starve the requests that have theirs.
     let primary_reads = max_conns * 2 / 5;
     Ok(CachedIdentity::new(Start { db: db.clone(), redis, cluster, ring, seal, l1: config.l1, primary_reads })?)
@@ -174,7 +174,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let socket = parts.socket;
     let bell = Bell::new(&parts.redis, parts.cluster)?;
     redis::check(&parts.redis).await?;
-    let ring = Arc::new(KeyRing::new(parts.secrets.clone()));
+    let ring = Arc::new(KeyRing::new(&parts.secrets));
     let (config, max_conns) = (parts.identity, parts.max_conns);
     let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
     let identity = if parts.identity.cache {

@@ -3,7 +3,7 @@
 //!
 //! Prints its address, then serves until it is killed.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use actix_web::{
     Error, HttpMessage,
@@ -22,14 +22,14 @@ use app::{
 };
 
 thread_local! {
-    static CALLER: Caller = Caller {
+    static CALLER: Arc<Caller> = Arc::new(Caller {
         key: KeyId::new(),
         name: "bench".into(),
         tenant: TenantId::new(),
         scopes: vec![Scope::KeysRead],
         expires_at: None,
         limits: serde_json::json!({}),
-    };
+    });
 }
 
 async fn anybody<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {

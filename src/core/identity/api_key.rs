@@ -56,7 +56,7 @@ impl<'a> Presented<'a> {
             return None;
         }
         let (body, sum) = text.split_at(LENGTH - CHECKSUM);
-        (checksum(body) == sum).then_some(Self(text))
+        (checksum(body) == sum.as_bytes()).then_some(Self(text))
     }
 
     fn signed(&self) -> (&'a str, &'a str) {
@@ -81,12 +81,22 @@ impl fmt::Debug for NewKey {
     }
 }
 
-/// The secrets under which keys are made and recognised.
-pub struct KeyRing(KeySecrets);
+/// The secrets under which keys are made and recognised, newest first.
+pub struct KeyRing {
+    peppers: Vec<Keyed>,
+    tags: Vec<Keyed>,
+}
+
+/// A MAC that has taken its secret in, which is half of the work; each message gets a copy.
+struct Keyed {
+    version: u8,
+    mac: Hmac<Sha256>,
+}
 
 impl KeyRing {
-    pub fn new(secrets: KeySecrets) -> Self {
-        Self(secrets)
+    pub fn new(secrets: &KeySecrets) -> Self {
+        let keyed = |secrets: &[Versioned]| secrets.iter().map(Keyed::from).collect();
+        Self { peppers: keyed(&secrets.peppers), tags: keyed(&secrets.tags) }
     }
 
     /// Makes a key from `random` bytes, asking for more until 30 digits are found (rejection sampling: no bias).
@@ -94,8 +104,7 @@ impl KeyRing {
     /// # Errors
     /// Those of `random`.
     pub fn make<E>(&self, env: KeyEnv, mut random: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<NewKey, E> {
-        let tag_secret = &self.0.tags[0];
-        let pepper = &self.0.peppers[0];
+        let (tag_secret, pepper) = (&self.tags[0], &self.peppers[0]);
         let mut text = String::with_capacity(LENGTH);
         text.push_str(env.prefix());
         text.push(char::from(DIGITS[usize::from(tag_secret.version)]));
@@ -107,12 +116,10 @@ impl KeyRing {
                 text.push(char::from(DIGITS[usize::from(byte % 62)]));
             }
         }
-        let tag = tag(tag_secret, &text);
-        text.push_str(&tag);
-        let sum = checksum(&text);
-        text.push_str(&sum);
+        text.extend(tag_secret.tag(&text).map(char::from));
+        text.extend(checksum(&text).map(char::from));
         Ok(NewKey {
-            hash: mac(pepper, text.as_bytes()),
+            hash: pepper.of(text.as_bytes()),
             pepper_version: i16::from(pepper.version),
             hint: format!("{}{}…{}", env.prefix(), &text[PREFIX..=PREFIX], &text[LENGTH - 4..]),
             env,
@@ -124,46 +131,52 @@ impl KeyRing {
     pub fn is_ours(&self, presented: &Presented<'_>) -> bool {
         let (signed, claimed) = presented.signed();
         let version = DIGITS.iter().position(|digit| *digit == signed.as_bytes()[PREFIX]);
-        let secret = self.0.tags.iter().find(|secret| Some(usize::from(secret.version)) == version);
-        secret.is_some_and(|secret| tag(secret, signed).as_bytes().ct_eq(claimed.as_bytes()).into())
+        let secret = self.tags.iter().find(|secret| Some(usize::from(secret.version)) == version);
+        secret.is_some_and(|secret| secret.tag(signed).ct_eq(claimed.as_bytes()).into())
     }
 
     /// Its hash under each pepper, newest first.
     pub fn hashes(&self, presented: &Presented<'_>) -> impl Iterator<Item = [u8; 32]> {
-        self.0.peppers.iter().map(|pepper| mac(pepper, presented.0.as_bytes()))
+        self.peppers.iter().map(|pepper| pepper.of(presented.0.as_bytes()))
     }
 
     /// A MAC under the newest pepper: for what must be derived from a secret without storing it.
     pub fn derive(&self, label: &[u8]) -> [u8; 32] {
-        mac(&self.0.peppers[0], label)
+        self.peppers[0].of(label)
     }
 }
 
-fn mac(secret: &Versioned, message: &[u8]) -> [u8; 32] {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.secret.expose_secret()).expect("HMAC takes a key of any length");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
+impl From<&Versioned> for Keyed {
+    fn from(secret: &Versioned) -> Self {
+        let mac = Hmac::new_from_slice(secret.secret.expose_secret()).expect("HMAC takes a key of any length");
+        Self { version: secret.version, mac }
+    }
 }
 
-fn tag(secret: &Versioned, signed: &str) -> String {
-    let mac = mac(secret, signed.as_bytes());
-    let first: [u8; 8] = mac[..8].try_into().expect("a MAC has 32 bytes");
-    base62(u64::from_be_bytes(first) >> 5, TAG)
+impl Keyed {
+    fn of(&self, message: &[u8]) -> [u8; 32] {
+        self.mac.clone().chain_update(message).finalize().into_bytes().into()
+    }
+
+    fn tag(&self, signed: &str) -> [u8; TAG] {
+        let mac = self.of(signed.as_bytes());
+        let first: [u8; 8] = mac[..8].try_into().expect("a MAC has 32 bytes");
+        base62(u64::from_be_bytes(first) >> 5)
+    }
 }
 
-fn checksum(body: &str) -> String {
-    base62(u64::from(crc32fast::hash(body.as_bytes())), CHECKSUM)
+fn checksum(body: &str) -> [u8; CHECKSUM] {
+    base62(u64::from(crc32fast::hash(body.as_bytes())))
 }
 
-/// The number's last `width` Base62 digits, zero-padded.
-fn base62(mut number: u64, width: usize) -> String {
-    let mut digits = vec![b'0'; width];
+/// The number's last `N` Base62 digits, zero-padded.
+fn base62<const N: usize>(mut number: u64) -> [u8; N] {
+    let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
         *digit = DIGITS[usize::try_from(number % 62).expect("below 62")];
         number /= 62;
     }
-    digits.into_iter().map(char::from).collect()
+    digits
 }
 
 #[cfg(test)]
@@ -174,7 +187,7 @@ mod tests {
 
     fn ring(version: u8, byte: u8) -> KeyRing {
         let secret = || vec![Versioned { version, secret: vec![byte; 32].into() }];
-        KeyRing::new(KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
+        KeyRing::new(&KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
     }
 
     fn make(ring: &KeyRing) -> NewKey {

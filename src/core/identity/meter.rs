@@ -2,7 +2,10 @@
 //!
 //! The handles are looked up once: a lookup by labels costs more than finding a key in the process.
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use metrics::{Counter, Histogram};
 
@@ -35,7 +38,7 @@ static METERS: LazyLock<[Meter; SOURCES.len()]> = LazyLock::new(|| {
 });
 
 /// Notes one verification.
-pub(super) fn record(source: Source, started: Instant, result: &Result<Caller, IdentityError>) {
+pub(super) fn record(source: Source, started: Instant, result: &Result<Arc<Caller>, IdentityError>) {
     let meter = &METERS[source as usize];
     let result = match result {
         Ok(_) => 0,

@@ -17,7 +17,7 @@ use crate::core::db::DualDb;
 pub trait IdentityService: Send + Sync {
     /// # Errors
     /// `Unauthenticated` for any key that is not good now; `Unavailable` when that could not be found out.
-    fn verify(&self, presented: &str) -> impl Future<Output = Result<Caller, IdentityError>> + Send;
+    fn verify(&self, presented: &str) -> impl Future<Output = Result<Arc<Caller>, IdentityError>> + Send;
 }
 
 /// Asks Postgres each time. A key that we did not make costs no I/O: its tag is wrong.
@@ -41,7 +41,7 @@ pub enum Identity {
 }
 
 impl IdentityService for Identity {
-    async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
+    async fn verify(&self, presented: &str) -> Result<Arc<Caller>, IdentityError> {
         match self {
             Self::Postgres(identity, _) => identity.verify(presented).await,
             Self::Cached(identity) => identity.verify(presented).await,
@@ -75,7 +75,7 @@ impl Identity {
 }
 
 impl IdentityService for PgIdentity {
-    async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
+    async fn verify(&self, presented: &str) -> Result<Arc<Caller>, IdentityError> {
         let started = Instant::now();
         let ours = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented));
         let (source, result) = match ours {
@@ -88,7 +88,7 @@ impl IdentityService for PgIdentity {
 }
 
 impl PgIdentity {
-    async fn ask(&self, presented: &Presented<'_>) -> Result<Caller, IdentityError> {
+    async fn ask(&self, presented: &Presented<'_>) -> Result<Arc<Caller>, IdentityError> {
         // A key was hashed with the pepper of its day: try them all, newest first.
         for hash in self.ring.hashes(presented) {
             match store::fact(&self.db, &hash).await? {

@@ -41,7 +41,7 @@ impl Mint {
         };
         let sql = cluster.sql().await;
         let id = sql.query_one("select id from cluster", &[]).await.unwrap().get(0);
-        Self { ring: KeyRing::new(secrets), sql, cluster: id }
+        Self { ring: KeyRing::new(&secrets), sql, cluster: id }
     }
 
     /// A new tenant.
@@ -106,5 +106,5 @@ impl Mint {
 /// A ring of somebody else: its keys have the right form and a wrong tag.
 pub fn forger() -> KeyRing {
     let secret = || vec![Versioned { version: 1, secret: vec![9; 32].into() }];
-    KeyRing::new(KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
+    KeyRing::new(&KeySecrets { peppers: secret(), tags: secret(), cache: secret() })
 }

@@ -166,14 +166,14 @@ fn cached(payload: Payload) -> Cached {
     Cached {
         hash: payload.h,
         ver: payload.v,
-        caller: Caller {
+        caller: Arc::new(Caller {
             key: payload.id.into(),
             name: payload.n,
             tenant: payload.t.into(),
             scopes: payload.s.iter().filter_map(|text| text.parse::<Scope>().ok()).collect(),
             expires_at,
             limits: payload.l,
-        },
+        }),
         filled_at: payload.f,
         took: payload.d,
     }
@@ -207,14 +207,14 @@ mod tests {
         Arc::new(Cached {
             hash: [7; 32],
             ver: 3,
-            caller: Caller {
+            caller: Arc::new(Caller {
                 key: KeyId::new(),
                 name: "ci".into(),
                 tenant: TenantId::new(),
                 scopes: vec![Scope::InstancesRead],
                 expires_at: OffsetDateTime::from_unix_timestamp(2_000_000_000).ok(),
                 limits: serde_json::json!({"rps": 5}),
-            },
+            }),
             filled_at: 1_000.5,
             took: 0.002,
         })

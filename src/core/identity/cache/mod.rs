@@ -39,7 +39,7 @@ pub struct Cached {
     pub hash: [u8; 32],
     /// Grows with each change of the key or of its tenant.
     pub ver: i64,
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
     /// By Postgres' clock, seconds since 1970: when the primary was read.
     pub filled_at: f64,
     /// How long that took, in seconds; refreshing ahead starts the earlier the longer it takes.

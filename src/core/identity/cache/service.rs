@@ -140,7 +140,7 @@ impl CachedIdentity {
 }
 
 impl IdentityService for CachedIdentity {
-    async fn verify(&self, presented: &str) -> Result<Caller, IdentityError> {
+    async fn verify(&self, presented: &str) -> Result<Arc<Caller>, IdentityError> {
         let started = Instant::now();
         let (source, result) = self.0.verify(presented).await;
         meter::record(source, started, &result);
@@ -157,19 +157,19 @@ impl Inner {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    async fn verify(self: &Arc<Self>, presented: &str) -> (Source, Result<Caller, IdentityError>) {
+    async fn verify(self: &Arc<Self>, presented: &str) -> (Source, Result<Arc<Caller>, IdentityError>) {
         let mut source = Source::Tag;
         let Some(presented) = Presented::parse(presented).filter(|presented| self.ring.is_ours(presented)) else {
             return (source, Err(IdentityError::Unauthenticated));
         };
         // A key was hashed with the pepper of its day. Nobody is asked about the newest while the process knows another.
-        let hashes: Vec<_> = self.ring.hashes(&presented).collect();
-        if let Some(cached) = hashes.iter().find_map(|hash| self.kept(hash)) {
+        if let Some(cached) = self.ring.hashes(&presented).find_map(|hash| self.kept(&hash)) {
             return (Source::Process, Ok(cached.caller.clone()));
         }
         let mut verdict = IdentityError::Unauthenticated;
-        for hash in &hashes {
-            let (asked, result) = self.ask(hash).await;
+        for hash in self.ring.hashes(&presented) {
+            // Boxed, here and below: a request that needs less should not carry room for more.
+            let (asked, result) = Box::pin(self.ask(&hash)).await;
             source = asked;
             match result {
                 Ok(Fact::Valid(cached)) => return (source, Ok(cached.caller.clone())),
@@ -195,26 +195,27 @@ impl Inner {
         let name = name_of(hash);
         // Without news from either channel no cache is believed.
         if !(self.feed.is_fresh() || self.l1.is_fenced(self.clock())) || !self.tier.allows() {
-            return (Source::Primary, self.shared(hash, None).await);
+            return (Source::Primary, Box::pin(self.shared(hash, None)).await);
         }
         let key = self.tier.redis_key(&name);
         let snapshot = self.l1.snapshot(&name, self.clock());
-        match self.tier.get(&key).await {
+        let found = match self.tier.get(&key).await {
             Ok(value) => match self.open(&key, hash, value.as_deref()) {
                 Found::Valid(cached, prefix) => {
                     self.keep(snapshot, &cached);
                     self.refresh_ahead(&cached, prefix);
-                    (Source::Redis, Ok(Fact::Valid(cached)))
+                    return (Source::Redis, Ok(Fact::Valid(cached)));
                 }
-                Found::Unknown => (Source::Redis, Ok(Fact::unknown())),
-                Found::Tombstone(..) => (Source::Redis, Ok(Fact::refused())),
-                found => (Source::Primary, self.shared(hash, Some(found)).await),
+                Found::Unknown => return (Source::Redis, Ok(Fact::unknown())),
+                Found::Tombstone(..) => return (Source::Redis, Ok(Fact::refused())),
+                found => Some(found),
             },
             Err(error) => {
                 tracing::debug!(%error, "redis did not answer; asking the primary");
-                (Source::Primary, self.shared(hash, None).await)
+                None
             }
-        }
+        };
+        (Source::Primary, Box::pin(self.shared(hash, found)).await)
     }
 
     /// Together with all who ask about the same key. `found`: what Redis had; `None`: Redis is not to be asked.

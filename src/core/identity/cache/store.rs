@@ -41,14 +41,14 @@ pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Res
     Ok(Fact::Valid(Arc::new(Cached {
         hash,
         ver,
-        caller: Caller {
+        caller: Arc::new(Caller {
             key: KeyId::from(row.get::<_, uuid::Uuid>("id")),
             name: row.get("name"),
             tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
             scopes: scopes(row.get("scopes")),
             expires_at: row.get("expires_at"),
             limits: row.get("limits"),
-        },
+        }),
         filled_at: row.get("now_s"),
         took: asked_at.elapsed().as_secs_f64(),
     })))

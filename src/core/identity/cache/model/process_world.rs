@@ -28,14 +28,14 @@ thread_local! {
     static MAP: RefCell<(L1, Arc<Cached>)> = RefCell::new((L1::new(), Arc::new(Cached {
         hash: [0; 32],
         ver: 1,
-        caller: Caller {
+        caller: Arc::new(Caller {
             key: KeyId::new(),
             name: String::new(),
             tenant: TenantId::new(),
             scopes: Vec::new(),
             expires_at: None,
             limits: serde_json::Value::Null,
-        },
+        }),
         filled_at: 0.0,
         took: 0.0,
     })));
