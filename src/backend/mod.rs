@@ -59,7 +59,7 @@ pub enum Released {
     Gone,
     /// Something still uses it.
     Used,
-    /// Nothing uses it, and the runtime keeps it, for this reason. It serves again when it is ensured.
+    /// Nothing uses it, and the runtime keeps it, for this reason. With the same CIDR it can serve again.
     Stuck(String),
 }
 
@@ -175,7 +175,7 @@ pub trait Fabric: Send + Sync {
     fn unpublish(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Undoes `ensure_network`: removes the network from this host unless something still uses it.
-    /// Absent or in use is success; and so is `Stuck`, for nothing depends on it that the network goes.
+    /// Absent or in use is success; and so is `Stuck`: nobody has to wait for an empty network to go.
     fn release_network(&self, network: NetworkId) -> impl Future<Output = Result<Released, BackendError>> + Send;
 
     /// The networks of this cluster on this host.

@@ -27,7 +27,7 @@ use crate::{
 /// How often a CIDR that is taken by nothing visible is tried again.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked whether a container has joined: that takes 20 ms on an idle machine.
+/// Between looks whether a container has joined. Joining takes 20 ms on an idle machine.
 const JOINING: Duration = Duration::from_millis(10);
 /// Engines before 28.1 lose count of a network's endpoints when several come and go at once, and set it right when they
 /// start (moby 51d7f95, "libnet: remove struct endpointCnt").

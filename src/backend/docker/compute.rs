@@ -206,8 +206,8 @@ impl Compute for DockerCompute {
     }
 }
 
-/// Held while a container joins or leaves the network. An engine that hangs is not waited for again and again: the count
-/// is worth less than that.
+/// Held while a container joins or leaves the network. `None` after a minute, be it that the engine hangs or that many are
+/// before: the count is worth no more than that.
 async fn endpoints(network: Option<&NetworkLock>) -> Option<MutexGuard<'_, ()>> {
     time::timeout(LONG, network?.endpoints.lock()).await.ok()
 }

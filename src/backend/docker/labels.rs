@@ -35,7 +35,7 @@ pub(super) fn network_name(network: NetworkId) -> String {
     format!("app-{network}")
 }
 
-/// `None`: no name of ours.
+/// Which network a name means, in a container that its labels show to be ours; `None`: none of ours.
 pub(super) fn network_of(name: &str) -> Option<NetworkId> {
     name.strip_prefix("app-")?.parse().ok()
 }
@@ -85,6 +85,13 @@ mod tests {
 
     use super::*;
     use crate::core::id::JobId;
+
+    #[test]
+    fn a_networks_name_is_read_back() {
+        let network = NetworkId::new();
+        assert_eq!(network_of(&network_name(network)), Some(network));
+        assert_eq!(network_of("bridge"), None);
+    }
 
     #[test]
     fn labels_are_read_back_by_their_own_cluster_only() {

@@ -1,7 +1,8 @@
 //! What must not happen at once to one network, in this process.
 //!
-//! Promises: a network is never removed between the check that it exists and the creation of a container on it; its
-//! endpoints come and go one at a time; locks of networks that nobody uses are forgotten.
+//! Promises: a network is never removed between the check that it exists and the creation of a container on it; starts and
+//! removals change its endpoints one at a time, as far as the engine answers within a minute; locks of networks that nobody
+//! uses are forgotten.
 //! Refuses: guarding against another process; there, the engine's own answers decide.
 //!
 //! Order, for whoever takes several: existence, endpoints, a turn of `Engine::starts`.
