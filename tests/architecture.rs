@@ -126,6 +126,7 @@ const OTHER_TLS: &[&str] = &["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys"
 enum Rule {
     Arrow,
     Sql,
+    Columns,
     Header,
     Address,
     Environment,
@@ -143,6 +144,9 @@ impl Rule {
         match self {
             Self::Arrow => "this module has no row in ARROWS, so it may import nothing of ours: give it one",
             Self::Sql => "SQL lives in core's store.rs files and in core/protocol/ (if this is prose, reword it)",
+            Self::Columns => {
+                "a result names its columns: with `*` a column of the next release breaks what this one has prepared"
+            }
             Self::Header => "a file opens with `//!`: what it is, what it promises, what it refuses",
             Self::Address => "a third-party crate has one address (ADDRESSES); processes are started nowhere",
             Self::Environment => "the environment is read in config/ and cli.rs, by clap",
@@ -175,6 +179,11 @@ fn arrows_point_inwards() {
 #[test]
 fn sql_stays_in_stores_and_protocol() {
     assert_none(violations(sql));
+}
+
+#[test]
+fn statements_name_the_columns_of_their_results() {
+    assert_none(violations(columns));
 }
 
 #[test]
@@ -241,7 +250,7 @@ fn every_metric_is_catalogued_and_documented() {
 
 #[test]
 fn every_exception_is_still_needed() {
-    let rules = [arrows, sql, header, addresses, environment, name, size, leftovers, prints];
+    let rules = [arrows, sql, columns, header, addresses, environment, name, size, leftovers, prints];
     let found: Vec<Violation> = rules.into_iter().flat_map(violations).collect();
     let stale = EXCEPTIONS.iter().filter(|exception| !found.iter().any(|violation| violation.is_excused_by(exception)));
     let stale: Vec<String> = stale.map(|e| format!("{:?} {} {:?} ({})", e.rule, e.file, e.what, e.why)).collect();
@@ -323,6 +332,28 @@ fn is_sql(text: &str) -> bool {
         || ["begin", "commit", "rollback"].contains(&text.trim_end_matches(';'))
         || text.starts_with("set ") && text.contains(['=', '\''])
         || placeholder()
+}
+
+/// Finds each `*` that stands for columns: not that of a product, and not `count(*)`.
+fn columns(source: &Source) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for literal in source.literals.iter().filter(|_| source.path.starts_with("src/core/")) {
+        let start = literal.at + source.text[literal.at..].find(&literal.text).unwrap_or_default();
+        let text = literal.text.replace("\\n", "  ").replace('\\', " ").to_lowercase();
+        let stars = text.match_indices('*').filter(|(at, _)| stands_for_columns(&text[..*at], &text[at + 1..]));
+        found.extend(stars.map(|(at, _)| source.violation(Rule::Columns, start + at, excerpt(&text[..=at]))));
+    }
+    found
+}
+
+/// Whether a `*` with this SQL before and behind it does.
+fn stands_for_columns(before: &str, behind: &str) -> bool {
+    let before = before.trim_end();
+    let last = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
+    let of_a_table = before.strip_suffix('.').is_some_and(|table| table.ends_with(is_word));
+    // A literal may be the rest of a statement that another one begins.
+    let begins = before.is_empty() && behind.trim_start().starts_with("from");
+    of_a_table || begins || before.ends_with(',') || ["select", "returning", "distinct", "all"].contains(&last)
 }
 
 fn header(source: &Source) -> Vec<Violation> {
@@ -897,6 +928,33 @@ mod catches {
                     "#[error(\"network could not be set up: {0}\")] struct E; f(\"select a backend\", '\"', \"$PATH\");",
                 ),
                 (file, "f(\"update the file, then start again\"); f(\"with three workers\"); steps.begin(\"undo\");"),
+            ],
+        );
+    }
+
+    #[test]
+    fn results_without_names() {
+        let file = "src/core/jobs/store.rs";
+        assert_catches(
+            columns,
+            &[
+                (file, "q(\"select * from jobs\")"),
+                (file, "q(\"SELECT j.* FROM jobs j\")"),
+                (file, "q(\"select id, * from jobs\")"),
+                (file, "q(\"select distinct\n * from jobs\")"),
+                (file, "q(\"select \\\n  j . id, j.* from jobs j\")"),
+                (file, "q(\"delete from jobs returning *\")"),
+                (file, "q(concat!(\"update jobs j set a = b * 2 \", \"returning j.*), x as (\"))"),
+                (file, "q(concat!(\"select \", \"* from jobs\"))"),
+                ("src/core/protocol/claim.rs", "q(r#\"select row_to_json(j.*) from jobs j\"#)"),
+            ],
+        );
+        assert_lets_pass(
+            columns,
+            &[
+                (file, "q(\"select count(*), count ( * ) filter (where a) from jobs\")"),
+                (file, "q(\"select 2 * a, (b) * c, $5 * 7 / 6, x::float8 * y from jobs\")"),
+                (file, "q(\"select id from jobs\"); // select *\nlet a = *b;"),
             ],
         );
     }

@@ -47,6 +47,15 @@ pub struct KeySpec {
     pub created_by: Option<KeyId>,
 }
 
+/// The columns of a key `k` that `record` reads, but for its version, which goes by another name beside a second key.
+/// A result names its columns: see `instance_columns`.
+macro_rules! key_columns {
+    () => {
+        "k.id, k.name, k.tenant_id, k.scopes, k.limits, k.hint, k.created_at, k.created_by, k.expires_at, k.revoked_at"
+    };
+}
+pub(in crate::core) use key_columns;
+
 /// Revokes the tenant's key; answers whose it was. `None`: there is none. Revoked already: everybody is told once more,
 /// for whoever did it may not have come to that yet.
 ///
@@ -66,7 +75,7 @@ pub async fn revoke(
                select id, tenant_id, key_hash, ver, revoked_at from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) for update),
              gone as (
                update api_key k set revoked_at = now(), revoked_by = $3, ver = k.ver + 1, changed_at = now()
-               from hit where k.id = hit.id and k.revoked_at is null returning k.*),
+               from hit where k.id = hit.id and k.revoked_at is null returning k.id, k.tenant_id, k.key_hash, k.ver),
              news as (
                select tenant_id, key_hash, ver from gone
                union all select tenant_id, key_hash, ver from hit where revoked_at is not null),
@@ -102,7 +111,7 @@ pub async fn suspend(db: &DualDb, tenant: &str, suspended: bool) -> Result<Optio
                returning id),
              changed as (
                update api_key k set ver = ver + 1, changed_at = now() from hit
-               where k.tenant_id = hit.id and k.revoked_at is null returning k.*),
+               where k.tenant_id = hit.id and k.revoked_at is null returning k.key_hash, k.ver),
              told as (
                insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from changed
                returning id, key_hash, ver),
@@ -127,8 +136,13 @@ pub async fn get(db: &DualDb, tenant: Option<TenantId>, key: KeyId) -> Result<Op
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                "select k.*, k.ver as key_ver, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
-                 where k.id = $1 and ($2::uuid is null or k.tenant_id = $2)",
+                concat!(
+                    "select ",
+                    key_columns!(),
+                    ", k.ver as key_ver, u.last_used_at
+                     from api_key k left join api_key_usage u on u.key_id = k.id
+                     where k.id = $1 and ($2::uuid is null or k.tenant_id = $2)"
+                ),
                 &[&key.uuid(), &tenant.map(TenantId::uuid)],
             )
             .await
@@ -150,9 +164,15 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
-                "select k.*, k.ver as key_ver, u.last_used_at from api_key k left join api_key_usage u on u.key_id = k.id
-                 where ($1::uuid is null or k.tenant_id = $1) and k.revoked_at is null and ($2::uuid is null or k.id < $2)
-                 order by k.id desc limit $3",
+                concat!(
+                    "select ",
+                    key_columns!(),
+                    ", k.ver as key_ver, u.last_used_at
+                     from api_key k left join api_key_usage u on u.key_id = k.id
+                     where ($1::uuid is null or k.tenant_id = $1) and k.revoked_at is null
+                       and ($2::uuid is null or k.id < $2)
+                     order by k.id desc limit $3"
+                ),
                 &[&tenant.map(TenantId::uuid), &page.before, &page.rows()],
             )
             .await
@@ -161,6 +181,7 @@ pub async fn list(
     Ok(page.finish(rows.iter().map(record).collect(), |key: &KeyRecord| key.id.uuid()))
 }
 
+/// Reads `key_columns`, `key_ver` and `last_used_at`.
 pub(in crate::core) fn record(row: &Row) -> KeyRecord {
     KeyRecord {
         id: KeyId::from(row.get::<_, uuid::Uuid>("id")),

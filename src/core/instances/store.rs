@@ -64,6 +64,17 @@ pub struct InstanceFilter {
     pub host: Option<String>,
 }
 
+/// The columns of an instance `i` that `record` reads. A result names its columns: with `i.*` a column that the next
+/// release adds would change what the prepared statements of this one return, and Postgres then refuses to run them.
+macro_rules! instance_columns {
+    () => {
+        "i.id, i.name, i.tenant_id, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.network_name,
+  i.address, i.mac, i.ports, i.labels, i.restart_policy, i.placement, i.status, i.status_reason, i.generation, i.host_id,
+  i.job_id, i.restart_count, i.exit_code, i.created_at, i.updated_at, i.started_at, i.finished_at"
+    };
+}
+pub(in crate::core) use instance_columns;
+
 /// The tenant's instance; another tenant's is none, nor is one deleted over 24 h ago.
 ///
 /// # Errors
@@ -72,10 +83,14 @@ pub async fn get(db: &DualDb, tenant: TenantId, id: InstanceId) -> Result<Option
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                "select i.*, h.name as host_name, h.address as host_address
-                 from instances i left join hosts h on h.id = i.host_id
-                 where i.id = $1 and i.tenant_id = $2
-                   and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')",
+                concat!(
+                    "select ",
+                    instance_columns!(),
+                    ", h.name as host_name, h.address as host_address
+                     from instances i left join hosts h on h.id = i.host_id
+                     where i.id = $1 and i.tenant_id = $2
+                       and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')"
+                ),
                 &[&id.uuid(), &tenant.uuid()],
             )
             .await
@@ -89,7 +104,9 @@ pub async fn get(db: &DualDb, tenant: TenantId, id: InstanceId) -> Result<Option
 macro_rules! list_sql {
     ($status:literal) => {
         concat!(
-            "select i.*, h.name as host_name, h.address as host_address
+            "select ",
+            instance_columns!(),
+            ", h.name as host_name, h.address as host_address
              from instances i left join hosts h on h.id = i.host_id
              where i.tenant_id = $1 and i.id < $2 and ",
             $status,
@@ -199,7 +216,7 @@ pub async fn expected_on(db: &DualDb, host: HostId, only: Option<Vec<InstanceId>
     Ok(rows.iter().map(expected).collect())
 }
 
-/// Reads `instances.*` with `host_name` and `host_address`.
+/// Reads `instance_columns`, `host_name` and `host_address`.
 pub(in crate::core) fn record(row: &Row) -> InstanceRecord {
     let host: Option<Uuid> = row.get("host_id");
     let host_name: Option<String> = row.get("host_name");

@@ -39,6 +39,14 @@ pub struct JobFilter {
     pub instance: Option<InstanceId>,
 }
 
+/// The columns that `record` reads. A result names its columns: see `instance_columns`.
+macro_rules! job_columns {
+    () => {
+        "id, kind, instance_id, status, attempt, max_attempts, crashes, run_at, steps, error, retry_of, created_at, started_at,
+  finished_at"
+    };
+}
+
 /// The tenant's job; another tenant's is none.
 ///
 /// # Errors
@@ -46,7 +54,11 @@ pub struct JobFilter {
 pub async fn get(db: &DualDb, tenant: TenantId, id: JobId) -> Result<Option<JobRecord>, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {
-            c.query("select * from jobs where id = $1 and tenant_id = $2", &[&id.uuid(), &tenant.uuid()]).await
+            c.query(
+                concat!("select ", job_columns!(), " from jobs where id = $1 and tenant_id = $2"),
+                &[&id.uuid(), &tenant.uuid()],
+            )
+            .await
         })
         .await?;
     Ok(rows.first().map(record))
@@ -66,10 +78,14 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
-                "select * from jobs
-                 where tenant_id = $1 and id < $5 and ($2::text is null or status = $2)
-                   and ($3::text is null or kind = $3) and ($4::uuid is null or instance_id = $4)
-                 order by id desc limit $6",
+                concat!(
+                    "select ",
+                    job_columns!(),
+                    " from jobs
+                     where tenant_id = $1 and id < $5 and ($2::text is null or status = $2)
+                       and ($3::text is null or kind = $3) and ($4::uuid is null or instance_id = $4)
+                     order by id desc limit $6"
+                ),
                 &[
                     &filter.tenant.uuid(),
                     &filter.status,

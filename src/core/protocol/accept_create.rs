@@ -15,7 +15,7 @@ use crate::core::{
     id::{InstanceId, JobId, TenantId},
     instances::{
         InstanceSpec,
-        store::{self, InstanceRecord},
+        store::{self, InstanceRecord, instance_columns},
     },
 };
 
@@ -64,7 +64,8 @@ const PROBES: i32 = 3;
 const ORDINARY_TRIES: usize = 3;
 const THOROUGH_TRIES: usize = 5;
 
-const SQL: &str = "
+const SQL: &str = concat!(
+    "
 with idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $1, $3, $2, $4, jsonb_build_object('instance_id', $5::uuid, 'job_id', $6::uuid) where $2::text is not null
@@ -75,7 +76,7 @@ with idem as (
 go as materialized (
   select app_quota($1, $11::integer, $12::integer) where $2::text is null or exists (select from idem)),
 net as materialized (
-  select n.* from go left join lateral (
+  select n.id, n.name, n.cidr from go left join lateral (
     select id, name, cidr from networks where tenant_id = $1 and (name = $13 or id::text = $13)
     order by id::text = $13 desc limit 1) n on true
   where case when n.id is null then app_refuse('network_unknown', '') else true end),
@@ -91,7 +92,7 @@ addr as (
   on conflict do nothing
   returning address),
 want as materialized (
-  select * from unnest($17::integer[], $18::integer[], $19::text[], $20::float8[]) with ordinality
+  select w.container, w.host, w.protocol, w.start, w.n from unnest($17::integer[], $18::integer[], $19::text[], $20::float8[]) with ordinality
     as w (container, host, protocol, start, n)),
 fixed as (
   insert into published_ports (protocol, port, instance_id, container)
@@ -109,9 +110,9 @@ auto as (
   where w.host = 0
   on conflict do nothing
   returning protocol, port, container),
-ports as materialized (select * from fixed union all select * from auto),
+ports as materialized (select protocol, port, container from fixed union all select protocol, port, container from auto),
 ready as materialized (
-  select net.*, (select address from addr) as address,
+  select net.id, net.name, net.cidr, (select address from addr) as address,
     (select coalesce(jsonb_agg(jsonb_build_object('container', p.container, 'host', p.port, 'protocol', p.protocol)
                                order by w.n), '[]') from ports p join want w using (container, protocol)) as ports
   from net
@@ -119,17 +120,22 @@ ready as materialized (
              when (select count(*) from ports) < (select count(*) from want) then app_refuse('port_retry', '')
              else true end),
 inst as (
-  insert into instances (id, tenant_id, name, image, command, env, cpu_millis, memory_mib, network_id, network_name,
-                         cidr, address, mac, ports, labels, restart_policy, placement, job_id)
+  insert into instances as i (id, tenant_id, name, image, command, env, cpu_millis, memory_mib, network_id, network_name,
+                              cidr, address, mac, ports, labels, restart_policy, placement, job_id)
   select $5, $1, $7, $8, $9, $10, $11, $12, r.id, r.name, r.cidr, r.address, $14, r.ports, $23, $24, $25, $6 from ready r
-  returning *),
+  returning ",
+    instance_columns!(),
+    "),
 job as (
   insert into jobs (id, kind, tenant_id, instance_id, generation, seq, queue_deadline_at)
   select $6, 'provision', tenant_id, id, generation, 1, now() + make_interval(secs => $26) from inst
   returning id, instance_id, tenant_id),
 event as (
   insert into events (tenant_id, instance_id, job_id, kind) select tenant_id, instance_id, id, 'instance.accepted' from job)
-select inst.*, null::text as host_name, null::text as host_address from inst";
+select ",
+    instance_columns!(),
+    ", null::text as host_name, null::text as host_address from inst i"
+);
 
 /// Accepts the request, or says why not; then nothing of it was stored.
 ///

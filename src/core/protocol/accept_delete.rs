@@ -12,7 +12,7 @@ use crate::core::{
     id::{HostId, InstanceId, JobId, TenantId},
     instances::{
         Transition,
-        store::{self, InstanceRecord},
+        store::{self, InstanceRecord, instance_columns},
     },
 };
 
@@ -29,9 +29,13 @@ pub struct Deletion {
 /// Each one that is not the last was overtaken by a job that a host added.
 const TRIES: usize = 5;
 
-const SQL: &str = "
+const SQL: &str = concat!(
+    "
 with inst as materialized (
-  select i.* from instances i
+  select ",
+    instance_columns!(),
+    ", i.desired, i.next_seq
+  from instances i
   where i.id = $2 and i.tenant_id = $1 and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')
   for update),
 idem as (
@@ -43,8 +47,9 @@ idem as (
     where idempotency.created_at < now() - interval '24 hours'
   returning 1),
 todo as materialized (
-  select inst.*, case when host_id is null then ($10::text[])[array_position($9::text[], status)]
-                      else ($8::text[])[array_position($7::text[], status)] end as becomes
+  select id, tenant_id, host_id, generation, next_seq,
+         case when host_id is null then ($10::text[])[array_position($9::text[], status)]
+              else ($8::text[])[array_position($7::text[], status)] end as becomes
   from inst where desired <> 'deleted' and ($4::text is null or exists (select from idem))
     -- This statement does not see a job that was added while it waited for the lock; the next one does.
     and case when next_seq <> (select s.next_seq from instances s where s.id = inst.id) then app_refuse('delete_retry', '')
@@ -65,16 +70,27 @@ changed as (
     generation = i.generation + 1, next_seq = i.next_seq + 1, updated_at = now(),
     deleted_at = case when todo.becomes = 'deleted' then now() end,
     finished_at = case when todo.becomes = 'deleted' then now() else i.finished_at end
-  from todo where i.id = todo.id returning i.*),
+  from todo where i.id = todo.id returning ",
+    instance_columns!(),
+    "),
 address as (delete from addresses a using todo where a.instance_id = todo.id and todo.host_id is null),
 port as (delete from published_ports p using todo where p.instance_id = todo.id and todo.host_id is null),
 event as (
   insert into events (tenant_id, instance_id, job_id, kind)
   select tenant_id, id, $3, case when becomes = 'deleted' then 'instance.deleted' else 'instance.deleting' end from todo)
-select i.*, h.name as host_name, h.address as host_address,
+select ",
+    instance_columns!(),
+    ", h.name as host_name, h.address as host_address,
        exists (select from changed) as fresh, $4::text is not null and not exists (select from idem) as replayed
-from (select * from changed union all select * from inst where not exists (select from changed)) i
-left join hosts h on h.id = i.host_id";
+from (select ",
+    instance_columns!(),
+    " from changed i
+      union all
+      select ",
+    instance_columns!(),
+    " from inst i where not exists (select from changed)) i
+left join hosts h on h.id = i.host_id"
+);
 
 /// Accepts the delete; `None`: the tenant has no such instance.
 ///

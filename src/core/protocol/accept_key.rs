@@ -12,7 +12,7 @@ use crate::core::{
     id::TenantId,
     identity::{
         api_key::{KeyEnv, KeyRing, NewKey},
-        store::{self, KeyRecord, KeySpec},
+        store::{self, KeyRecord, KeySpec, key_columns},
     },
 };
 
@@ -24,7 +24,8 @@ pub struct AcceptedKey {
     pub replayed: bool,
 }
 
-const SQL: &str = "
+const SQL: &str = concat!(
+    "
 with idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
   select $10, $12, $11, $13, jsonb_build_object('key_id', $1::uuid, 'salt', $14::text)
@@ -34,15 +35,19 @@ with idem as (
     where idempotency.created_at < now() - interval '24 hours'
   returning 1),
 new as (
-  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at, not_before, limits)
+  insert into api_key as k (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, created_by, expires_at, not_before, limits)
   select $1, t.id, $3, $4, $5, $6, $7, $8, $9, $15, $16, $17 from tenants t
   where t.id = $2 and ($11::text is null or exists (select from idem))
-  returning *),
+  returning ",
+    key_columns!(),
+    ", k.ver),
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.created', jsonb_build_object('key_id', id, 'by', created_by) from new)
-select id, ver as key_ver, name, tenant_id, scopes, limits, hint, created_at, created_by, expires_at, revoked_at,
-       null::timestamptz as last_used_at from new";
+select ",
+    key_columns!(),
+    ", k.ver as key_ver, null::timestamptz as last_used_at from new k"
+);
 
 /// Makes and stores a key; `None`: there is no such tenant. `by`: the tenant whose idempotency keys count.
 ///
@@ -102,9 +107,13 @@ pub(super) async fn replayed(
 ) -> Result<Option<AcceptedKey>, AcceptError> {
     let rows = conn
         .query(
-            "select i.request_hash, i.answer ->> 'salt' as salt, k.*, k.ver as key_ver, null::timestamptz as last_used_at
-             from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
-             where i.tenant_id = $1 and i.route = $2 and i.key = $3 and i.created_at > now() - interval '24 hours'",
+            concat!(
+                "select i.request_hash, i.answer ->> 'salt' as salt, k.key_hash, ",
+                key_columns!(),
+                ", k.ver as key_ver, null::timestamptz as last_used_at
+                 from idempotency i join api_key k on k.id = (i.answer ->> 'key_id')::uuid
+                 where i.tenant_id = $1 and i.route = $2 and i.key = $3 and i.created_at > now() - interval '24 hours'"
+            ),
             &[&by.uuid(), &idempotency.route, &idempotency.key],
         )
         .await

@@ -60,7 +60,7 @@ pub async fn register(
                -- Locks the row: of two that register at once, one waits for the other.
                on conflict (name) do update set name = excluded.name
                returning id, state, epoch, current_boot)
-             select host.*, w.machine_id, w.pid, w.stopped_at is not null as stopped,
+             select host.id, host.state, host.epoch, w.machine_id, w.pid, w.stopped_at is not null as stopped,
                     extract(epoch from now() - w.last_seen)::float8 as seen_s
              from host left join workers w on w.boot_id = host.current_boot",
             &[&HostId::new().uuid(), &host.name],

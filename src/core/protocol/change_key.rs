@@ -19,7 +19,7 @@ use crate::core::{
         Caller, Scope,
         api_key::KeyRing,
         cache::store::{Change, change},
-        store,
+        store::{self, key_columns},
     },
 };
 
@@ -55,7 +55,8 @@ pub struct Patched {
 
 const PATCH: &str = "
 with hit as (
-  select * from api_key where id = $1 and ($2::uuid is null or tenant_id = $2) and ver = $13 and revoked_at is null
+  select id, tenant_id, name, scopes, expires_at, limits from api_key
+  where id = $1 and ($2::uuid is null or tenant_id = $2) and ver = $13 and revoked_at is null
   for update),
 idem as (
   insert into idempotency (tenant_id, route, key, request_hash, answer)
@@ -67,7 +68,8 @@ idem as (
 changed as (
   update api_key k set name = coalesce($4, k.name), scopes = coalesce($5, k.scopes), limits = coalesce($12, k.limits),
     expires_at = case when $6 then $7 else k.expires_at end, ver = k.ver + 1, changed_at = now()
-  from hit where k.id = hit.id and ($9::text is null or exists (select from idem)) returning k.*),
+  from hit where k.id = hit.id and ($9::text is null or exists (select from idem))
+  returning k.id, k.tenant_id, k.key_hash, k.ver, k.name, k.scopes, k.expires_at, k.limits),
 told as (insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 2 from changed returning id),
 event as (
   insert into events (tenant_id, kind, detail)
@@ -124,11 +126,12 @@ pub struct Rotated {
 }
 
 /// The tenant is locked before the key, as the new key's reference to it would do after: a suspension comes that way.
-const ROTATE: &str = "
+const ROTATE: &str = concat!(
+    "
 with tenant as materialized (
   select id from tenants where id = (select tenant_id from api_key where id = $1) for key share),
 hit as (
-  select k.* from tenant join api_key k on k.tenant_id = tenant.id
+  select k.id, k.tenant_id, k.name, k.scopes, k.limits, k.not_before, k.expires_at from tenant join api_key k on k.tenant_id = tenant.id
   where k.id = $1 and ($2::uuid is null or k.tenant_id = $2) and k.ver = $15
     and k.revoked_at is null and (k.expires_at is null or k.expires_at > now()) for update of k),
 idem as (
@@ -138,26 +141,33 @@ idem as (
     set request_hash = excluded.request_hash, answer = excluded.answer, created_at = now()
     where idempotency.created_at < now() - interval '24 hours'
   returning 1),
-todo as (select * from hit where $11::text is null or exists (select from idem)),
+todo as (
+  select id, tenant_id, name, scopes, limits, not_before, expires_at from hit
+  where $11::text is null or exists (select from idem)),
 old as (
   update api_key k set ver = k.ver + 1, changed_at = now(),
     revoked_at = case when $9::float8 > 0 then null else now() end, revoked_by = case when $9::float8 > 0 then null else $3::uuid end,
     expires_at = case when $9::float8 > 0 then least(k.expires_at, now() + make_interval(secs => $9::float8)) else k.expires_at end
-  from todo where k.id = todo.id returning k.*),
+  from todo where k.id = todo.id returning k.id, k.tenant_id, k.key_hash, k.ver),
 new as (
-  insert into api_key (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, limits, created_by,
-                       not_before, expires_at, rotated_from)
+  insert into api_key as k (id, tenant_id, name, env, key_hash, pepper_v, hint, scopes, limits, created_by,
+                            not_before, expires_at, rotated_from)
   select $4, tenant_id, name, $5, $6, $7, $8, scopes, limits, $3, not_before, expires_at, id from todo
-  returning *),
+  returning ",
+    key_columns!(),
+    ", k.ver),
 told as (
   insert into cache_outbox (key_hash, ver, op) select key_hash, ver, case when $9::float8 > 0 then 2 else 1 end from old
   returning id),
 event as (
   insert into events (tenant_id, kind, detail)
   select tenant_id, 'key.rotated', jsonb_build_object('key_id', id, 'by', $3::uuid, 'new_key_id', $4::uuid) from old)
-select new.id, new.ver as key_ver, new.name, new.tenant_id, new.scopes, new.limits, new.hint, new.created_at, new.created_by,
-       new.expires_at, new.revoked_at, null::timestamptz as last_used_at, told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
-from new, old, told";
+select ",
+    key_columns!(),
+    ", k.ver as key_ver, null::timestamptz as last_used_at,
+       told.id as outbox, old.key_hash, old.ver, $9::float8 <= 0 as refused
+from new k, old, told"
+);
 
 /// Puts a new key in the place of the key, which is refused at once or, with a grace, in so many seconds. `None`: there
 /// is none of this version that is good. The new key inherits name, scopes, expiry and limits.

@@ -80,6 +80,25 @@ impl std::fmt::Debug for Claimed {
     }
 }
 
+/// The columns of an instance `i` that `claimed` reads.
+macro_rules! instance_columns {
+    () => {
+        "i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
+  i.mac, i.ports"
+    };
+}
+
+/// All columns that `claimed` reads, of a job `j` and its instance `i`.
+macro_rules! claimed_columns {
+    () => {
+        concat!(
+            "j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s, ",
+            instance_columns!()
+        )
+    };
+}
+
 /// Which of the jobs `j` this host may claim now: due, known, next in line for its instance, and here or with room here.
 macro_rules! eligible_sql {
     ($jobs:literal) => {
@@ -108,7 +127,7 @@ macro_rules! claim_sql {
     ($($eligible:expr),*) => {
         concat!(
             "with recursive me as materialized (
-  select h.* from hosts h
+  select h.id, h.name, h.state, h.labels, h.cpu_millis, h.memory_mib from hosts h
   where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
     and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
 load as materialized (
@@ -120,15 +139,16 @@ busy as (
             $($eligible,)*
             ",
 turns as (
-  select e.*, coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id)
-              as turn
+  select e.id, e.instance_id, e.tenant_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory,
+         coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id) as turn
   from eligible e left join busy b using (tenant_id)),
 fair as (
   -- While others wait, no tenant has more than half of the slots.
-  select * from turns
+  select id, instance_id, tenant_id, urgent, run_at, unplaced, cpu, memory, turn from turns
   where urgent or turn <= greatest(1, $5::bigint / 2) or (select count(distinct tenant_id) from eligible) = 1),
 summed as (
-  select f.*, sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
+  select f.id, f.instance_id, f.urgent, f.run_at, f.unplaced, f.turn,
+         sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
   from fair f window w as (order by urgent desc, turn, run_at, id rows unbounded preceding)),
 chosen as materialized (
   select s.id, s.instance_id from summed s cross join me cross join load
@@ -147,14 +167,17 @@ claimed as (
     lease_token = j.lease_token + 1, lease_id = $7, lease_boot = $2, lease_until = now() + make_interval(secs => $8),
     deadline_at = now() + make_interval(secs => $9), started_at = coalesce(j.started_at, now())
   from locked l where j.id = l.id
-  returning j.*),
+  returning j.id, j.kind, j.instance_id, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at),
 placed as (
   update instances i set host_id = $1, updated_at = now(),
     status = coalesce((select t.becomes from unnest($10::text[], $11::text[], $12::text[]) as t (kind, was, becomes)
                        where t.kind = c.kind and t.was = i.status), i.status)
-  from claimed c where i.id = c.instance_id returning i.*)
-select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
-  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s, i.*
+  from claimed c where i.id = c.instance_id returning ",
+            instance_columns!(),
+            ")
+select ",
+            claimed_columns!(),
+            "
 from claimed j join placed i on i.id = j.instance_id"
         )
     };
@@ -175,10 +198,11 @@ share as materialized (
   select greatest(1, 2 * $6::bigint / n) as taken, greatest(100, 10000 / n) as looked_at
   from (select greatest(1, count(id)) as n from tenant) t),
 eligible as materialized (
-  select e.* from tenant t cross join lateral (
+  select e.id, e.instance_id, e.tenant_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory
+  from tenant t cross join lateral (
     (",
     eligible_sql!(
-        "(select * from jobs
+        "(select id, instance_id, tenant_id, kind, status, seq, urgent, run_at from jobs
        where status = 'queued' and tenant_id = t.id and urgent and run_at <= now() and (host_id is null or host_id = $1)
        order by run_at limit (select looked_at from share))"
     ),
@@ -186,7 +210,7 @@ eligible as materialized (
     union all
     (",
     eligible_sql!(
-        "(select * from jobs
+        "(select id, instance_id, tenant_id, kind, status, seq, urgent, run_at from jobs
        where status = 'queued' and tenant_id = t.id and not urgent and run_at <= now() and (host_id is null or host_id = $1)
        order by run_at limit (select looked_at from share))"
     ),
@@ -247,11 +271,12 @@ pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Cl
         .write()
         .await?
         .query(
-            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
-               extract(epoch from now() - j.run_at)::float8 as waited_s,
-               extract(epoch from now() - j.created_at)::float8 as age_s, i.*
-             from jobs j join instances i on i.id = j.instance_id
-             where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'",
+            concat!(
+                "select ",
+                claimed_columns!(),
+                " from jobs j join instances i on i.id = j.instance_id
+                 where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'"
+            ),
             &[&lease.uuid(), &me.boot.uuid()],
         )
         .await?;

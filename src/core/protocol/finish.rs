@@ -100,7 +100,7 @@ pub async fn finish(
                from inst
                where j.id = $2 and j.instance_id = inst.id and j.status = 'running'
                  and j.lease_token = $3 and j.lease_id = $4
-               returning j.*),
+               returning j.id, j.instance_id, j.generation),
              changed as (
                update instances i set
                  status = t.becomes, updated_at = now(),

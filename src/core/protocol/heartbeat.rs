@@ -38,7 +38,8 @@ pub async fn heartbeat(
         .query(
             "with worker as (update workers set last_seen = now() where boot_id = $1),
              host as (update hosts set last_seen = now() where id = $2 and current_boot = $1 returning id),
-             mine as (select * from unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::jsonb[]) as m (id, token, lease, steps)),
+             mine as (select m.id, m.token, m.lease, m.steps
+                      from unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::jsonb[]) as m (id, token, lease, steps)),
              kept as (update jobs j set lease_until = now() + make_interval(secs => $7), steps = coalesce(mine.steps, j.steps)
                       from mine join hosts h on h.id = $2 and h.current_boot = $1
                       where j.id = mine.id and j.status = 'running' and j.lease_token = mine.token and j.lease_id = mine.lease

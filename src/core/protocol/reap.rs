@@ -57,7 +57,7 @@ reaped as (
                 when late.crashes + 1 >= late.max_crashes then 'failed'
                 else 'queued' end as becomes) t
   where j.id = late.job_id
-  returning j.*),
+  returning j.id, j.instance_id, j.kind, j.status, j.error),
 changed as (
   update instances i set status = t.becomes, status_reason = reaped.error, updated_at = now(), finished_at = now()
   from reaped, unnest($2::text[], $3::text[], $4::text[]) as t (kind, was, becomes)
@@ -131,7 +131,7 @@ async fn misfits(db: &DualDb) -> Result<usize, DbError> {
              failed as (
                update jobs j set status = 'failed', finished_at = now(),
                  error = jsonb_build_object('code', 'no_capacity', 'detail', stuck.detail)
-               from stuck where j.id = stuck.job_id and j.status = 'queued' returning j.*),
+               from stuck where j.id = stuck.job_id and j.status = 'queued' returning j.id, j.instance_id, j.error),
              changed as (
                update instances i set status = t.becomes, status_reason = failed.error, updated_at = now(), finished_at = now()
                from failed, unnest($1::text[], $2::text[]) as t (was, becomes)
