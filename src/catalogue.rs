@@ -50,7 +50,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "db_read_routed_total", "Reads, by how fresh they had to be and who served them."),
     (Counter, "db_fallback_total", "Reads that failed at the replica and went to the primary."),
     (Gauge, "db_replica_paused", "1: the replica is left alone after a failure."),
-    (Counter, "db_conns_discarded_total", "Connections closed with an abandoned statement."),
+    (Counter, "db_conns_discarded_total", "Connections closed instead of being used again, by cause."),
     (Counter, "db_deadlocks_total", "Statements that Postgres ended to resolve a deadlock."),
     // --- the queue
     (Counter, "queue_bell_total", "Jobs rung in Redis."),

@@ -67,6 +67,10 @@ fn db(error: &DbError) -> Problem {
             tracing::warn!(%error, "answering 503");
             Problem::new(Code::Unavailable, "the database does not answer; if this was a write, its outcome is unknown")
         }
+        DbError::ReadOnly | DbError::StaleStatement { .. } | DbError::RolledBack { .. } => {
+            tracing::warn!(%error, "answering 503");
+            Problem::new(Code::Unavailable, "nothing was changed; send the request again later")
+        }
         DbError::Refused { .. } | DbError::Conflict { .. } | DbError::Statement { .. } => {
             tracing::error!(%error, "answering 500");
             Problem::new(Code::Internal, "the request id leads to the log")

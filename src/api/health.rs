@@ -18,6 +18,7 @@ pub struct Live {
 pub struct Ready {
     /// `ready`, `degraded`, `unavailable` or `stopping`.
     status: &'static str,
+    /// It answers, and takes writes.
     primary: bool,
     /// Absent when none is configured.
     #[serde(skip_serializing_if = "Option::is_none")]

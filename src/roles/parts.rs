@@ -294,7 +294,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
         boot::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
-    let health = health::Health::new(parts.worker.times.lease, shutdown.requested.clone());
+    let health = health::Health::new(parts.db.clone(), parts.worker.times.lease, shutdown.requested.clone());
     let address = socket.local_addr()?;
     let listener = health::serve(socket, health.clone(), metrics)?;
     tracing::info!(%address, "the worker's health and metrics listen");

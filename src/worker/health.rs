@@ -14,11 +14,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::listener;
+use crate::{core::db::DualDb, http::listener};
 
 /// Shared with the heartbeat.
 #[derive(Clone)]
 pub struct Health {
+    db: DualDb,
     started: Instant,
     /// Milliseconds after `started` of the last heartbeat that succeeded.
     beat_at: Arc<AtomicU64>,
@@ -27,8 +28,8 @@ pub struct Health {
 }
 
 impl Health {
-    pub fn new(lease: Duration, stopping: CancellationToken) -> Self {
-        Self { started: Instant::now(), beat_at: Arc::default(), lease, stopping }
+    pub fn new(db: DualDb, lease: Duration, stopping: CancellationToken) -> Self {
+        Self { db, started: Instant::now(), beat_at: Arc::default(), lease, stopping }
     }
 
     pub(super) fn beat(&self) {
@@ -38,6 +39,20 @@ impl Health {
 
     fn silent_for(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.beat_at.load(Ordering::Relaxed)))
+    }
+
+    /// The last heartbeat is younger than a lease, and the primary takes the next one.
+    async fn ready(self) -> HttpResponse {
+        let primary = self.db.health().await.primary;
+        let silent = self.silent_for();
+        let works = primary && silent < self.lease && !self.stopping.is_cancelled();
+        let status = if works { "ready" } else { "unavailable" };
+        let body = json!({"status": status, "primary": primary, "heartbeat_age_s": silent.as_secs_f64()});
+        if works {
+            HttpResponse::Ok().json(body)
+        } else {
+            HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).json(body)
+        }
     }
 }
 
@@ -50,17 +65,7 @@ pub fn serve(socket: TcpListener, health: Health, metrics: PrometheusHandle) -> 
         let (ready, metrics) = (health.clone(), metrics.clone());
         config
             .route("/health/live", web::get().to(|| async { HttpResponse::Ok().json(json!({"status": "live"})) }))
-            .route(
-                "/health/ready",
-                web::get().to(move || {
-                    let silent = ready.silent_for();
-                    let works = silent < ready.lease && !ready.stopping.is_cancelled();
-                    let body = json!({"status": if works { "ready" } else { "unavailable" }, "heartbeat_age_s": silent.as_secs_f64()});
-                    async move {
-                        if works { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).json(body) }
-                    }
-                }),
-            )
+            .route("/health/ready", web::get().to(move || ready.clone().ready()))
             .route(
                 "/metrics",
                 web::get().to(move || {

@@ -2,17 +2,24 @@
 //!
 //! A statement dropped or timed out in flight keeps running in the server and would delay the next user of its
 //! connection; so a connection that is not at rest when dropped is closed instead of going back to the pool.
+//!
+//! Statements are prepared once per connection. When the server no longer takes a prepared one (a column's type changed, a
+//! pooler in between reset the session), it says so before it executes anything. The connection is closed then, all
+//! connections of the pool prepare anew, and the statement runs once more, writes too. In a transaction, of which the server
+//! has undone the rest, only the caller can begin again: it gets `StaleStatement`.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
+use tokio::sync::Mutex;
 pub use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::DbError;
+use super::{
+    DbError,
+    connect::Role,
+    pool::{self, Pool},
+};
 
 /// A statement's parameter.
 pub type Param<'a> = &'a (dyn ToSql + Sync);
@@ -21,59 +28,111 @@ pub type Param<'a> = &'a (dyn ToSql + Sync);
 const DEADLINE: Duration = Duration::from_millis(2500);
 
 struct Conn {
-    role: &'static str,
+    pool: Pool,
+    /// Locked while a statement is under way: the connection may be replaced by another one at its end.
+    lent: Mutex<Lent>,
+}
+
+/// A connection out of the pool.
+struct Lent {
+    role: Role,
+    /// `None` when it was closed and no other one could be had.
     object: Option<Object>,
-    at_rest: AtomicBool,
+    in_transaction: bool,
+    /// Why it is closed in the end; `None`: it is at rest, and goes back to the pool.
+    unfit: Option<&'static str>,
 }
 
 impl Conn {
+    async fn open(pool: &Pool) -> Result<Self, DbError> {
+        let object = Some(pool.get().await?);
+        let lent = Lent { role: pool.role(), object, in_transaction: false, unfit: None };
+        Ok(Self { pool: pool.clone(), lent: Mutex::new(lent) })
+    }
+
     async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
-        let object = self.object();
-        self.within_deadline(async {
-            let statement = object.prepare_cached(sql).await?;
-            object.query(&statement, params).await
-        })
-        .await
-    }
-
-    fn object(&self) -> &Object {
-        self.object.as_ref().expect("taken only in drop")
-    }
-
-    async fn within_deadline<T>(
-        &self,
-        op: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T, DbError> {
-        let was_at_rest = self.at_rest.swap(false, Ordering::Relaxed);
-        let started = Instant::now();
-        let result = match tokio::time::timeout(DEADLINE, op).await {
-            Ok(result) => {
-                self.at_rest.store(was_at_rest, Ordering::Relaxed);
-                result.map_err(DbError::from)
-            }
-            Err(_) => Err(DbError::Unavailable("the database did not answer in time".into())),
+        let mut lent = self.lent.lock().await;
+        let error = match lent.query(sql, params).await {
+            Err(error @ DbError::StaleStatement { .. }) => error,
+            result => return result,
         };
-        let outcome = result.as_ref().map_or_else(DbError::label, |_| "ok");
-        metrics::histogram!("db_query_seconds", "role" => self.role, "outcome" => outcome).record(started.elapsed());
-        result
+        // The other connections were open when this one was: what they have prepared is as old.
+        self.pool.forget_statements();
+        lent.unfit = Some("stale_statement");
+        if lent.in_transaction {
+            return Err(error);
+        }
+        tracing::info!(%error, "closing the connection and running the statement once more");
+        lent.close();
+        lent.object = Some(self.pool.get().await?);
+        lent.unfit = None;
+        lent.query(sql, params).await
     }
 }
 
-impl Drop for Conn {
-    fn drop(&mut self) {
-        if let (false, Some(object)) = (*self.at_rest.get_mut(), self.object.take()) {
-            metrics::counter!("db_conns_discarded_total").increment(1);
+impl Lent {
+    async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
+        let Self { role, object, unfit, .. } = self;
+        let object = object.as_ref().ok_or_else(closed)?;
+        let op = async {
+            let statement = object.prepare_cached(sql).await?;
+            object.query(&statement, params).await
+        };
+        within_deadline(*role, unfit, op).await
+    }
+
+    async fn execute(&mut self, sql: &str) -> Result<(), DbError> {
+        let Self { role, object, unfit, .. } = self;
+        let object = object.as_ref().ok_or_else(closed)?;
+        within_deadline(*role, unfit, object.batch_execute(sql)).await
+    }
+
+    /// Closes the connection if it is unfit.
+    fn close(&mut self) {
+        let Some(cause) = self.unfit else { return };
+        if let Some(object) = self.object.take() {
+            pool::count_discarded(cause, 1);
             drop(Object::take(object));
         }
     }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn closed() -> DbError {
+    DbError::Unavailable("the connection is closed".into())
+}
+
+async fn within_deadline<T>(
+    role: Role,
+    unfit: &mut Option<&'static str>,
+    op: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, DbError> {
+    // Until it has ended: this future may be dropped.
+    let before = unfit.replace("abandoned");
+    let started = Instant::now();
+    let result = match tokio::time::timeout(DEADLINE, op).await {
+        Ok(result) => {
+            *unfit = before;
+            result.map_err(DbError::from)
+        }
+        Err(_) => Err(DbError::Unavailable("the database did not answer in time".into())),
+    };
+    let outcome = result.as_ref().map_or_else(DbError::label, |_| "ok");
+    metrics::histogram!("db_query_seconds", "role" => role.as_str(), "outcome" => outcome).record(started.elapsed());
+    result
 }
 
 /// For statements that change nothing.
 pub struct ReadConn(Conn);
 
 impl ReadConn {
-    pub(super) fn new(role: &'static str, object: Object) -> Self {
-        Self(Conn { role, object: Some(object), at_rest: AtomicBool::new(true) })
+    pub(super) async fn open(pool: &Pool) -> Result<Self, DbError> {
+        Conn::open(pool).await.map(Self)
     }
 
     /// All rows of a statement.
@@ -89,8 +148,8 @@ impl ReadConn {
 pub struct WriteConn(Conn);
 
 impl WriteConn {
-    pub(super) fn new(object: Object) -> Self {
-        Self(Conn { role: "primary", object: Some(object), at_rest: AtomicBool::new(true) })
+    pub(super) async fn open(pool: &Pool) -> Result<Self, DbError> {
+        Conn::open(pool).await.map(Self)
     }
 
     /// All rows of a statement, which may change data.
@@ -98,7 +157,8 @@ impl WriteConn {
     /// # Errors
     /// As the server says, or `Unavailable`: then the outcome is unknown.
     pub async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
-        self.0.query(sql, params).await
+        let result = self.0.query(sql, params).await;
+        self.0.pool.close_if_read_only(result)
     }
 
     /// Opens a transaction. Dropping the connection before `commit` undoes it.
@@ -106,8 +166,10 @@ impl WriteConn {
     /// # Errors
     /// As for `query`.
     pub async fn begin(&self) -> Result<(), DbError> {
-        self.0.within_deadline(self.0.object().batch_execute("begin")).await?;
-        self.0.at_rest.store(false, Ordering::Relaxed);
+        let mut lent = self.0.lent.lock().await;
+        lent.execute("begin").await?;
+        lent.in_transaction = true;
+        lent.unfit = Some("abandoned");
         Ok(())
     }
 
@@ -116,8 +178,10 @@ impl WriteConn {
     /// # Errors
     /// As for `query`.
     pub async fn commit(self) -> Result<(), DbError> {
-        self.0.within_deadline(self.0.object().batch_execute("commit")).await?;
-        self.0.at_rest.store(true, Ordering::Relaxed);
+        let mut lent = self.0.lent.lock().await;
+        lent.execute("commit").await?;
+        lent.in_transaction = false;
+        lent.unfit = None;
         Ok(())
     }
 }

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use refinery::Runner;
 use thiserror::Error;
-use tokio_postgres::{Client, NoTls, config::SslMode};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, NoTls};
 
-use super::DbError;
+use super::{
+    DbError,
+    connect::{self, Role},
+};
 use crate::config::database::PostgresUrl;
 
 mod embedded {
@@ -21,26 +23,31 @@ const LOCK: i64 = 0x0061_7070;
 pub enum MigrateError {
     #[error("DATABASE_URL: the database did not answer within {secs} s: {1}; start it, or correct the variable", secs = .0.as_secs())]
     Deadline(Duration, String),
+    #[error("DATABASE_URL: the server took no writes within {secs} s: it is a standby, or read-only; promote it, or correct the variable", secs = .0.as_secs())]
+    ReadOnly(Duration),
     #[error("migration failed: {0}")]
     Migration(#[from] refinery::Error),
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// A connection to migrate with, waiting for the database at most until `deadline`.
+/// A connection to migrate with, waiting for a database that takes writes for at most `wait`.
 ///
 /// # Errors
-/// `Deadline` with the last reason.
+/// `ReadOnly`, or `Deadline` with the last reason.
 pub async fn connect(url: &PostgresUrl, wait: Duration) -> Result<Client, MigrateError> {
     let started = Instant::now();
     loop {
         let error = match tokio::time::timeout(Duration::from_secs(5), connect_once(url)).await {
             Ok(Ok(client)) => return Ok(client),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer within 5 s".to_owned(),
+            Ok(Err(error)) => error,
+            Err(_) => DbError::Unavailable("no answer within 5 s".into()),
         };
         if started.elapsed() >= wait {
-            return Err(MigrateError::Deadline(wait, error));
+            return Err(match error {
+                DbError::ReadOnly => MigrateError::ReadOnly(wait),
+                other => MigrateError::Deadline(wait, other.to_string()),
+            });
         }
         tracing::info!(%error, "waiting for the database");
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -48,14 +55,11 @@ pub async fn connect(url: &PostgresUrl, wait: Duration) -> Result<Client, Migrat
 }
 
 async fn connect_once(url: &PostgresUrl) -> Result<Client, DbError> {
-    let mut config = url.config();
-    config.connect_timeout(Duration::from_secs(3)).application_name("app-migrate");
-    let reason = |error: tokio_postgres::Error| {
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        DbError::Unavailable(source.unwrap_or_else(|| error.to_string()))
-    };
-    if config.get_ssl_mode() == SslMode::Require {
-        let (client, connection) = config.connect(tls()?).await.map_err(reason)?;
+    let mut config = connect::config(url, Role::Primary, "app-migrate", "");
+    config.connect_timeout(Duration::from_secs(3));
+    let reason = |error| DbError::of_connecting(&error);
+    if let Some(tls) = connect::tls(&config)? {
+        let (client, connection) = config.connect(tls).await.map_err(reason)?;
         tokio::spawn(connection);
         Ok(client)
     } else {
@@ -63,13 +67,6 @@ async fn connect_once(url: &PostgresUrl) -> Result<Client, DbError> {
         tokio::spawn(connection);
         Ok(client)
     }
-}
-
-/// The system's certificate authorities; `require` verifies chain and name.
-pub(super) fn tls() -> Result<MakeRustlsConnect, DbError> {
-    MakeRustlsConnect::with_native_certs()
-        .map(|(connector, _)| connector)
-        .map_err(|error| DbError::Unavailable(format!("no certificate authorities: {error:?}")))
 }
 
 /// The migrations that this binary has and the database has not, as `V1__name`.

@@ -1,10 +1,11 @@
 //! DualDb: Postgres by intent. Writes go to the primary; reads say how fresh they must be.
 //!
 //! Promises: each statement has a deadline here as well as in the server; a connection whose statement was abandoned
-//! is closed, never lent again; a read that fails at the replica is run once more on the primary. Refuses: writing
-//! through a read connection, and repeating a write.
+//! is closed, never lent again; a read that fails at the replica is run once more on the primary; a server that takes no
+//! writes is not taken for the primary. Refuses: writing through a read connection, and repeating a write that was executed.
 
 mod conn;
+mod connect;
 mod error;
 pub mod migrate;
 mod pool;
@@ -20,6 +21,7 @@ use std::{
 pub use conn::{Param, ReadConn, Row, WriteConn};
 pub use error::DbError;
 
+use self::connect::Role;
 use crate::config::database::DatabaseConfig;
 
 /// How fresh a read must be.
@@ -55,6 +57,7 @@ struct Inner {
 /// Whether each server answers.
 #[derive(Clone, Copy, Debug)]
 pub struct DbHealth {
+    /// And takes writes.
     pub primary: bool,
     /// `None`: none is configured.
     pub replica: Option<bool>,
@@ -66,9 +69,9 @@ impl DualDb {
     /// # Errors
     /// When the URLs cannot be turned into pools (a TLS set-up that fails, say).
     pub fn new(config: &DatabaseConfig) -> Result<Self, DbError> {
-        let primary = pool::Pool::new("primary", &config.primary, config.max_conns)?;
+        let primary = pool::Pool::new(Role::Primary, &config.primary, config.max_conns)?;
         let replica =
-            config.replica.as_ref().map(|url| pool::Pool::new("replica", url, config.max_conns)).transpose()?;
+            config.replica.as_ref().map(|url| pool::Pool::new(Role::Replica, url, config.max_conns)).transpose()?;
         let inner = Inner { primary, replica, started: Instant::now(), replica_paused_until: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -81,15 +84,15 @@ impl DualDb {
     /// A connection to the primary, for statements that change something or must see everything.
     ///
     /// # Errors
-    /// `Unavailable` when none could be had within the deadline.
+    /// `Unavailable` when none could be had within the deadline, `ReadOnly` when the server takes no writes.
     pub async fn write(&self) -> Result<WriteConn, DbError> {
-        self.inner.primary.get().await.map(WriteConn::new)
+        WriteConn::open(&self.inner.primary).await
     }
 
     /// Runs `op` where `consistency` allows. `op` may run twice: at the replica, then on the primary.
     ///
     /// # Errors
-    /// Those of `op` on the primary.
+    /// Those of `op` on the primary. `ReadOnly` closes all connections to it: `op` says so of what a standby answered.
     pub async fn read<T, F>(&self, consistency: Consistency, op: impl Fn(ReadConn) -> F) -> Result<T, DbError>
     where
         F: Future<Output = Result<T, DbError>>,
@@ -97,7 +100,7 @@ impl DualDb {
         if consistency == Consistency::Any
             && let Some(replica) = self.replica()
         {
-            let attempt = async { op(ReadConn::new("replica", replica.get().await?)).await };
+            let attempt = async { op(ReadConn::open(replica).await?).await };
             let late = || Err(DbError::Unavailable("the replica did not answer in time".into()));
             match tokio::time::timeout(REPLICA_DEADLINE, attempt).await.unwrap_or_else(|_| late()) {
                 Ok(value) => {
@@ -115,7 +118,8 @@ impl DualDb {
             }
         }
         routed(consistency, "primary");
-        op(ReadConn::new("primary", self.inner.primary.get().await?)).await
+        let primary = &self.inner.primary;
+        primary.close_if_read_only(op(ReadConn::open(primary).await?).await)
     }
 
     fn replica(&self) -> Option<&pool::Pool> {
@@ -157,11 +161,16 @@ impl DualDb {
     }
 }
 
-/// Whether the server answers now. Asked by a `ReadConn`, which keeps a connection whose answer is still to come from
-/// being lent again.
+/// Whether the server answers now, and takes writes if it is the primary. Asked by a `ReadConn`, which keeps a connection
+/// whose answer is still to come from being lent again.
 async fn answers(pool: &pool::Pool) -> bool {
-    let probe = async { ReadConn::new(pool.role(), pool.get().await?).query("select 1", &[]).await };
-    matches!(tokio::time::timeout(PROBE_DEADLINE, probe).await, Ok(Ok(_)))
+    let probe = async {
+        let rows = ReadConn::open(pool).await?.query("show transaction_read_only", &[]).await?;
+        let is_read_only = rows.first().is_none_or(|row| row.get::<_, &str>(0) != "off");
+        if is_read_only && pool.role() == Role::Primary { Err(DbError::ReadOnly) } else { Ok(()) }
+    };
+    let answer = tokio::time::timeout(PROBE_DEADLINE, probe).await;
+    answer.is_ok_and(|result| pool.close_if_read_only(result).is_ok())
 }
 
 fn routed(consistency: Consistency, served_by: &'static str) {

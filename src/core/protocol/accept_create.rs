@@ -155,7 +155,7 @@ pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<Accepted, Accep
             }
             Err(DbError::Refused { code, .. }) if code == "address_retry" || code == "port_retry" => {}
             // Two requests that wait for each other's ports: one was undone, so it may run again.
-            Err(DbError::Statement { code, .. }) if code == "40P01" => {}
+            Err(DbError::RolledBack { .. }) => {}
             Err(error) => return Err(translate(error, request)),
         }
     }

@@ -2,3 +2,28 @@
 
 mod pool;
 mod replica;
+mod standby;
+mod statements;
+
+use std::time::Duration;
+
+use app::{
+    config::{
+        database::{DatabaseConfig, PostgresUrl},
+        environment::Environment,
+    },
+    core::db::DualDb,
+};
+
+use crate::support::Cluster;
+
+/// The pool of a process of this installation, without a replica.
+fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
+    open(&cluster.database_url, None, max_conns)
+}
+
+fn open(primary: &str, replica: Option<&str>, max_conns: usize) -> DualDb {
+    let url = |text: &str| PostgresUrl::parse("DATABASE_URL", text, Environment::Development).unwrap();
+    let config = DatabaseConfig { primary: url(primary), replica: replica.map(url), max_conns, wait: Duration::ZERO };
+    DualDb::new(&config).unwrap()
+}

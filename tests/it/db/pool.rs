@@ -7,17 +7,15 @@ use std::{
 };
 
 use app::{
-    config::{
-        database::{DatabaseConfig, PostgresUrl},
-        environment::Environment,
-    },
-    core::db::{Consistency, DbError, DualDb},
+    config::{database::PostgresUrl, environment::Environment},
+    core::db::{Consistency, DbError, DualDb, migrate},
 };
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
 use futures_util::future;
 use serde_json::json;
 use tokio_postgres::NoTls;
 
+use super::{dual, open};
 use crate::{
     identity::line::{Line, Mode},
     support::{App, Client, Cluster, cluster::base_url, eventually},
@@ -73,11 +71,6 @@ async fn a_thousand_requests_at_once_on_four_connections_are_served_or_told_to_c
     }
 }
 
-fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
-    let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
-    DualDb::new(&DatabaseConfig { primary, replica: None, max_conns, wait: Duration::ZERO }).unwrap()
-}
-
 /// Not quite as long as a statement of ours may take.
 const SLEEP: &str = "select pg_sleep(1.8)";
 
@@ -114,10 +107,10 @@ async fn a_server_that_is_slow_to_let_a_connection_in_is_waited_for() {
     let mut cluster = Cluster::simulated().await;
     let (line, url) = Line::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
-    line.set(Mode::Long(Duration::from_millis(550)));
+    line.set(Mode::Long(Duration::from_millis(300)));
     let began = Instant::now();
     dual(&cluster, 1).write().await.unwrap();
-    assert!(began.elapsed() > Duration::from_secs(1), "there and back");
+    assert!(began.elapsed() > Duration::from_secs(1), "there and back, to log in and for the check of its role");
     // It is waited for, not for ever.
     line.set(Mode::Held);
     let refused = dual(&cluster, 1).write().await.err();
@@ -220,5 +213,30 @@ async fn a_connection_that_was_cut_is_not_lent() {
         .await;
         line.set(Mode::Open);
         client.get("/instances").await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_compiles_its_plans_just_in_time() {
+    let cluster = Cluster::simulated().await;
+    const JIT: &str = "select current_setting('jit'), current_setting('application_name')";
+    let usual: String = cluster.sql().await.query_one(JIT, &[]).await.unwrap().get(0);
+    assert_eq!(usual, "on", "the server does not by default: nothing is shown");
+    let sign = if cluster.database_url.contains('?') { '&' } else { '?' };
+    let asks_for_it = format!("{}{sign}options=-c%20jit%3Don", cluster.database_url);
+
+    for url in [&cluster.database_url, &asks_for_it] {
+        let db = open(url, Some(url), 1);
+        let mut seen = Vec::new();
+        for consistency in [Consistency::Primary, Consistency::Any] {
+            let rows = db.read(consistency, |c| async move { c.query(JIT, &[]).await }).await.unwrap();
+            seen.push((rows[0].get::<_, String>(0), rows[0].get::<_, String>(1)));
+        }
+        let url = PostgresUrl::parse("DATABASE_URL", url, Environment::Development).unwrap();
+        let row = migrate::connect(&url, Duration::ZERO).await.unwrap().query_one(JIT, &[]).await.unwrap();
+        seen.push((row.get(0), row.get(1)));
+
+        let expected = ["app-primary", "app-replica", "app-migrate"].map(|name| ("off".to_owned(), name.to_owned()));
+        assert_eq!(seen, expected);
     }
 }

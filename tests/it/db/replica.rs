@@ -76,14 +76,7 @@ impl Pair {
 
     /// Waits until the replica has all that the primary has now.
     async fn caught_up(&self) {
-        let primary = self.primary.sql(&self.database).await;
-        let written: String = primary.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
-        let replica = self.replica.sql(&self.database).await;
-        let there = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}'::pg_lsn, false)");
-        eventually("the replica caught up", Duration::from_secs(60), async || {
-            replica.query_one(&there, &[]).await.unwrap().get::<_, bool>(0).then_some(())
-        })
-        .await;
+        self.replica.catch_up_with(&self.primary).await;
     }
 
     /// How many reads of this process each server has answered, by its metrics: (primary, replica).

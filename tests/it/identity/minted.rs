@@ -27,21 +27,9 @@ pub struct Mint {
 
 impl Mint {
     pub async fn of(cluster: &Cluster) -> Self {
-        cluster.run(&["secrets", "init"]);
-        let secret = |file: &str| {
-            let text = std::fs::read_to_string(cluster.state.path().join("secrets").join(file)).unwrap();
-            let (version, hex) = text.trim().split_once(':').unwrap();
-            let secret = HEXLOWER.decode(hex.as_bytes()).unwrap().into();
-            vec![Versioned { version: version.parse().unwrap(), secret }]
-        };
-        let secrets = KeySecrets {
-            peppers: secret("key-peppers"),
-            tags: secret("key-tag-secrets"),
-            cache: secret("cache-secrets"),
-        };
         let sql = cluster.sql().await;
         let id = sql.query_one("select id from cluster", &[]).await.unwrap().get(0);
-        Self { ring: KeyRing::new(&secrets), sql, cluster: id }
+        Self { ring: KeyRing::new(&secrets(cluster)), sql, cluster: id }
     }
 
     /// A new tenant.
@@ -101,6 +89,18 @@ impl Mint {
         let past = "select expires_at <= clock_timestamp() from api_key where id = $1";
         self.sql.query_one(past, &[&key.id]).await.unwrap().get(0)
     }
+}
+
+/// The installation's own, made if they are missing.
+pub fn secrets(cluster: &Cluster) -> KeySecrets {
+    cluster.run(&["secrets", "init"]);
+    let secret = |file: &str| {
+        let text = std::fs::read_to_string(cluster.state.path().join("secrets").join(file)).unwrap();
+        let (version, hex) = text.trim().split_once(':').unwrap();
+        let secret = HEXLOWER.decode(hex.as_bytes()).unwrap().into();
+        vec![Versioned { version: version.parse().unwrap(), secret }]
+    };
+    KeySecrets { peppers: secret("key-peppers"), tags: secret("key-tag-secrets"), cache: secret("cache-secrets") }
 }
 
 /// A ring of somebody else: its keys have the right form and a wrong tag.

@@ -10,7 +10,7 @@ mod granting;
 mod keys;
 pub mod line;
 mod lua;
-mod minted;
+pub mod minted;
 mod mixed;
 mod naive;
 mod outage;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future;
 
 use super::ended::ended;
-use crate::support::{App, Cluster, Postgres};
+use crate::support::{App, Cluster, Postgres, cluster::with_database};
 
 const SCHEMA: &str = include_str!("../../../migrations/V0001__foundation.sql");
 const SECONDS: Duration = Duration::from_secs(60);
@@ -114,5 +114,53 @@ async fn who_needs_the_schema_waits_for_migrate_and_says_so_when_it_does_not_com
     let api = cluster.spawn("serve");
     api.line("waiting for `app migrate`");
     cluster.run(&["migrate"]);
+    api.line("the API listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_writes_is_given_up_in_one_line() {
+    let primary = Postgres::primary().await;
+    let cluster = Cluster::on(&primary).await;
+    let standby = Postgres::replica_of(&primary).await;
+    let database: tokio_postgres::Config = cluster.database_url.parse().unwrap();
+    let standby = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
+    let read_only = format!("{}&options=-c%20default_transaction_read_only%3Don", cluster.database_url);
+    let secrets = ["secrets", "init"];
+    cluster.run(&secrets);
+    for (n, arguments) in [
+        &["migrate"][..],
+        &["migrate", "--check"],
+        &["serve"],
+        &["work"],
+        &["dev"],
+        &["keys", "create", "--tenant", "acme", "--name", "k", "--scope", "admin"],
+        &["tenants", "suspend", "--tenant", "acme"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut command = cluster.command(arguments);
+        let url = if n % 2 == 0 { &standby } else { &read_only };
+        command.env("DATABASE_URL", url).env("DB_WAIT_SECONDS", "0").env("RUST_LOG", "warn");
+        let refused = ended(command, SECONDS).expect(1);
+        let line = refused.line();
+        assert!(line.starts_with("app: DATABASE_URL: the server took no writes within 0 s: "), "{arguments:?}: {line}");
+        assert_eq!(refused.stdout, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_waited_for_until_it_is_promoted() {
+    let primary = Postgres::primary().await;
+    let mut cluster = Cluster::on(&primary).await;
+    let standby = Postgres::replica_of(&primary).await;
+    let database: tokio_postgres::Config = cluster.database_url.parse().unwrap();
+    cluster.database_url = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
+    cluster.set("DB_WAIT_SECONDS", 30);
+    let api = cluster.spawn("serve");
+    let waiting = api.line("waiting for the database");
+    assert!(waiting.contains("DATABASE_URL takes no writes"), "{waiting}");
+    let promoted = standby.sql("postgres").await.query_one("select pg_promote()", &[]).await.unwrap();
+    assert!(promoted.get::<_, bool>(0));
     api.line("the API listens");
 }

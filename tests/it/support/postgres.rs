@@ -48,6 +48,18 @@ impl Postgres {
         server
     }
 
+    /// Waits until this replica has all that its primary has now.
+    pub async fn catch_up_with(&self, primary: &Self) {
+        let now = "select pg_current_wal_insert_lsn()::text";
+        let written: String = primary.sql("postgres").await.query_one(now, &[]).await.unwrap().get(0);
+        let there = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}'::pg_lsn, false)");
+        let replica = self.sql("postgres").await;
+        eventually("the replica caught up", Duration::from_secs(60), async || {
+            replica.query_one(&there, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+        })
+        .await;
+    }
+
     /// Starts it; ready when it answers.
     pub async fn start(&mut self) {
         self.spawn();

@@ -1,4 +1,4 @@
-//! Between this program and Postgres: counts round trips, and can cut the line.
+//! Between this program and Postgres: counts round trips, can cut the line, and can route it to another server.
 //!
 //! A round trip is one `ReadyForQuery` of the server: it sends one for each `Sync` or simple query of the client.
 
@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
     task::JoinSet,
@@ -19,6 +19,7 @@ pub struct Proxy {
     pub url: String,
     round_trips: Arc<AtomicU64>,
     cut: watch::Sender<bool>,
+    server: watch::Sender<Config>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -34,22 +35,23 @@ impl Proxy {
         let round_trips = Arc::new(AtomicU64::new(0));
         let counter = round_trips.clone();
         let (cut, is_cut) = watch::channel(false);
+        let (server, servers) = watch::channel(config);
         let task = tokio::spawn(async move {
             // Dropped with the task, and all connections with it.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 // Messages pass in two pieces: the second must not wait for an acknowledgement of the first.
                 client.set_nodelay(true).unwrap();
-                let (config, counter, mut is_cut) = (config.clone(), counter.clone(), is_cut.clone());
+                let (servers, counter, mut is_cut) = (servers.clone(), counter.clone(), is_cut.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         _ = is_cut.wait_for(|cut| *cut) => None,
-                        done = forward(client, config, counter) => done,
+                        done = forward(client, servers, counter) => done,
                     }
                 });
             }
         });
-        Self { url, round_trips, cut, task }
+        Self { url, round_trips, cut, server, task }
     }
 
     /// Round trips so far.
@@ -65,6 +67,12 @@ impl Proxy {
     pub fn heal(&self) {
         self.cut.send_replace(false);
     }
+
+    /// Routes new connections and open ones to the same database of another server. As behind a pooler, the client of an open
+    /// one sees nothing of it, except that the server does not know what was prepared.
+    pub fn route_to(&self, database_url: &str) {
+        self.server.send_replace(database_url.parse().unwrap());
+    }
 }
 
 impl Drop for Proxy {
@@ -73,46 +81,60 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, config: Config, counter: Arc<AtomicU64>) -> Option<()> {
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+async fn connect(config: &Config) -> Option<(Reader, Writer)> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    match config.get_hosts().first()? {
+    Some(match config.get_hosts().first()? {
         Host::Unix(dir) => {
-            let server = UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.ok()?;
-            let (from_server, to_server) = server.into_split();
-            pump(client, from_server, to_server, counter).await
+            let (reader, writer) = UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.ok()?.into_split();
+            (Box::new(reader), Box::new(writer))
         }
         Host::Tcp(name) => {
-            let (from_server, to_server) = TcpStream::connect((name.as_str(), port)).await.ok()?.into_split();
-            pump(client, from_server, to_server, counter).await
+            let (reader, writer) = TcpStream::connect((name.as_str(), port)).await.ok()?.into_split();
+            (Box::new(reader), Box::new(writer))
+        }
+    })
+}
+
+async fn forward(client: TcpStream, mut servers: watch::Receiver<Config>, counter: Arc<AtomicU64>) -> Option<()> {
+    let (mut from_client, mut to_client) = client.into_split();
+    // The first message, with user and database: a length that counts itself, and the rest.
+    let mut greeting = vec![0u8; 4];
+    from_client.read_exact(&mut greeting).await.ok()?;
+    greeting.resize(usize::try_from(u32::from_be_bytes(greeting[..].try_into().ok()?)).ok()?, 0);
+    from_client.read_exact(&mut greeting[4..]).await.ok()?;
+    let mut is_open = false;
+    loop {
+        let config = servers.borrow_and_update().clone();
+        let (mut from_server, mut to_server) = connect(&config).await?;
+        to_server.write_all(&greeting).await.ok()?;
+        // The client has had its answer from the server before: of this one it goes no further than here.
+        while is_open && message(&mut from_server).await?[0] != b'Z' {}
+        let down = async {
+            loop {
+                let message = message(&mut from_server).await?;
+                if message[0] == b'Z' {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                }
+                to_client.write_all(&message).await.ok()?;
+            }
+        };
+        tokio::select! {
+            _ = servers.changed() => is_open = true,
+            _ = tokio::io::copy(&mut from_client, &mut to_server) => return None,
+            done = down => return done,
         }
     }
 }
 
-async fn pump(
-    client: TcpStream,
-    mut from_server: impl AsyncReadExt + Unpin,
-    mut to_server: impl AsyncWriteExt + Unpin,
-    counter: Arc<AtomicU64>,
-) -> Option<()> {
-    let (mut from_client, mut to_client) = client.into_split();
-    let up = tokio::io::copy(&mut from_client, &mut to_server);
-    let down = async {
-        loop {
-            // Each message of the server: a type, a length that counts itself, and the rest.
-            let mut head = [0u8; 5];
-            from_server.read_exact(&mut head).await.ok()?;
-            let length = u32::from_be_bytes(head[1..].try_into().ok()?);
-            let mut rest = vec![0u8; usize::try_from(length).ok()?.checked_sub(4)?];
-            from_server.read_exact(&mut rest).await.ok()?;
-            if head[0] == b'Z' {
-                counter.fetch_add(1, Ordering::SeqCst);
-            }
-            to_client.write_all(&head).await.ok()?;
-            to_client.write_all(&rest).await.ok()?;
-        }
-    };
-    tokio::select! {
-        _ = up => None,
-        done = down => done,
-    }
+/// A message of the server: a type, a length that counts itself, and the rest.
+async fn message(from: &mut Reader) -> Option<Vec<u8>> {
+    let mut message = vec![0u8; 5];
+    from.read_exact(&mut message).await.ok()?;
+    let length = u32::from_be_bytes(message[1..].try_into().ok()?);
+    message.resize(usize::try_from(length).ok()?.checked_add(1)?, 0);
+    from.read_exact(&mut message[5..]).await.ok()?;
+    Some(message)
 }

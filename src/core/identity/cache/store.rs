@@ -7,29 +7,44 @@ use time::OffsetDateTime;
 
 use super::{Cached, Fact, KeyHash};
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row},
+    db::{Consistency, DbError, DualDb, Param, Row},
     id::{KeyId, TenantId},
     identity::{Caller, store::scopes},
 };
 
+/// Returns the rows of a statement whose column `read_only` is `transaction_read_only`, asked by the statement itself: on in
+/// recovery. A standby may not know yet of a revocation, nor of a key, so what it says of keys is no answer, though the
+/// connection was opened to a primary (a pooler in between may have exchanged the server).
+///
+/// # Errors
+/// `ReadOnly`, or as the database says.
+async fn of_primary(db: &DualDb, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
+    db.read(Consistency::Primary, |c| async move {
+        let rows = c.query(sql, params).await?;
+        let is_read_only = rows.first().is_some_and(|row| row.get("read_only"));
+        if is_read_only { Err(DbError::ReadOnly) } else { Ok(rows) }
+    })
+    .await
+}
+
 /// What the primary says of a hash. Never a replica: it may not know of a revocation yet.
 pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Result<Fact, DbError> {
     let (asked_at, hash) = (Instant::now(), *hash);
-    let rows = db
-        .read(Consistency::Primary, |c| async move {
-            c.query(
-                "select k.key_hash, k.ver, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.expires_at,
-                   extract(epoch from now())::float8 as now_s,
-                   k.revoked_at is not null or t.suspended_at is not null or coalesce(k.expires_at <= now(), false) as refused,
-                   extract(epoch from k.not_before - now())::float8 as not_yet_s
-                 from api_key k join tenants t on t.id = k.tenant_id where k.key_hash = $1",
-                &[&hash.as_slice()],
-            )
-            .await
-        })
-        .await?;
-    let Some(row) = rows.first() else { return Ok(Fact::Unknown { until_s: None }) };
-    let stored: &[u8] = row.get("key_hash");
+    // A row also for a key that is not there: that is an answer too, and only the primary's counts.
+    let rows = of_primary(
+        db,
+        "select current_setting('transaction_read_only')::boolean as read_only,
+           k.key_hash, k.ver, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.expires_at,
+           extract(epoch from now())::float8 as now_s,
+           k.revoked_at is not null or t.suspended_at is not null or coalesce(k.expires_at <= now(), false) as refused,
+           extract(epoch from k.not_before - now())::float8 as not_yet_s
+         from (select 1) one left join (api_key k join tenants t on t.id = k.tenant_id) on k.key_hash = $1",
+        &[&hash.as_slice()],
+    )
+    .await?;
+    let unknown = Ok(Fact::Unknown { until_s: None });
+    let Some(row) = rows.first() else { return unknown };
+    let Some(stored) = row.get::<_, Option<&[u8]>>("key_hash") else { return unknown };
     let ver = row.get("ver");
     if row.get("refused") {
         return Ok(Fact::Refused { ver });
@@ -56,21 +71,19 @@ pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Res
 
 /// Postgres' time, and the versions of the keys that changed within six minutes: longer than any cached value lives.
 pub(super) async fn changed_lately(db: &DualDb) -> Result<(f64, HashMap<KeyHash, i64>), DbError> {
-    let rows = db
-        .read(Consistency::Primary, |c| async move {
-            c.query(
-                "select extract(epoch from now())::float8, k.name, k.ver from (select 1) one left join lateral (
-                   select substr(key_hash, 1, 16) as name, ver from api_key
-                   where changed_at > now() - interval '6 minutes') k on true",
-                &[],
-            )
-            .await
-        })
-        .await?;
-    let now = rows.first().map_or(0.0, |row| row.get(0));
+    let rows = of_primary(
+        db,
+        "select current_setting('transaction_read_only')::boolean as read_only,
+           extract(epoch from now())::float8 as now_s, k.name, k.ver from (select 1) one left join lateral (
+           select substr(key_hash, 1, 16) as name, ver from api_key
+           where changed_at > now() - interval '6 minutes') k on true",
+        &[],
+    )
+    .await?;
+    let now = rows.first().map_or(0.0, |row| row.get("now_s"));
     let changed = rows.iter().filter_map(|row| {
-        let name: Option<&[u8]> = row.get(1);
-        Some((name?.try_into().ok()?, row.get(2)))
+        let name: Option<&[u8]> = row.get("name");
+        Some((name?.try_into().ok()?, row.get("ver")))
     });
     Ok((now, changed.collect()))
 }
@@ -119,17 +132,16 @@ pub(in crate::core) fn change(row: &Row) -> Option<Change> {
 /// Changes that Redis has not heard of, oldest first, and how many seconds ago the oldest was made. A refusal that was
 /// overtaken by a later change is told as a mere change: its tombstone would refuse a key that is good again.
 pub(super) async fn unpropagated(db: &DualDb) -> Result<(Vec<Change>, f64), DbError> {
-    let rows = db
-        .write()
-        .await?
-        .query(
-            "select o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused,
-               extract(epoch from now() - o.at)::float8 as age_s
-             from cache_outbox o join api_key k using (key_hash)
-             where o.done_at is null and o.at < now() - interval '4 seconds' order by o.id limit 500",
-            &[],
-        )
-        .await?;
+    let rows = of_primary(
+        db,
+        "select current_setting('transaction_read_only')::boolean as read_only,
+           o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused,
+           extract(epoch from now() - o.at)::float8 as age_s
+         from cache_outbox o join api_key k using (key_hash)
+         where o.done_at is null and o.at < now() - interval '4 seconds' order by o.id limit 500",
+        &[],
+    )
+    .await?;
     let oldest = rows.first().map_or(0.0, |row| row.get("age_s"));
     Ok((rows.iter().filter_map(change).collect(), oldest))
 }
