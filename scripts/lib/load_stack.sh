@@ -1,4 +1,4 @@
-# stack.sh: the scaled-out system as processes of this machine, for load: nginx with the
+# load_stack.sh: the scaled-out system as processes of this machine, for load: nginx with the
 # repository's nginx.conf, replicas of the API, a worker with simulated containers, a
 # Postgres, its streaming replica, a Redis; and what each of them uses.
 #

@@ -1,13 +1,19 @@
 # setup.sh: from a bare machine to Postgres, Redis, Docker and the demo image.
 # What run and test share, and the one place that says in which order things go.
 #
+#   SCRIPTS  the verbs of the Makefile, one file each
+#   LIB      what they source; it changes nothing outside the state directory
+#   MACHINE  what needs root and changes the machine: packages, a Docker engine of our own
+#
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # variables for the parts
 
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-for part in phase place process install postgres redis docker image; do
+LIB=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+SCRIPTS=$(dirname "$LIB")
+MACHINE=$SCRIPTS/machine
+for part in "$LIB"/{phase,place,process}.sh "$MACHINE"/install.sh "$LIB"/{postgres,redis}.sh "$MACHINE"/docker.sh "$LIB"/image.sh; do
 	# shellcheck source=/dev/null
-	. "$HERE/$part.sh"
+	. "$part"
 done
 unset part
 
