@@ -70,4 +70,10 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Gauge, "host_cpu_committed_cores", "Processors that instances here were promised."),
     (Gauge, "host_memory_capacity_bytes", "Memory that instances here may be promised."),
     (Gauge, "host_memory_committed_bytes", "Memory that instances here were promised."),
+    // --- the process
+    (
+        Counter,
+        "log_lines_dropped_total",
+        "Log lines dropped, since standard error was not read fast enough or is closed.",
+    ),
 ];

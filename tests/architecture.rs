@@ -50,8 +50,8 @@ const ARROWS: &[Arrow] = &[
     arrow(&["api"], &["core", "http", "config"], "api sees core, http and config; never worker, backend or roles"),
     arrow(
         &["worker"],
-        &["core", "http", "backend", "config", "shutdown"],
-        "worker sees core, http, backend, config and shutdown; never api or roles",
+        &["core", "http", "backend", "config", "shutdown", "telemetry"],
+        "worker sees core, http, backend, config, shutdown and telemetry; never api or roles",
     ),
     arrow(&["backend"], &["core::id"], "backend knows only ids and its own specs"),
     arrow(&["http"], &["core::invalid", "core::page"], "http knows only core::invalid and core::page"),
@@ -110,7 +110,7 @@ const ADDRESSES: &[(&[&str], &[&str])] = &[
     (&["fred"], &["src/core/redis.rs", "src/core/freshness.rs", "src/core/queue/", "src/core/identity/"]),
     (&["bollard"], &["src/backend/docker/"]),
     (&["clap"], &["src/config/", "src/cli.rs", "src/main.rs"]),
-    (&["tracing_subscriber"], &["src/telemetry.rs"]),
+    (&["tracing_subscriber", "tracing_appender"], &["src/telemetry/"]),
     (&["std::process::Command", "std::process::*", "process::Command", "tokio::process", "nix::unistd::fork"], &[]),
 ];
 
@@ -834,7 +834,7 @@ mod catches {
                 ("src/http/body.rs", "mod tests { use super::*; use super::super::super::api; }"),
                 ("src/config/redis.rs", "use crate::core::redis;"),
                 ("src/shutdown.rs", "use crate::worker::Context;"),
-                ("src/telemetry.rs", "use crate::core::id::JobId;"),
+                ("src/telemetry/mod.rs", "use crate::core::id::JobId;"),
                 ("src/newcomer.rs", "use crate::core::id::JobId;"),
             ],
         );

@@ -34,6 +34,7 @@ use crate::{
         queue::Ear,
     },
     shutdown::Shutdown,
+    telemetry,
 };
 
 /// What every part of the worker needs.
@@ -81,7 +82,7 @@ pub async fn run(
             // None of them ends by itself. One that does has panicked, and the rest would go on without it.
             if let Some(ended) = stop.run_until_cancelled(running).await {
                 tracing::error!(?ended, "a part of the worker has ended; this process ends");
-                std::process::exit(watchdog::EXIT_STATUS);
+                telemetry::exit(watchdog::EXIT_STATUS);
             }
             abort.abort();
         });

@@ -6,6 +6,7 @@ mod healthcheck;
 mod help;
 mod host_name;
 mod keys;
+mod log_pipe;
 mod migrate;
 mod parts;
 mod production;

@@ -1,0 +1,177 @@
+//! Standard error is a pipe: one that is no longer read, or whose reader is gone, holds up neither requests nor jobs nor the
+//! end of the process.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStderr, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+use super::ended::ended;
+use crate::support::{Client, Cluster};
+
+/// Far more than a request, a job or an end takes here.
+const SOON: Duration = Duration::from_secs(10);
+/// Requests at a time, and requests until the metric is read again.
+const LANES: usize = 16;
+const REQUESTS: usize = 1000;
+
+/// A process that logs everything, and whose log is read only as far as `line` has come.
+struct Piped {
+    child: Child,
+    stderr: Option<BufReader<ChildStderr>>,
+}
+
+impl Piped {
+    fn spawn(cluster: &Cluster, role: &str) -> Self {
+        let mut command = cluster.command(&[role]);
+        command.env("RUST_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = child.stderr.take().map(BufReader::new);
+        Self { child, stderr }
+    }
+
+    /// Reads on to the next line with this text.
+    fn line(&mut self, text: &str) -> String {
+        let lines = self.stderr.as_mut().unwrap().lines();
+        lines.map(Result::unwrap).find(|line| line.contains(text)).unwrap_or_else(|| panic!("no line with \"{text}\""))
+    }
+
+    /// The address in the next line with this text.
+    fn base_url(&mut self, line: &str) -> String {
+        format!("http://{}", self.line(line).rsplit("address=").next().unwrap().trim())
+    }
+
+    /// From now on writing to it fails.
+    fn close(&mut self) {
+        self.stderr = None;
+    }
+
+    /// Sends SIGTERM; answers how it ended and how long that took, without reading its log.
+    fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let started = Instant::now();
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, started.elapsed());
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How many log lines the process says that it has dropped.
+async fn dropped(client: &Client) -> u64 {
+    let metrics = client.get("/metrics").await.expect(200).text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("log_lines_dropped_total "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Sends requests until lines were dropped: then the pipe is full, and so is the buffer before it. Answers how many it sent,
+/// and how long the slowest took.
+async fn ask_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Duration) {
+    let (mut asked, mut slowest) = (0, Duration::ZERO);
+    while dropped(client).await == 0 {
+        let took = stream::iter(0..REQUESTS).map(|_| async {
+            let started = Instant::now();
+            client.get(path).await.expect(200);
+            started.elapsed()
+        });
+        slowest = took.buffer_unordered(LANES).fold(slowest, async |slowest, took| slowest.max(took)).await;
+        asked += REQUESTS;
+        assert!(asked < 100 * REQUESTS, "nothing is dropped");
+    }
+    (asked, slowest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_served_while_the_log_is_not_read() {
+    let cluster = Cluster::simulated().await;
+    let mut api = Piped::spawn(&cluster, "serve");
+    let client = Client::new(&api.base_url("the API listens"), &cluster.key("acme", "admin"));
+
+    let (asked, slowest) = ask_until_lines_are_dropped(&client, "/keys/self").await;
+    client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+
+    eprintln!("{asked} requests, the slowest took {slowest:.1?}");
+    assert!(slowest < SOON, "{slowest:?}");
+    // Once it is read again, it reports what is missing.
+    let report = api.line("log lines were dropped");
+    assert!(report.contains("lines="), "{report}");
+    // It ends, though the pipe may be full once more.
+    let (status, took) = api.terminate();
+    assert_eq!(status.code(), Some(0));
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_done_while_the_log_is_not_read() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let mut worker = Piped::spawn(&cluster, "work");
+    let health = Client::new(&worker.base_url("the worker's health and metrics listen"), "");
+
+    let (asked, slowest) = ask_until_lines_are_dropped(&health, "/health/live").await;
+    let started = Instant::now();
+    let instance = client.create_running(json!({"image": "web:1"})).await;
+    client.delete_fully(instance["id"].as_str().unwrap()).await;
+
+    eprintln!("{asked} requests, the slowest took {slowest:.1?}; the jobs took {:.1?}", started.elapsed());
+    assert!(slowest < SOON && started.elapsed() < SOON, "{slowest:?}, {:?}", started.elapsed());
+    let (status, took) = worker.terminate();
+    assert_eq!(status.code(), Some(0));
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_reader_is_gone_ends_neither_requests_nor_jobs() {
+    let cluster = Cluster::simulated().await;
+    let mut api = Piped::spawn(&cluster, "serve");
+    let client = Client::new(&api.base_url("the API listens"), &cluster.key("acme", "admin"));
+    let mut worker = Piped::spawn(&cluster, "work");
+    worker.line("the worker is registered");
+    api.close();
+    worker.close();
+
+    ask_until_lines_are_dropped(&client, "/keys/self").await;
+    let instance = client.create_running(json!({"image": "web:1"})).await;
+    client.delete_fully(instance["id"].as_str().unwrap()).await;
+
+    for process in [&mut api, &mut worker] {
+        let (status, took) = process.terminate();
+        assert_eq!(status.code(), Some(0));
+        assert!(took < SOON, "{took:?}");
+    }
+}
+
+/// Its error comes last and is not lost, though a thread writes what was logged before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_ends_a_process_is_its_last_line() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("COMPUTE_BACKEND", "docker").set("NETWORK_BACKEND", "docker");
+    cluster.set("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let mut command = cluster.command(&["work"]);
+    command.env("RUST_LOG", "trace");
+
+    let ended = ended(command, Duration::from_secs(60)).expect(1);
+
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    let (last, before) = lines.split_last().unwrap();
+    assert!(last.starts_with("app: DOCKER_HOST: cannot use the Docker engine"), "{ended:?}");
+    assert!(!before.is_empty() && before.iter().all(|line| line.contains(" TRACE ")), "{ended:?}");
+}
