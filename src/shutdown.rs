@@ -1,4 +1,5 @@
-//! Stopping: the first SIGTERM or SIGINT asks for it, the second insists.
+//! Signals: the first SIGTERM, SIGINT or SIGQUIT asks the process to stop, the second insists. SIGHUP, SIGUSR1 and SIGUSR2,
+//! which would end it at once by default, are logged and ignored: there is nothing to reload.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,29 +14,60 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Listens for signals from now on.
+    /// Handles signals from now on.
     ///
     /// # Errors
     /// When no handler can be installed.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut stop = Stop::listen()?;
         let stages = shutdown.clone();
         tokio::spawn(async move {
-            either(&mut term, &mut int).await;
-            tracing::info!("stopping");
+            let signal = stop.next().await;
+            tracing::info!(signal, "stopping");
             stages.requested.cancel();
-            either(&mut term, &mut int).await;
-            tracing::warn!("stopping at once");
+            let signal = stop.next().await;
+            tracing::warn!(signal, "stopping at once");
             stages.forced.cancel();
         });
+        for (name, kind) in [
+            ("SIGHUP", SignalKind::hangup()),
+            ("SIGUSR1", SignalKind::user_defined1()),
+            ("SIGUSR2", SignalKind::user_defined2()),
+        ] {
+            let mut signals = signal(kind)?;
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    tracing::info!(signal = name, "ignoring a signal");
+                }
+            });
+        }
         Ok(shutdown)
     }
 }
 
-async fn either(term: &mut Signal, int: &mut Signal) {
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// The signals that ask for a stop.
+struct Stop {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
     }
 }

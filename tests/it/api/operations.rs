@@ -150,6 +150,29 @@ async fn a_request_in_flight_is_finished_after_connections_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_that_end_a_process_by_default_end_no_request() {
+    let cluster = Cluster::simulated().await;
+    let (mut api, client) = cluster.serve();
+    let mut half = half_a_post(&client).await;
+    client.get("/health/live").await.expect(200);
+
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE] {
+        api.signal(signal);
+        if signal != Signal::SIGPIPE {
+            api.line(&format!("ignoring a signal signal=\"{signal}\""));
+        }
+        assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "ready", "after {signal}");
+    }
+    api.signal(Signal::SIGQUIT);
+    api.line("stopping");
+    half.write_all(b":\"web:1\"}").await.unwrap();
+
+    let answer = raw::read(half).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    assert_eq!(api.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn asked_a_second_time_it_stops_at_once() {
     // In the delay, and while it waits for a request that takes its time.
     for delay in [30_000, 0] {

@@ -34,6 +34,27 @@ async fn a_worker_asked_to_stop_finishes_what_it_has_and_claims_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_that_end_a_process_by_default_end_no_job() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("SIMULATED_LATENCY_MS", 500);
+    let (_api, client) = cluster.serve();
+    let mut worker = cluster.work();
+    let begun = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    step_begun(&client, &begun.job(), "image").await;
+
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        worker.signal(signal);
+        worker.line(&format!("ignoring a signal signal=\"{signal}\""));
+    }
+    worker.signal(Signal::SIGQUIT);
+    worker.line("stopping");
+
+    assert_eq!(worker.wait().code(), Some(0));
+    let job = client.get(&format!("/jobs/{}", begun.job())).await.body;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("succeeded"), &json!(1)), "{job}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_at_once() {
     let mut cluster = Cluster::simulated().await;
     // Nobody waits for a lease of ten minutes to run out.

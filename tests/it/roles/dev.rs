@@ -1,5 +1,6 @@
 //! `app dev`: one process that serves and works.
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::{Client, Cluster, cluster::base_url};
@@ -18,8 +19,14 @@ async fn one_process_serves_and_works_and_stops_when_asked() {
     assert!(metrics.contains("http_requests_total") && metrics.contains("jobs_ended_total"), "{metrics}");
     assert_eq!(dev.terminate().code(), Some(0));
     // It said goodbye: the next one need not wait, and finds what it left.
-    let again = cluster.spawn("dev");
+    let mut again = cluster.spawn("dev");
     let client = Client::new(&base_url(&again), &client.key);
     client.delete_fully(instance["id"].as_str().unwrap()).await;
-    assert_eq!(again.terminate().code(), Some(0));
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        again.signal(signal);
+        again.line(&format!("ignoring a signal signal=\"{signal}\""));
+    }
+    client.get("/health/ready").await.expect(200);
+    again.signal(Signal::SIGQUIT);
+    assert_eq!(again.wait().code(), Some(0));
 }
