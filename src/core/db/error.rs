@@ -24,9 +24,9 @@ pub enum DbError {
     /// The statement itself refused the request (`app_refuse`), and undid all it had done.
     #[error("{code}: {detail}")]
     Refused { code: String, detail: String },
-    /// A unique constraint or index, by name.
+    /// A unique constraint or index, by name. Without the server's text about it, which is not for clients.
     #[error("conflict on {constraint}")]
-    Conflict { constraint: String, detail: String },
+    Conflict { constraint: String },
     /// A statement that is wrong, or met data it did not expect: a bug.
     #[error("database error {code}: {message}")]
     Statement { code: String, message: String },
@@ -133,7 +133,7 @@ impl From<tokio_postgres::Error> for DbError {
             Meaning::RolledBack => Self::RolledBack { code, message },
             Meaning::Locked => Self::Locked,
             Meaning::Refused => Self::Refused { code: message, detail: text(db.detail()) },
-            Meaning::Conflict => Self::Conflict { constraint: text(db.constraint()), detail: text(db.detail()) },
+            Meaning::Conflict => Self::Conflict { constraint: text(db.constraint()) },
             Meaning::Statement => Self::Statement { code, message },
         }
     }

@@ -34,7 +34,7 @@ pub enum AcceptError {
     UnknownNetwork,
     #[error("the network has no free address")]
     AddressExhausted,
-    /// With the reason.
+    /// With the reason, in the statement's words: "tcp port 20080 is taken".
     #[error("{0}")]
     PortTaken(String),
     #[error("{0}")]
@@ -97,7 +97,12 @@ want as materialized (
 fixed as (
   insert into published_ports (protocol, port, instance_id, container)
   select w.protocol, w.host, $5, w.container from net, want w where w.host <> 0 order by w.protocol, w.host
+  on conflict do nothing
   returning protocol, port, container),
+taken as materialized (
+  select w.protocol || ' port ' || w.host || ' is taken' as detail from want w
+  where w.host <> 0 and not exists (select from fixed f where f.protocol = w.protocol and f.port = w.host)
+  order by w.n limit 1),
 auto as (
   insert into published_ports (protocol, port, instance_id, container)
   select w.protocol, c.port, $5, w.container from net cross join want w cross join lateral (
@@ -116,7 +121,8 @@ ready as materialized (
     (select coalesce(jsonb_agg(jsonb_build_object('container', p.container, 'host', p.port, 'protocol', p.protocol)
                                order by w.n), '[]') from ports p join want w using (container, protocol)) as ports
   from net
-  where case when not exists (select from addr) then app_refuse('address_retry', '')
+  where case when exists (select from taken) then app_refuse('port_taken', (select detail from taken))
+             when not exists (select from addr) then app_refuse('address_retry', '')
              when (select count(*) from ports) < (select count(*) from want) then app_refuse('port_retry', '')
              else true end),
 inst as (
@@ -240,13 +246,10 @@ fn translate(error: DbError, request: &Create<'_>) -> AcceptError {
         DbError::Refused { code, detail } => match code.as_str() {
             "network_unknown" => AcceptError::UnknownNetwork,
             "quota_exceeded" => AcceptError::QuotaExceeded(detail),
+            "port_taken" => AcceptError::PortTaken(detail),
             _ => AcceptError::Db(DbError::Refused { code, detail }),
         },
-        DbError::Conflict { constraint, detail } => match constraint.as_str() {
-            "instances_name" => AcceptError::NameTaken,
-            "published_ports_pkey" => AcceptError::PortTaken(detail),
-            _ => AcceptError::Db(DbError::Conflict { constraint, detail }),
-        },
+        DbError::Conflict { constraint } if constraint == "instances_name" => AcceptError::NameTaken,
         DbError::Locked if request.idempotency.is_some() => AcceptError::KeyInProgress,
         other => AcceptError::Db(other),
     }
