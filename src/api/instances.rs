@@ -265,9 +265,7 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     query.finish()?;
     if let Some(target) = target {
         loop {
-            let status: Option<Status> = record.status.parse().ok();
-            let settled = status.is_none_or(|status| status == target || !status.can_become(target));
-            if settled || state.stopping.is_cancelled() {
+            if is_settled(&record, target) || state.stopping.is_cancelled() {
                 break;
             }
             let mut waiter = state.instance_watch.wait(id.uuid(), &record.status);
@@ -289,6 +287,15 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
     }
     Ok(HttpResponse::Ok().insert_header((header::ETAG, etag)).content_type("application/json").body(body))
+}
+
+/// Whether there is nothing to wait for: the status is reached, or is out of reach without another request.
+fn is_settled(instance: &InstanceRecord, target: Status) -> bool {
+    match (instance.status.parse::<Status>(), instance.restart_policy.parse()) {
+        (Ok(status), Ok(policy)) => status == target || !status.can_become(target, policy),
+        // Of a newer release: what can follow is not known here.
+        _ => true,
+    }
 }
 
 #[utoipa::path(delete, path = "/instances/{id}", tag = "instances",

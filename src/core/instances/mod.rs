@@ -1,8 +1,10 @@
 //! Instances: what a tenant asks for, the states it passes through, and how it is read back.
 
+mod restart_policy;
 pub mod spec;
 pub mod state;
 pub mod store;
 
+pub use restart_policy::RestartPolicy;
 pub use spec::{InstanceSpec, RawInstance};
 pub use state::{Status, Transition};

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::restart_policy::RestartPolicy;
 use crate::core::invalid::Invalid;
 
 /// The body of `POST /instances`; only `image` is required.
@@ -34,7 +35,8 @@ pub struct RawInstance {
     pub ports: Vec<RawPort>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// `no` (default), `on_failure` or `always`.
+    /// Default `no`.
+    #[schema(value_type = Option<RestartPolicy>)]
     pub restart_policy: Option<String>,
     pub placement: Option<Placement>,
 }
@@ -54,7 +56,8 @@ pub struct RawPort {
     /// 0 (default): a free one of the range.
     #[serde(default)]
     pub host: i32,
-    /// `tcp` (default) or `udp`.
+    /// Default `tcp`.
+    #[schema(value_type = Option<Protocol>)]
     pub protocol: Option<String>,
 }
 
@@ -78,6 +81,7 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
+/// A published port's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -106,7 +110,7 @@ pub struct InstanceSpec {
     pub network: String,
     pub ports: Vec<Port>,
     pub labels: BTreeMap<String, String>,
-    pub restart_policy: &'static str,
+    pub restart_policy: RestartPolicy,
     pub placement: Placement,
 }
 
@@ -151,15 +155,10 @@ impl InstanceSpec {
             wrong.push(Invalid::new("/network", "invalid", "must be a network's name or id"));
         }
         let ports = check_ports(&raw.ports, range, &mut wrong);
-        let restart_policy = match raw.restart_policy.as_deref() {
-            None | Some("no") => "no",
-            Some("on_failure") => "on_failure",
-            Some("always") => "always",
-            Some(_) => {
-                wrong.push(Invalid::new("/restart_policy", "invalid", "must be no, on_failure or always"));
-                "no"
-            }
-        };
+        let restart_policy = raw.restart_policy.as_deref().map_or(Ok(RestartPolicy::No), str::parse);
+        if restart_policy.is_err() {
+            wrong.push(Invalid::new("/restart_policy", "invalid", "must be no, on_failure or always"));
+        }
         let placement = raw.placement.unwrap_or_default();
         if placement.host.as_ref().is_some_and(|host| host.is_empty() || host.len() > 253) {
             wrong.push(Invalid::new("/placement/host", "invalid", "must be a host's name or id"));
@@ -178,7 +177,7 @@ impl InstanceSpec {
             network,
             ports,
             labels: raw.labels,
-            restart_policy,
+            restart_policy: restart_policy.unwrap_or_default(),
             placement,
         })
     }
@@ -293,7 +292,7 @@ mod tests {
     fn only_the_image_is_required() {
         let spec = parse(json!({"image": "nginx:1.27"})).expect("accepted");
         assert_eq!((spec.cpu_millis, spec.memory_mib, spec.network.as_str()), (100, 128, "default"));
-        assert_eq!((spec.restart_policy, spec.command), ("no", None));
+        assert_eq!((spec.restart_policy, spec.command), (RestartPolicy::No, None));
     }
 
     #[test]

@@ -10,12 +10,17 @@
 
 use std::{fmt, str::FromStr};
 
+use utoipa::ToSchema;
+
+use super::restart_policy::RestartPolicy;
 use crate::core::kind::JobKind;
 
 macro_rules! statuses {
     ($($name:ident = $text:literal),* $(,)?) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Status { $($name),* }
+        /// An instance's status.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
+        #[schema(as = InstanceStatus)]
+        pub enum Status { $(#[schema(rename = $text)] $name),* }
 
         impl Status {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
@@ -54,9 +59,24 @@ impl fmt::Display for Status {
     }
 }
 
-/// What happens to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transition {
+macro_rules! transitions {
+    ($($(#[$doc:meta])* $name:ident $(($of:ident))?),* $(,)?) => {
+        /// What happens to an instance.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Transition { $($(#[$doc])* $name $(($of))?),* }
+
+        impl Transition {
+            /// Every transition, those of jobs with every kind.
+            fn all() -> impl Iterator<Item = Self> {
+                [$(transitions!(@each $name $($of)?)),*].into_iter().flatten()
+            }
+        }
+    };
+    (@each $name:ident) => { vec![Self::$name] };
+    (@each $name:ident $of:ident) => { $of::ALL.iter().map(|of| Self::$name(*of)).collect() };
+}
+
+transitions! {
     /// A host took the job.
     Claimed(JobKind),
     Succeeded(JobKind),
@@ -102,25 +122,34 @@ impl Status {
         }
     }
 
-    /// Whether it may still become `target` without a new request.
-    pub fn can_become(self, target: Self) -> bool {
-        use Status as S;
-        if self == target {
-            return true;
-        }
-        match self {
-            S::Pending => !matches!(target, S::Deleting | S::Deleted),
-            S::Provisioning | S::Running | S::Starting | S::Unknown => {
-                !matches!(target, S::Pending | S::Deleting | S::Deleted)
+    /// Whether an instance of this restart policy is `target`, or may become it without a new request: whether
+    /// transitions that no request causes lead there. A request that was accepted has changed the status already.
+    pub fn can_become(self, target: Self, policy: RestartPolicy) -> bool {
+        let mut reached = vec![self];
+        let mut next = 0;
+        while let Some(from) = reached.get(next).copied() {
+            next += 1;
+            for to in Transition::all().filter(|t| t.happens_by_itself(policy)).filter_map(|t| from.next(t)) {
+                if !reached.contains(&to) {
+                    reached.push(to);
+                }
             }
-            S::Stopping => matches!(target, S::Stopped | S::Failed),
-            S::Deleting => target == S::Deleted,
-            S::Stopped | S::Failed | S::Deleted => false,
         }
+        reached.contains(&target)
     }
 }
 
 impl Transition {
+    /// Whether it happens without a request to instances of this restart policy.
+    pub fn happens_by_itself(self, policy: RestartPolicy) -> bool {
+        match self {
+            Self::DeleteAccepted | Self::DeleteAcceptedUnplaced => false,
+            Self::Exited => policy != RestartPolicy::Always,
+            Self::Restarting | Self::CrashLooped => policy != RestartPolicy::No,
+            Self::Claimed(_) | Self::Succeeded(_) | Self::Failed(_) | Self::HostSilent | Self::SeenRunning => true,
+        }
+    }
+
     /// The statuses it applies to and what each becomes, for a statement: `from[i]` becomes `to[i]`.
     pub fn table(self) -> (Vec<&'static str>, Vec<&'static str>) {
         Status::ALL.iter().filter_map(|from| Some((from.as_str(), from.next(self)?.as_str()))).unzip()
@@ -147,15 +176,6 @@ impl Transition {
 mod tests {
     use super::*;
 
-    fn transitions() -> Vec<Transition> {
-        use Transition as T;
-        let of_jobs = JobKind::ALL.iter().flat_map(|kind| [T::Claimed(*kind), T::Succeeded(*kind), T::Failed(*kind)]);
-        of_jobs
-            .chain([T::Exited, T::Restarting, T::CrashLooped, T::HostSilent, T::SeenRunning])
-            .chain([T::DeleteAccepted, T::DeleteAcceptedUnplaced])
-            .collect()
-    }
-
     /// The whole table, written out a second time: every status with every transition.
     #[test]
     fn every_transition_of_every_status_is_as_documented() {
@@ -179,7 +199,7 @@ mod tests {
             ("deleting", "Succeeded(Delete)", "deleted"),
         ];
         for from in Status::ALL {
-            for transition in transitions() {
+            for transition in Transition::all() {
                 let name = format!("{transition:?}");
                 let expected = match (from.as_str(), name.as_str()) {
                     ("deleted", _) => None,
@@ -198,26 +218,34 @@ mod tests {
 
     #[test]
     fn no_transition_brings_a_deleted_instance_back() {
-        for transition in transitions() {
+        for transition in Transition::all() {
             assert_eq!(Status::Deleted.next(transition), None);
             assert!(matches!(Status::Deleting.next(transition), Some(Status::Deleting | Status::Deleted)));
         }
     }
 
-    /// A wait must not give up early: what one transition can reach, `can_become` admits.
+    /// Every status with every target and policy, written out a second time.
     #[test]
-    fn whatever_can_follow_without_a_request_can_be_waited_for() {
-        use Transition as T;
-        for from in Status::ALL {
-            for transition in transitions() {
-                if let Some(to) = from.next(transition)
-                    && !matches!(transition, T::DeleteAccepted | T::DeleteAcceptedUnplaced)
-                {
-                    assert!(from.can_become(to), "{from} to {to}");
-                }
+    fn only_what_needs_no_request_can_be_waited_for() {
+        use Status as S;
+        let by_itself = |from: S, policy: RestartPolicy| -> &[S] {
+            match (from, policy) {
+                (S::Deleting, _) => &[S::Deleted],
+                (S::Stopping | S::Stopped | S::Failed | S::Deleted, _) => &[],
+                (S::Running | S::Unknown, RestartPolicy::No) => &[S::Running, S::Stopped, S::Unknown],
+                (_, RestartPolicy::No) => &[S::Running, S::Stopped, S::Failed, S::Unknown],
+                (_, RestartPolicy::OnFailure) => &[S::Running, S::Stopped, S::Starting, S::Failed, S::Unknown],
+                (_, RestartPolicy::Always) => &[S::Running, S::Starting, S::Failed, S::Unknown],
             }
+        };
+        for (policy, from, target) in RestartPolicy::ALL.iter().flat_map(|policy| {
+            S::ALL.iter().flat_map(move |from| S::ALL.iter().map(move |target| (*policy, *from, *target)))
+        }) {
+            let expected = target == from
+                || by_itself(from, policy).contains(&target)
+                || (from, target) == (S::Pending, S::Provisioning);
+            assert_eq!(from.can_become(target, policy), expected, "{from} to {target} with {policy}");
         }
-        assert!(!Status::Failed.can_become(Status::Running) && !Status::Deleting.can_become(Status::Running));
     }
 
     #[test]

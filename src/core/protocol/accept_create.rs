@@ -206,7 +206,7 @@ async fn once(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Re
                 &i32::from(*request.port_range.start()),
                 &i32::from(*request.port_range.end()),
                 &json(&spec.labels),
-                &spec.restart_policy,
+                &spec.restart_policy.as_str(),
                 &serde_json::json!(spec.placement),
                 &request.queue_deadline_s,
             ],

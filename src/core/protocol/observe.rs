@@ -145,6 +145,7 @@ pub async fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::instances::RestartPolicy;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -166,6 +167,24 @@ mod tests {
         assert_eq!(verdict(Seen::Running, "no", 3, SECOND, SECOND), Verdict::Alive);
         assert_eq!(verdict(Seen::Gone, "no", 0, SECOND, SECOND), Verdict::Stopped);
         assert_eq!(verdict(Seen::Gone, "on_failure", 0, SECOND, SECOND), after_first);
+    }
+
+    /// Waits rely on what `happens_by_itself` says of restart policies.
+    #[test]
+    fn transitions_of_a_policy_are_those_of_its_verdicts() {
+        for policy in RestartPolicy::ALL {
+            let seen = [ended(0), ended(1), Seen::Gone].into_iter();
+            let verdicts: Vec<Verdict> = seen
+                .flat_map(|seen| [0, CRASH_LOOP].map(|streak| verdict(seen, policy.as_str(), streak, SECOND, SECOND)))
+                .collect();
+            for (transition, happens) in [
+                (Transition::Exited, verdicts.contains(&Verdict::Stopped)),
+                (Transition::Restarting, verdicts.iter().any(|verdict| matches!(verdict, Verdict::Restart { .. }))),
+                (Transition::CrashLooped, verdicts.contains(&Verdict::CrashLoop)),
+            ] {
+                assert_eq!(transition.happens_by_itself(*policy), happens, "{transition:?} with {policy}");
+            }
+        }
     }
 
     #[test]

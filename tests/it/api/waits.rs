@@ -104,6 +104,38 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_what_only_a_request_brings_returns_at_once() {
+    const TIMEOUT: Duration = Duration::from_millis(700);
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let never = ["pending", "provisioning", "stopping", "deleting", "deleted"];
+    // Of each policy: what a running instance may become by itself, and what it may not.
+    for (policy, possible, impossible) in [
+        ("no", &["stopped", "unknown"][..], &["starting", "failed"][..]),
+        ("on_failure", &["stopped", "starting", "failed", "unknown"], &[]),
+        ("always", &["starting", "failed", "unknown"], &["stopped"]),
+    ] {
+        let instance = client.create_running(json!({"image": "web:1", "restart_policy": policy})).await;
+        let path = format!("/instances/{}", instance["id"].as_str().unwrap());
+        let timed = async |status: &str, timeout: Duration| {
+            timed(&client, &format!("{path}?wait={status}&timeout={}", timeout.as_secs_f64())).await
+        };
+
+        for status in possible {
+            let (body, took) = timed(status, TIMEOUT).await;
+            assert_eq!(body["status"], "running", "{policy}");
+            assert!(took >= TIMEOUT, "{policy}: {status} was given up after {took:?}");
+        }
+        for status in never.iter().chain(impossible) {
+            let (body, took) = timed(status, Duration::from_secs(20)).await;
+            assert_eq!(body["status"], "running", "{policy}");
+            assert!(took < Duration::from_secs(10), "{policy}: {status} was waited for: {took:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
     const WAITERS: usize = 200;
     const PATIENCE: Duration = Duration::from_secs(10);

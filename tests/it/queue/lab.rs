@@ -11,7 +11,7 @@ use app::{
         db::{DbError, DualDb},
         hosts::HostSpec,
         id::{JobId, LeaseId, TenantId},
-        instances::{InstanceSpec, spec::Placement, store::InstanceRecord},
+        instances::{InstanceSpec, RestartPolicy, spec::Placement, store::InstanceRecord},
         protocol::{
             accept_create::{self, Accepted, Create},
             boot::{self, Process},
@@ -115,7 +115,7 @@ pub fn spec(memory_mib: i32) -> InstanceSpec {
         network: "default".into(),
         ports: Vec::new(),
         labels: [].into(),
-        restart_policy: "no",
+        restart_policy: RestartPolicy::No,
         placement: Placement::default(),
     }
 }
