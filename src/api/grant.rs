@@ -15,24 +15,28 @@ use crate::{
         invalid::Invalid,
         protocol::change_key::KeyPatch,
     },
-    http::problem::{Code, Problem},
+    http::{
+        problem::{Code, Problem},
+        timestamp::Timestamp,
+    },
 };
 
 /// A key grants only what it holds itself.
 pub(super) fn judge(body: CreateKey, caller: &Caller, limiter: &Limiter) -> Result<KeySpec, Problem> {
     let mut wrong = Vec::new();
+    let (not_before, expires_at) = (body.not_before.map(Timestamp::utc), body.expires_at.map(Timestamp::utc));
     check_name(&body.name, &mut wrong);
     let scopes = check_scopes(&body.scopes, &mut wrong);
-    check_expiry(body.expires_at, &mut wrong);
+    check_expiry(expires_at, &mut wrong);
     check_limits(body.limits, &mut wrong);
-    if body.not_before.is_some_and(|from| body.expires_at.is_some_and(|to| to <= from)) {
+    if not_before.is_some_and(|from| expires_at.is_some_and(|to| to <= from)) {
         wrong.push(Invalid::new("/not_before", "out_of_range", "is not before expires_at"));
     }
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong));
     }
     may_grant(caller, &scopes)?;
-    may_last(caller, body.expires_at)?;
+    may_last(caller, expires_at)?;
     // By default it inherits them: a limit would be none if new keys were without.
     let limits = body.limits.map_or_else(|| caller.limits.clone(), Limits::stored);
     may_ask(caller, limiter, &limits)?;
@@ -46,8 +50,8 @@ pub(super) fn judge(body: CreateKey, caller: &Caller, limiter: &Limiter) -> Resu
         tenant,
         scopes,
         limits,
-        not_before: body.not_before,
-        expires_at: body.expires_at,
+        not_before,
+        expires_at,
         created_by: Some(caller.key),
     })
 }

@@ -36,6 +36,7 @@ use crate::{
         body,
         problem::{Problem, ProblemBody},
         query::Query,
+        timestamp::Timestamp,
     },
 };
 
@@ -48,10 +49,9 @@ pub struct CreateKey {
     #[schema(example = json!(["instances:read"]))]
     pub(super) scopes: Vec<String>,
     /// Refused before this moment.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    pub(super) not_before: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    pub(super) expires_at: Option<OffsetDateTime>,
+    pub(super) not_before: Option<Timestamp>,
+    /// Refused from this moment on.
+    pub(super) expires_at: Option<Timestamp>,
     /// Another tenant's; admin only.
     pub(super) tenant_id: Option<Uuid>,
     /// How often it may ask; absent: as often as the caller's.
@@ -113,8 +113,8 @@ pub struct PatchKey {
     name: Option<String>,
     /// Not empty; only such as the caller's key holds.
     scopes: Option<Vec<String>>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    expires_at: Option<OffsetDateTime>,
+    /// `null`: it never expires.
+    expires_at: Option<Timestamp>,
     /// `null`: the general ones.
     limits: Option<Limits>,
 }
@@ -123,10 +123,13 @@ pub struct PatchKey {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKey {
-    /// How long the old key is still accepted, in seconds, at most a week; default 0.
-    #[serde(default)]
-    grace_s: f64,
+    /// How long the old key is still accepted, in whole seconds, at most a week; default 0.
+    #[schema(minimum = 0, maximum = 604_800)]
+    grace_s: Option<i64>,
 }
+
+/// A week.
+const GRACE_S_MAX: u32 = 604_800;
 
 /// When a change is in force that Redis could not be told of.
 #[derive(Serialize, ToSchema)]
@@ -266,13 +269,14 @@ pub async fn patch(
         check_name(name, &mut wrong);
     }
     let scopes = body.value.scopes.as_deref().map(|texts| check_scopes(texts, &mut wrong));
-    check_expiry(body.value.expires_at, &mut wrong);
+    let expires_at = body.value.expires_at.map(Timestamp::utc);
+    check_expiry(expires_at, &mut wrong);
     check_limits(body.value.limits, &mut wrong);
     if !wrong.is_empty() {
         return Err(Problem::invalid(wrong).into());
     }
     // `null` is not the same as absent: it never expires.
-    let expires_at = body.sent.get("expires_at").map(|_| body.value.expires_at);
+    let expires_at = body.sent.get("expires_at").map(|_| expires_at);
     let limits =
         body.sent.get("limits").map(|_| body.value.limits.map_or_else(|| serde_json::json!({}), Limits::stored));
     let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
@@ -302,11 +306,11 @@ pub async fn rotate(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let Asked { caller, key: old, body, idempotency } = asked::<RotateKey>(&request, &state, payload).await?;
-    let grace_s = body.value.grace_s;
-    if !(0.0..=MAX_GRACE_S).contains(&grace_s) {
-        let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {MAX_GRACE_S}"));
+    let grace_s = u32::try_from(body.value.grace_s.unwrap_or_default()).ok().filter(|grace_s| *grace_s <= GRACE_S_MAX);
+    let Some(grace_s) = grace_s else {
+        let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {GRACE_S_MAX}"));
         return Err(Problem::invalid(vec![wrong]).into());
-    }
+    };
     let Rotated { new, changes } = judged(&state, &caller, old, "the key is revoked or expired", async |old| {
         may_have(&caller, &state.limiter, old)?;
         let target = target(old, &caller, idempotency.as_ref());
@@ -337,8 +341,6 @@ fn mark(response: &mut HttpResponseBuilder, replayed: bool) {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
 }
-
-const MAX_GRACE_S: f64 = 604_800.0;
 
 fn pending(effective_by: OffsetDateTime) -> HttpResponse {
     HttpResponse::Accepted().json(Pending { propagation: "pending", effective_by })

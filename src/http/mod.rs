@@ -11,3 +11,4 @@ pub mod query;
 pub mod request_id;
 pub mod route;
 pub mod strict;
+pub mod timestamp;

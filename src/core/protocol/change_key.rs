@@ -178,7 +178,7 @@ pub async fn rotate(
     db: &DualDb,
     ring: &KeyRing,
     target: Target<'_>,
-    grace_s: f64,
+    grace_s: u32,
 ) -> Result<Option<Rotated>, AcceptError> {
     let (salt, new) = accept_key::made(ring)?;
     let conn = db.write().await.map_err(AcceptError::Db)?;
@@ -194,7 +194,7 @@ pub async fn rotate(
                 &new.hash.as_slice(),
                 &new.pepper_version,
                 &new.hint,
-                &grace_s,
+                &f64::from(grace_s),
                 &target.by.tenant.uuid(),
                 &target.idempotency.map(|key| key.key.as_str()),
                 &target.idempotency.map_or("", |key| key.route.as_str()),

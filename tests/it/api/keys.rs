@@ -138,3 +138,93 @@ async fn a_key_is_shown_once_and_after_its_revocation_refused_by_every_replica_a
     problem(&client.delete(&path).await, "unauthenticated");
     problem(&replica.with_key(&client.key).get("/keys/self").await, "unauthenticated");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_outside_the_years_1_to_9999_of_utc_are_refused() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let body = |field: &str, time: &str| json!({"name": "k", "scopes": ["instances:read"], field: time});
+    let (_, made) = key(&admin, body("expires_at", "2030-01-01T00:00:00Z")).await;
+    let path = format!("/keys/{}", made["id"].as_str().unwrap());
+    let patch = async |time: &str| send(admin.request(Method::PATCH, &path).json(&json!({"expires_at": time}))).await;
+
+    for time in [
+        "9999-12-31T23:59:59-01:00",
+        "9999-12-31T23:59:59-00:01",
+        "9999-12-31T00:01:00-23:59",
+        "10000-01-01T00:00:00Z",
+        "0000-12-31T23:59:59Z",
+        "0001-01-01T00:00:00+00:01",
+        "-0001-01-01T00:00:00Z",
+    ] {
+        for field in ["expires_at", "not_before"] {
+            let answer = admin.post("/keys", body(field, time)).await;
+            assert_eq!(problem(&answer, "validation_failed"), [format!("/{field}")], "{time}");
+            assert_eq!(answer.body["errors"][0]["code"], "invalid", "{time}");
+        }
+        assert_eq!(problem(&patch(time).await, "validation_failed"), ["/expires_at"], "{time}");
+    }
+    assert_eq!(admin.get(&path).await.expect(200).body["expires_at"], "2030-01-01T00:00:00Z");
+
+    // The last and the first moment are times like any other, on every way to Postgres and back.
+    for (time, shown) in [
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ("9999-12-31T23:59:59+23:59", "9999-12-31T00:00:59Z"),
+    ] {
+        let (far, made) = key(&admin, body("expires_at", time)).await;
+        assert_eq!(made["expires_at"], shown);
+        assert_eq!(far.get("/keys/self").await.expect(200).body["expires_at"], shown);
+        assert_eq!(patch(time).await.expect(200).body["expires_at"], shown);
+        let rotated =
+            admin.post(&format!("/keys/{}/rotate", made["id"].as_str().unwrap()), json!({"grace_s": 60})).await;
+        assert_eq!(rotated.expect(201).body["expires_at"], shown);
+        key(&admin, body("not_before", time)).await;
+    }
+    key(&admin, body("not_before", "0001-01-01T00:00:00Z")).await.0.get("/instances").await.expect(200);
+    admin.get("/keys").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_is_whole_seconds_up_to_a_week() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let made = async || {
+        let (client, made) = key(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
+        (client, format!("/keys/{}/rotate", made["id"].as_str().unwrap()))
+    };
+    let (old, path) = made().await;
+
+    for (body, pointer, code) in [
+        (json!({"grace_s": 0.5}), "/grace_s", "invalid"),
+        (json!({"grace_s": 1.0}), "/grace_s", "invalid"),
+        (json!({"grace_s": -1}), "/grace_s", "out_of_range"),
+        (json!({"grace_s": 604_801}), "/grace_s", "out_of_range"),
+        (json!({"grace_s": i64::MAX}), "/grace_s", "out_of_range"),
+        (json!({"grace_s": i64::MIN}), "/grace_s", "out_of_range"),
+        (json!({"grace_s": u64::MAX}), "/grace_s", "invalid"),
+        (json!({"grace_s": 1e300}), "/grace_s", "invalid"),
+        (json!({"grace_s": "60"}), "/grace_s", "invalid"),
+        (json!({"grace_s": true}), "/grace_s", "invalid"),
+        (json!({"grace_s": [1]}), "/grace_s", "invalid"),
+        (json!({"grace_s": 1, "grace": 1}), "/grace", "unknown_field"),
+        (json!({"Grace_s": 1}), "/Grace_s", "unknown_field"),
+        (json!([1]), "", "invalid"),
+        (json!(null), "", "invalid"),
+    ] {
+        let answer = admin.post(&path, body.clone()).await;
+        assert_eq!(problem(&answer, "validation_failed"), [pointer], "{body}");
+        assert_eq!(answer.body["errors"][0]["code"], code, "{body}");
+    }
+    old.get("/instances").await.expect(200);
+
+    for (body, accepted) in [
+        (json!({}), false),
+        (json!({"grace_s": null}), false),
+        (json!({"grace_s": 0}), false),
+        (json!({"grace_s": 604_800}), true),
+    ] {
+        let (old, path) = made().await;
+        admin.post(&path, body.clone()).await.expect(201);
+        assert_eq!(old.get("/instances").await.status, if accepted { 200 } else { 401 }, "{body}");
+    }
+}
