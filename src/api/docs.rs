@@ -7,6 +7,7 @@ use utoipa::{
 };
 
 use super::{health, instances, jobs, keys, metrics, networks};
+use crate::http::problem::ProblemBody;
 
 /// The document.
 #[derive(OpenApi)]
@@ -19,6 +20,7 @@ use super::{health, instances, jobs, keys, metrics, networks};
         keys::myself, keys::create, keys::list, keys::revoke, keys::show, keys::patch, keys::rotate,
         health::live, health::ready, metrics::show, show,
     ),
+    components(schemas(ProblemBody)),
     security(("api_key" = []), ("bearer" = [])),
     modifiers(&Keys),
 )]
@@ -36,8 +38,8 @@ impl Modify for Keys {
     }
 }
 
-#[utoipa::path(get, path = "/openapi.json", tag = "health", security(()),
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+#[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "health", security(()),
+    responses((status = 200, description = "This document, as OpenAPI 3.1", body = Object)))]
 pub async fn show() -> HttpResponse {
     HttpResponse::Ok().json(Document::openapi())
 }

@@ -1,11 +1,17 @@
 //! Errors to problems: one table, exhaustive. What is inside stays inside; clients get the code.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 use thiserror::Error;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{Ref, RefOr, Response, ResponseBuilder, content::ContentBuilder},
+};
 
 use crate::{
     core::{db::DbError, identity::IdentityError, invalid::Invalid, protocol::accept_create::AcceptError},
-    http::problem::{Code, Problem},
+    http::problem::{Code, Problem, ProblemBody},
 };
 
 #[derive(Debug, Error)]
@@ -58,6 +64,17 @@ impl ApiError {
                 "the first request with this Idempotency-Key has not ended; send it again",
             ),
         }
+    }
+}
+
+/// How any operation fails, for the document.
+impl IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name(ProblemBody::name()))).build();
+        let problem = ResponseBuilder::new()
+            .description("Refused, or failed: `code` says why, `status` repeats the status.")
+            .content("application/problem+json", body);
+        BTreeMap::from([("default".to_owned(), problem.build().into())])
     }
 }
 

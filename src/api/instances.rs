@@ -5,7 +5,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, Type},
+};
 use uuid::Uuid;
 
 use super::{
@@ -13,26 +16,24 @@ use super::{
     accepted::{Accepted, accepted},
     auth::caller,
     error::ApiError,
-    idempotency, wait,
+    idempotency,
+    parameters::{ById, OnePage, Repeatable, Timeout},
+    wait,
 };
 use crate::{
     core::{
         id::{HostId, InstanceId, JobId, NetworkId, TenantId},
         identity::Scope,
         instances::{
-            InstanceSpec, RawInstance, Status,
+            InstanceSpec, RawInstance, RestartPolicy, Status,
             spec::{Placement, Port},
             store::{self, InstanceFilter, InstanceRecord},
         },
         kind::JobKind,
-        protocol::{accept_create, accept_delete},
+        protocol::{accept_create, accept_delete, finish},
         queue::Door,
     },
-    http::{
-        body,
-        problem::{Problem, ProblemBody},
-        query::Query,
-    },
+    http::{body, problem::Problem, query::Query},
 };
 
 /// How long a job may wait for a host with room.
@@ -58,11 +59,11 @@ pub struct Instance {
     ports: Value,
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     labels: Value,
+    #[schema(value_type = RestartPolicy)]
     restart_policy: String,
     #[schema(value_type = Placement)]
     placement: Value,
-    /// `pending`, `provisioning`, `running`, `stopping`, `stopped`, `starting`, `failed`, `unknown`, `deleting`, `deleted`.
-    #[schema(example = "running")]
+    #[schema(value_type = Status)]
     status: String,
     #[schema(value_type = Option<Reason>)]
     status_reason: Option<Value>,
@@ -105,8 +106,13 @@ pub struct InstanceHost {
 /// Why a status or a job is as it is.
 #[derive(Serialize, ToSchema)]
 pub struct Reason {
+    #[schema(schema_with = reason_codes)]
     code: String,
     detail: String,
+}
+
+fn reason_codes() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(finish::CAUSES)).build()
 }
 
 /// One page of instances.
@@ -165,9 +171,10 @@ pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
     Uuid::parse_str(text).map_err(|_| Problem::not_found())
 }
 
-#[utoipa::path(post, path = "/instances", tag = "instances", request_body = RawInstance,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters, kept 24 h")),
-    responses((status = 202, body = Accepted), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances",
+    request_body = RawInstance, params(Repeatable),
+    responses((status = 202, description = "Accepted: the instance and the job that provisions it", body = Accepted),
+              ApiError))]
 pub async fn create(
     request: HttpRequest,
     state: web::Data<ApiState>,
@@ -201,13 +208,14 @@ pub async fn create(
     }
 }
 
-#[utoipa::path(get, path = "/instances", tag = "instances",
-    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query), ("status" = Option<String>, Query),
-           ("name" = Option<String>, Query), ("label" = Option<Vec<String>>, Query, description = "key=value, all of them"),
-           ("network" = Option<String>, Query, description = "name or id"),
-           ("host" = Option<String>, Query, description = "name or id"),
-           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
-    responses((status = 200, body = InstanceList), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/instances", operation_id = "list_instances", tag = "instances",
+    params(OnePage, ("status" = inline(Option<Status>), Query,
+                     description = "Only instances of this status; deleted ones are listed with `deleted` only"),
+           ("name" = Option<String>, Query, description = "Only the instance of this name"),
+           ("label" = Option<Vec<String>>, Query, description = "`key=value`; repeatable: only instances with all of them"),
+           ("network" = Option<String>, Query, description = "Only instances in this network, by name or id"),
+           ("host" = Option<String>, Query, description = "Only instances on this host, by name or id")),
+    responses((status = 200, description = "A page of instances, newest first", body = InstanceList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let mut query = Query::of(&request)?;
@@ -248,11 +256,12 @@ pub(super) fn take_tenant(query: &mut Query, caller: &crate::core::identity::Cal
     }
 }
 
-#[utoipa::path(get, path = "/instances/{id}", tag = "instances",
-    params(("id" = Uuid, Path), ("wait" = Option<String>, Query, description = "a status to wait for"),
-           ("timeout" = Option<f64>, Query, description = "seconds, at most 60"),
-           ("If-None-Match" = Option<String>, Header)),
-    responses((status = 200, body = Instance), (status = 304), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/instances/{id}", operation_id = "get_instance", tag = "instances",
+    params(ById, ("wait" = inline(Option<Status>), Query,
+                  description = "Answer when the status is this one, or cannot become it without another request"),
+           Timeout, ("If-None-Match" = Option<String>, Header, description = "ETags of answers that the client has")),
+    responses((status = 200, description = "The instance", body = Instance),
+              (status = 304, description = "Not changed since the answer with this ETag"), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = InstanceId::from(path_id(&request)?);
@@ -298,9 +307,10 @@ fn is_settled(instance: &InstanceRecord, target: Status) -> bool {
     }
 }
 
-#[utoipa::path(delete, path = "/instances/{id}", tag = "instances",
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 202, body = Accepted), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
+    params(ById, Repeatable),
+    responses((status = 202, description = "Accepted: the instance and the job that deletes it", body = Accepted),
+              ApiError))]
 pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = InstanceId::from(path_id(&request)?);

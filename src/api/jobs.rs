@@ -11,6 +11,7 @@ use super::{
     auth::caller,
     error::ApiError,
     instances::{Reason, path_id, take_tenant},
+    parameters::{ById, OnePage, Timeout},
     wait,
 };
 use crate::{
@@ -21,11 +22,9 @@ use crate::{
             step::Step,
             store::{self, JobFilter, JobRecord},
         },
+        kind::JobKind,
     },
-    http::{
-        problem::{Problem, ProblemBody},
-        query::Query,
-    },
+    http::{problem::Problem, query::Query},
 };
 
 /// Asynchronous work on one instance.
@@ -33,12 +32,11 @@ use crate::{
 pub struct Job {
     #[schema(value_type = Uuid)]
     id: JobId,
-    #[schema(example = "provision")]
+    #[schema(value_type = JobKind)]
     kind: String,
     #[schema(value_type = Uuid)]
     instance_id: InstanceId,
-    /// `queued`, `running`, `succeeded`, `failed`, `cancelled`, `superseded`.
-    #[schema(example = "succeeded")]
+    #[schema(value_type = JobStatus)]
     status: String,
     attempt: i32,
     max_attempts: i32,
@@ -87,11 +85,11 @@ impl From<JobRecord> for Job {
     }
 }
 
-#[utoipa::path(get, path = "/jobs", tag = "jobs",
-    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query), ("status" = Option<String>, Query),
-           ("kind" = Option<String>, Query), ("instance" = Option<Uuid>, Query),
-           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
-    responses((status = 200, body = JobList), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs",
+    params(OnePage, ("status" = inline(Option<JobStatus>), Query, description = "Only jobs of this status"),
+           ("kind" = inline(Option<JobKind>), Query, description = "Only jobs of this kind"),
+           ("instance" = Option<Uuid>, Query, description = "Only jobs of the instance with this id")),
+    responses((status = 200, description = "A page of jobs, newest first", body = JobList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let mut query = Query::of(&request)?;
@@ -110,10 +108,9 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }
 
-#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs",
-    params(("id" = Uuid, Path), ("wait" = Option<bool>, Query, description = "true: until it has ended"),
-           ("timeout" = Option<f64>, Query, description = "seconds, at most 60")),
-    responses((status = 200, body = Job), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/jobs/{id}", operation_id = "get_job", tag = "jobs",
+    params(ById, ("wait" = Option<bool>, Query, description = "`true`: answer when the job has ended"), Timeout),
+    responses((status = 200, description = "The job", body = Job), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = JobId::from(path_id(&request)?);

@@ -15,6 +15,7 @@ use super::{
     idempotency,
     instances::{path_id, take_tenant},
     judged::{Asked, asked, existing, judged, managed, target},
+    parameters::{ById, OnePage, Repeatable},
 };
 use crate::{
     config::identity::RateLimit,
@@ -32,12 +33,7 @@ use crate::{
             change_key::{self, KeyPatch, Rotated},
         },
     },
-    http::{
-        body,
-        problem::{Problem, ProblemBody},
-        query::Query,
-        timestamp::Timestamp,
-    },
+    http::{body, problem::Problem, query::Query, timestamp::Timestamp},
 };
 
 /// The body of `POST /keys`.
@@ -46,7 +42,7 @@ use crate::{
 pub struct CreateKey {
     pub(super) name: String,
     /// Not empty; only such as the caller's key holds.
-    #[schema(example = json!(["instances:read"]))]
+    #[schema(value_type = Vec<Scope>, example = json!(["instances:read"]))]
     pub(super) scopes: Vec<String>,
     /// Refused before this moment.
     pub(super) not_before: Option<Timestamp>,
@@ -82,6 +78,7 @@ pub struct Key {
     name: String,
     #[schema(value_type = Uuid)]
     tenant_id: TenantId,
+    #[schema(value_type = Vec<Scope>)]
     scopes: Vec<&'static str>,
     #[serde(with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
@@ -112,6 +109,7 @@ pub struct ListedKey {
 pub struct PatchKey {
     name: Option<String>,
     /// Not empty; only such as the caller's key holds.
+    #[schema(value_type = Option<Vec<Scope>>)]
     scopes: Option<Vec<String>>,
     /// `null`: it never expires.
     expires_at: Option<Timestamp>,
@@ -134,10 +132,15 @@ const GRACE_S_MAX: u32 = 604_800;
 /// When a change is in force that Redis could not be told of.
 #[derive(Serialize, ToSchema)]
 pub struct Pending {
-    /// `pending`
-    propagation: &'static str,
+    propagation: PropagationStatus,
     #[serde(with = "time::serde::rfc3339")]
     effective_by: OffsetDateTime,
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PropagationStatus {
+    Pending,
 }
 
 /// A key just made.
@@ -148,8 +151,10 @@ pub struct NewKey {
     /// Shown this once.
     key: String,
     /// Of a rotation whose old key some may still accept for a moment.
-    #[serde(flatten)]
-    pending: Option<Pending>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    propagation: Option<PropagationStatus>,
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    effective_by: Option<OffsetDateTime>,
 }
 
 /// One page of keys.
@@ -196,16 +201,16 @@ impl From<KeyRecord> for Key {
     }
 }
 
-#[utoipa::path(get, path = "/keys/self", tag = "keys",
-    responses((status = 200, body = Key), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/keys/self", operation_id = "get_own_key", tag = "keys",
+    responses((status = 200, description = "The key in use", body = Key), ApiError))]
 pub async fn myself(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Query::of(&request)?.finish()?;
     Ok(HttpResponse::Ok().json(Key::from(&*caller(&request))))
 }
 
-#[utoipa::path(post, path = "/keys", tag = "keys", request_body = CreateKey,
-    params(("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = NewKey), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(post, path = "/keys", operation_id = "create_key", tag = "keys", request_body = CreateKey,
+    params(Repeatable),
+    responses((status = 201, description = "The key, shown this once", body = NewKey), ApiError))]
 pub async fn create(
     request: HttpRequest,
     state: web::Data<ApiState>,
@@ -231,10 +236,8 @@ pub async fn create(
     }
 }
 
-#[utoipa::path(get, path = "/keys", tag = "keys",
-    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query),
-           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
-    responses((status = 200, body = KeyList), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/keys", operation_id = "list_keys", tag = "keys", params(OnePage),
+    responses((status = 200, description = "A page of keys, newest first, without revoked ones", body = KeyList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let mut query = Query::of(&request)?;
     let page = query.take_page();
@@ -245,18 +248,18 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
 
-#[utoipa::path(get, path = "/keys/{id}", tag = "keys", params(("id" = Uuid, Path)),
-    responses((status = 200, body = ListedKey), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/keys/{id}", operation_id = "get_key", tag = "keys", params(ById),
+    responses((status = 200, description = "The key, without itself", body = ListedKey), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let record = existing(&state, &caller(&request), path_id(&request)?.into()).await?;
     Query::of(&request)?.finish()?;
     Ok(HttpResponse::Ok().json(ListedKey::from(record)))
 }
 
-#[utoipa::path(patch, path = "/keys/{id}", tag = "keys", request_body = PatchKey,
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = ListedKey), (status = 202, body = Pending),
-              (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(patch, path = "/keys/{id}", operation_id = "update_key", tag = "keys", request_body = PatchKey,
+    params(ById, Repeatable),
+    responses((status = 200, description = "The key as it is now, everywhere", body = ListedKey),
+              (status = 202, description = "Changed, but not in force everywhere yet", body = Pending), ApiError))]
 pub async fn patch(
     request: HttpRequest,
     state: web::Data<ApiState>,
@@ -293,13 +296,13 @@ pub async fn patch(
     mark(&mut response, patched.replayed);
     Ok(match effective_by {
         None => response.json(ListedKey::from(existing(&state, &caller, id).await?)),
-        Some(effective_by) => response.json(Pending { propagation: "pending", effective_by }),
+        Some(effective_by) => response.json(Pending { propagation: PropagationStatus::Pending, effective_by }),
     })
 }
 
-#[utoipa::path(post, path = "/keys/{id}/rotate", tag = "keys", request_body = RotateKey,
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 201, body = NewKey), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(post, path = "/keys/{id}/rotate", operation_id = "rotate_key", tag = "keys", request_body = RotateKey,
+    params(ById, Repeatable),
+    responses((status = 201, description = "The new key, shown this once", body = NewKey), ApiError))]
 pub async fn rotate(
     request: HttpRequest,
     state: web::Data<ApiState>,
@@ -321,19 +324,21 @@ pub async fn rotate(
         may_see_again(&caller, &state.limiter, &new.record)?;
     }
     state.freshness.wrote(new.record.tenant).await;
-    let pending = match state.identity.propagate(&changes, true).await {
+    let effective_by = match state.identity.propagate(&changes, true).await {
         Propagation::Complete => None,
-        Propagation::Pending { effective_by } => Some(Pending { propagation: "pending", effective_by }),
+        Propagation::Pending { effective_by } => Some(effective_by),
     };
-    Ok(shown(new, pending))
+    Ok(shown(new, effective_by))
 }
 
-/// The one answer with a key in it.
-fn shown(made: AcceptedKey, pending: Option<Pending>) -> HttpResponse {
+/// The one answer with a key in it. `effective_by`: of a change that is not in force everywhere yet.
+fn shown(made: AcceptedKey, effective_by: Option<OffsetDateTime>) -> HttpResponse {
     let mut response = HttpResponse::Created();
     mark(&mut response, made.replayed);
     let key = made.key.expose_secret().to_owned();
-    response.insert_header(("Cache-Control", "no-store")).json(NewKey { fields: made.record.into(), key, pending })
+    let propagation = effective_by.map(|_| PropagationStatus::Pending);
+    let answer = NewKey { fields: made.record.into(), key, propagation, effective_by };
+    response.insert_header(("Cache-Control", "no-store")).json(answer)
 }
 
 fn mark(response: &mut HttpResponseBuilder, replayed: bool) {
@@ -343,13 +348,14 @@ fn mark(response: &mut HttpResponseBuilder, replayed: bool) {
 }
 
 fn pending(effective_by: OffsetDateTime) -> HttpResponse {
-    HttpResponse::Accepted().json(Pending { propagation: "pending", effective_by })
+    HttpResponse::Accepted().json(Pending { propagation: PropagationStatus::Pending, effective_by })
 }
 
-#[utoipa::path(delete, path = "/keys/{id}", tag = "keys",
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header),
-           ("wait" = Option<bool>, Query, description = "false: do not wait until every process has heard")),
-    responses((status = 204), (status = 202, body = Pending), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(delete, path = "/keys/{id}", operation_id = "revoke_key", tag = "keys",
+    params(ById, Repeatable, ("wait" = Option<bool>, Query,
+                              description = "`false`: answer before every process refuses the key; default `true`")),
+    responses((status = 204, description = "Revoked: refused everywhere"),
+              (status = 202, description = "Revoked, but not in force everywhere yet", body = Pending), ApiError))]
 pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let caller = caller(&request);
     let id = KeyId::from(path_id(&request)?);

@@ -16,6 +16,7 @@ mod judged;
 mod keys;
 mod metrics;
 mod networks;
+mod parameters;
 mod state;
 mod wait;
 

@@ -10,16 +10,14 @@ use super::{
     auth::caller,
     error::ApiError,
     instances::{path_id, take_tenant},
+    parameters::{ById, OnePage},
 };
 use crate::{
     core::{
         id::{NetworkId, TenantId},
         networks::store::{self, NetworkRecord},
     },
-    http::{
-        problem::{Problem, ProblemBody},
-        query::Query,
-    },
+    http::{problem::Problem, query::Query},
 };
 
 /// A network.
@@ -55,10 +53,8 @@ impl From<NetworkRecord> for Network {
     }
 }
 
-#[utoipa::path(get, path = "/networks", tag = "networks",
-    params(("limit" = Option<u64>, Query), ("cursor" = Option<String>, Query),
-           ("tenant_id" = Option<Uuid>, Query, description = "admin only")),
-    responses((status = 200, body = NetworkList), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/networks", operation_id = "list_networks", tag = "networks", params(OnePage),
+    responses((status = 200, description = "A page of networks, newest first", body = NetworkList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let mut query = Query::of(&request)?;
     let page = query.take_page();
@@ -69,8 +65,8 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(NetworkList { items, next_cursor: page.next_cursor }))
 }
 
-#[utoipa::path(get, path = "/networks/{id}", tag = "networks", params(("id" = Uuid, Path)),
-    responses((status = 200, body = Network), (status = "default", body = ProblemBody<'static>)))]
+#[utoipa::path(get, path = "/networks/{id}", operation_id = "get_network", tag = "networks", params(ById),
+    responses((status = 200, description = "The network", body = Network), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let id = NetworkId::from(path_id(&request)?);
     let record = store::get(&state.db, caller(&request).tenant, id).await?.ok_or_else(Problem::not_found)?;

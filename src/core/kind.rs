@@ -2,8 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use utoipa::ToSchema;
+
 /// What is to be done. A worker leaves kinds that it does not know to a newer one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum JobKind {
     /// Create the container with its network and start it.
     Provision,

@@ -15,8 +15,9 @@ use crate::core::invalid::Invalid;
 macro_rules! codes {
     ($($name:ident = $text:literal $status:literal $title:literal,)*) => {
         /// The closed set of error codes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Code { $($name),* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
+        #[schema(as = ProblemCode)]
+        pub enum Code { $(#[schema(rename = $text)] $name),* }
 
         impl Code {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
@@ -77,6 +78,7 @@ pub struct ProblemBody<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
+    #[schema(value_type = Code)]
     code: &'static str,
     request_id: String,
     /// Only for `validation_failed`.

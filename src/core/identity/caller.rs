@@ -3,14 +3,15 @@
 use std::{fmt, str::FromStr};
 
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::core::id::{KeyId, TenantId};
 
 macro_rules! scopes {
     ($($name:ident = $text:literal),* $(,)?) => {
         /// What a key may do. `Admin` holds all the others.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Scope { $($name),* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+        pub enum Scope { $(#[schema(rename = $text)] $name),* }
 
         impl Scope {
             pub const ALL: &'static [Self] = &[$(Self::$name),*];

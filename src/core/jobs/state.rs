@@ -10,7 +10,11 @@
 
 use std::{fmt, str::FromStr};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use utoipa::ToSchema;
+
+/// A job's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum JobStatus {
     Queued,
     Running,

@@ -21,6 +21,22 @@ pub struct Cause {
     pub detail: String,
 }
 
+/// Every `code` of a job's error and of an instance's `status_reason`.
+pub const CAUSES: [&str; 12] = [
+    "image_not_found",
+    "image_pull_failed",
+    "name_conflict",
+    "network_setup_failed",
+    "port_conflict",
+    "container_start_failed",
+    "attempts_exhausted",
+    "deadline_exceeded",
+    "no_capacity",
+    "container_exited",
+    "crash_loop",
+    "host_lost",
+];
+
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -58,7 +74,10 @@ impl Outcome {
 
     fn cause(&self) -> Option<Value> {
         match self {
-            Self::Failed(cause) => Some(json!({"code": cause.code, "detail": cause.detail})),
+            Self::Failed(cause) => {
+                debug_assert!(CAUSES.contains(&cause.code), "{} is not documented", cause.code);
+                Some(json!({"code": cause.code, "detail": cause.detail}))
+            }
             // What went wrong in an attempt that is not the last is told by its steps.
             _ => None,
         }

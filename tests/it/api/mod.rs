@@ -8,6 +8,7 @@ mod keys;
 mod limit;
 mod lists;
 mod malformed;
+mod openapi;
 mod operations;
 mod problem;
 mod raw;
