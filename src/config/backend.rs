@@ -1,4 +1,5 @@
-//! What runs containers: `COMPUTE_BACKEND`, `NETWORK_BACKEND`, `DOCKER_HOST`, `APP_STATE_DIR`, `SIMULATED_*`.
+//! What runs containers: `COMPUTE_BACKEND`, `NETWORK_BACKEND`, `DOCKER_HOST`, `APP_REGISTRIES`, `APP_STATE_DIR`,
+//! `SIMULATED_*`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,6 +20,9 @@ pub struct BackendArgs {
     /// The Docker engine, unix:///path or tcp://host:port.
     #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_DOCKER_HOST, value_name = "URL")]
     docker_host: String,
+    /// Registries to pull from though they are on no public address, as host or host:port, separated by commas.
+    #[arg(long, env = "APP_REGISTRIES", default_value = "", value_name = "REGISTRIES")]
+    registries: String,
     /// Where this host keeps its own state (locks, generated development secrets, simulated containers).
     #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
     state_dir: String,
@@ -44,6 +48,8 @@ pub struct BackendConfig {
     pub compute: BackendKind,
     pub network: BackendKind,
     pub docker_host: String,
+    /// Each `host` or `host:port`.
+    pub registries: Vec<String>,
     pub state_dir: PathBuf,
     pub simulated_latency: Duration,
     pub simulated_fail_rate: f64,
@@ -77,10 +83,26 @@ impl BackendArgs {
             compute,
             network,
             docker_host: docker_host.to_owned(),
+            registries: self.registries()?,
             state_dir: setting("APP_STATE_DIR", &self.state_dir, "/var/lib/app").directory()?,
             simulated_latency: setting("SIMULATED_LATENCY_MS", &self.simulated_latency_ms, "50").millis(0, 600_000)?,
             simulated_fail_rate: setting("SIMULATED_FAIL_RATE", &self.simulated_fail_rate, "0.05").between(0.0, 1.0)?,
         })
+    }
+
+    fn registries(&self) -> Result<Vec<String>, ConfigError> {
+        let names = self.registries.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names
+            .map(|name| {
+                let (host, port) = name.split_once(':').map_or((name, None), |(host, port)| (host, Some(port)));
+                let is_host = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+                if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+                    return Ok(name.to_owned());
+                }
+                Err(setting("APP_REGISTRIES", name, "registry.internal:5000,192.0.2.10")
+                    .wrong(format_args!("\"{name}\" is neither HOST nor HOST:PORT")))
+            })
+            .collect()
     }
 }
 

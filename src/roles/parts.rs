@@ -105,6 +105,7 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
                 )
             };
             let compute = DockerCompute::connect(Some(&config.docker_host), cluster).map_err(unusable)?;
+            let compute = compute.allowing(&config.registries);
             let version = compute.version().await.map_err(unusable)?;
             tracing::info!(version, "docker answers");
             let fabric = compute.fabric();

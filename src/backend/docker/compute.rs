@@ -25,6 +25,7 @@ use super::{
     image, labels,
     locks::NetworkLock,
     observe::{self, Placed},
+    registry::Registries,
     spec,
 };
 use crate::{
@@ -46,8 +47,15 @@ pub struct DockerCompute {
 impl DockerCompute {
     /// Connects at the first use; `None` is the engine's usual socket.
     pub fn connect(docker_host: Option<&str>, cluster: ClusterId) -> Result<Self, BackendError> {
-        Ok(Self { engine: Arc::new(Engine::new(docker_host, cluster)?) })
+        Ok(Self { engine: Arc::new(Engine::new(docker_host, cluster)?), registries: Registries::default() })
     }
+
+    /// Also pulls from these registries, each `host` or `host:port` as images name it, wherever they are.
+    #[must_use]
+    pub fn allowing(self, registries: &[String]) -> Self {
+        Self { registries: registries.into(), ..self }
+    }
+    registries: Registries,
 
     /// The networks of the same engine. The two share locks, so there should be one pair per process.
     pub fn fabric(&self) -> DockerFabric {
@@ -126,7 +134,7 @@ impl DockerCompute {
 
 impl Compute for DockerCompute {
     async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
-        image::ensure(&self.engine, image, progress).await
+        image::ensure(&self.engine, &self.registries, image, progress).await
     }
 
     async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {

@@ -1,15 +1,20 @@
 //! The engine's errors, translated by what was being done: the same answer means different things.
 //!
 //! Promises: causes are told apart as far as the engine does; an answer that nobody expected is `Unavailable` if it is
-//! a 5xx and `Refused` otherwise. The engine's own words are kept.
+//! a 5xx and `Refused` otherwise. The engine's own words are kept, but never what it passes on from a registry: a tenant
+//! chooses the registry, which can redirect the engine to any address that the host reaches and so make it repeat what it
+//! reads there. Tenants are shown one of our own texts, the log has the other.
 //! Refuses: deciding about retries.
 
 use bollard::errors::Error;
 
 use crate::backend::BackendError;
 
+/// At most so many characters of a registry's text are logged.
+const LOGGED_TEXT_MAX: usize = 2048;
+
 /// The registry answered, and its answer is no. Its words reach us through the engine, in many forms.
-const NO_SUCH_IMAGE: [&str; 11] = [
+const NO_SUCH_IMAGE: [&str; 10] = [
     "manifest unknown",
     "manifest for ",
     "no matching manifest",
@@ -20,7 +25,12 @@ const NO_SUCH_IMAGE: [&str; 11] = [
     "access to the resource is denied",
     "unauthorized",
     "no basic auth credentials",
-    "invalid reference format",
+];
+
+/// What else is worth telling apart: words in the engine's message, and our text for them.
+const PULL_FAILURES: [(&[&str], &str); 2] = [
+    (&["toomanyrequests", "rate limit"], "the registry limits how often images are pulled"),
+    (&["no space left on device"], "no space left on the host"),
 ];
 
 /// The runtime tried to run it and could not: the fault of the image or of the command.
@@ -67,11 +77,19 @@ pub(super) fn pulling(image: &str, error: Error) -> BackendError {
         // No answer from the engine itself: not the registry's fault.
         _ => return unavailable(error),
     };
+    let logged: String = message.chars().take(LOGGED_TEXT_MAX).collect();
+    // As `Debug`, which escapes control characters.
+    tracing::info!(image, text = ?logged, "an image could not be pulled; its owner is shown the cause without this text");
     let lower = message.to_lowercase();
-    if missing || NO_SUCH_IMAGE.iter().any(|words| lower.contains(words)) {
-        BackendError::ImageNotFound(format!("{image}: {message}"))
+    let says = |words: &&str| lower.contains(*words);
+    if lower.contains("invalid reference format") {
+        BackendError::ImageNotFound(format!("{image}: invalid reference format"))
+    } else if missing || NO_SUCH_IMAGE.iter().any(says) {
+        BackendError::ImageNotFound(format!("{image}: the registry has no such image, or asks for credentials"))
     } else {
-        BackendError::ImagePullFailed(format!("{image}: {message}"))
+        let cause = PULL_FAILURES.iter().find(|(words, _)| words.iter().any(says));
+        let cause = cause.map_or("the registry cannot be reached, or does not answer as one", |(_, cause)| cause);
+        BackendError::ImagePullFailed(format!("{image}: {cause}"))
     }
 }
 
@@ -213,6 +231,15 @@ mod tests {
         ] {
             assert_eq!(kind(&pulling("x:1", answered(status, message))), expected, "{message}");
         }
+        let foreign = "error parsing HTTP 404 response body: invalid character 'i': \"internal: secret\"";
+        for error in
+            [answered(404, foreign), answered(500, foreign), Error::DockerStreamError { error: foreign.into() }]
+        {
+            let shown = pulling("x:1", error).to_string();
+            assert!(!shown.contains("secret") && !shown.contains("HTTP"), "{shown}");
+        }
+        let limited = pulling("x:1", answered(500, "toomanyrequests: You have reached your pull rate limit"));
+        assert!(limited.to_string().ends_with("x:1: the registry limits how often images are pulled"), "{limited}");
         let broken = Error::DockerStreamError { error: "write /x: no space left on device".to_owned() };
         assert_eq!(kind(&pulling("x:1", broken)), "pull failed");
         assert_eq!(kind(&pulling("x:1", Error::RequestTimeoutError)), "pull failed");

@@ -1,6 +1,7 @@
 //! Images: here already, or pulled.
 //!
-//! Promises: an image that is here causes no traffic to any registry. A pull without progress ends in a minute.
+//! Promises: an image that is here causes no traffic to any registry, whatever its name says. One that is not is only asked
+//! for at a registry that is allowed (`registry.rs`). A pull without progress ends in a minute.
 //! Dropping the future ends the pull. A reference without a tag means `latest`, as everywhere in Docker.
 //! Refuses: references with characters that no reference has; they would reach into the engine's paths.
 
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use super::{
     client::{Engine, SHORT, within},
     error,
+    registry::Registries,
 };
 use crate::backend::{BackendError, Progress};
 
@@ -21,13 +23,21 @@ const IDLE: Duration = Duration::from_secs(60);
 /// At most one line of progress in this time.
 const EVERY: Duration = Duration::from_millis(400);
 
-pub(super) async fn ensure(engine: &Engine, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
+pub(super) async fn ensure(
+    engine: &Engine,
+    allowed: &Registries,
+    image: &str,
+    progress: Progress<'_>,
+) -> Result<(), BackendError> {
     if !is_plausible(image) {
         return Err(BackendError::ImageNotFound(format!("{image:?}: invalid reference format")));
     }
     match within(SHORT, engine.docker().await?.inspect_image(image)).await {
         Ok(_) => Ok(()),
-        Err(error) if error::status(&error) == Some(404) => pull(engine, image, progress).await,
+        Err(error) if error::status(&error) == Some(404) => {
+            allowed.check(image).await?;
+            pull(engine, image, progress).await
+        }
         Err(error) if error::status(&error) == Some(400) => Err(error::pulling(image, error)),
         Err(error) => Err(error::general(error)),
     }

@@ -316,3 +316,5 @@ async fn is_clean(compute: &DockerCompute, fabric: &DockerFabric) {
     assert_eq!(compute.list().await.expect("list"), [], "containers are left");
     assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
 }
+    let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
+    let compute = compute.allowing(&[format!("127.0.0.1:{port}")]);

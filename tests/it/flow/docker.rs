@@ -134,10 +134,11 @@ async fn what_was_asked_for_is_what_runs_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
-    let Some(cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+    let Some(mut cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+    let registry = empty_registry().await;
+    cluster.set("APP_REGISTRIES", format!("{registry}, 127.0.0.1:1"));
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
-    let registry = empty_registry().await;
     for (image, code) in
         [(format!("{registry}/web:1"), "image_not_found"), ("127.0.0.1:1/web:1".into(), "image_pull_failed")]
     {
@@ -283,7 +284,7 @@ async fn containers(cluster: &Cluster) -> Vec<String> {
     cluster.in_docker().await.into_iter().filter(|line| line.starts_with("ps ")).collect()
 }
 
-fn docker(cluster: &Cluster, arguments: &[&str]) -> String {
+pub fn docker(cluster: &Cluster, arguments: &[&str]) -> String {
     let host = cluster.docker_host.as_deref().unwrap();
     let output = Command::new("docker").args(["-H", host]).args(arguments).output().unwrap();
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

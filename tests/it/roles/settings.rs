@@ -87,6 +87,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("APP_PORT_RANGE", &["20000", "30000-20000", "0-100", "1-70000", "a-b", "-", ""]),
     ("APP_PURGE_YES", &["maybe"]),
     ("APP_RECHECK_MS", &["0", "1"]),
+    ("APP_REGISTRIES", &["http://registry.internal", "registry.internal/a", "registry:port", ":5000", "[::1]:5000"]),
     ("APP_RESTART_BACKOFF_MS", &["0", "1s"]),
     ("APP_SHUTDOWN_DELAY_MS", &["2s", "-1"]),
     ("APP_SHUTDOWN_TIMEOUT_MS", &["2s", "700000"]),

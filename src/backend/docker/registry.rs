@@ -1,0 +1,280 @@
+//! Which registries images are pulled from: those on public addresses, and those that the operator names.
+//!
+//! The engine sends its requests from inside the host, to loopback even without TLS. So an image named `127.0.0.1:2375/a`
+//! would make it send one to whatever listens there, and how the pull ends would tell the tenant what does. Before a pull,
+//! the registry is taken from the reference by the distribution's own grammar, and its name is resolved. A registry that
+//! has no address, or one that is not public (RFC 1918, loopback, link-local, …) or is this host's own, is refused, with one
+//! text for all these causes.
+//!
+//! Promises: nothing is sent to a registry that is refused, but for the resolution of its name. Docker Hub is always
+//! allowed, and so is each registry that is named; they need not resolve here (behind a proxy they do not).
+//! Refuses: guarding what the engine does afterwards. It resolves the name again, and may be told another address by then;
+//! it follows redirects of a registry; it may have mirrors. What comes back from there is not shown (`error.rs`).
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::Arc,
+};
+
+use tokio::{net, time};
+
+use super::client::SHORT;
+use crate::backend::BackendError;
+
+/// What Docker Hub is called in references; without any registry it is meant too.
+const DOCKER_HUB: [&str; 2] = ["docker.io", "index.docker.io"];
+
+/// The registries that the operator names.
+#[derive(Clone, Default)]
+pub(super) struct Registries(Arc<HashSet<String>>);
+
+impl From<&[String]> for Registries {
+    fn from(names: &[String]) -> Self {
+        Self(Arc::new(names.iter().map(|name| canonical(name)).collect()))
+    }
+}
+
+impl Registries {
+    /// Whether the image may be asked for at its registry.
+    ///
+    /// # Errors
+    /// `ImagePullFailed` when it may not; `ImageNotFound` when its registry's name is none.
+    pub(super) async fn check(&self, image: &str) -> Result<(), BackendError> {
+        let Some(registry) = registry_of(image) else { return Ok(()) };
+        let Some(host) = host_of(registry) else {
+            return Err(BackendError::ImageNotFound(format!("{image}: invalid reference format")));
+        };
+        if DOCKER_HUB.contains(&registry) || self.0.contains(&canonical(registry)) || is_public(host).await {
+            return Ok(());
+        }
+        tracing::info!(image, "refused to pull from a registry that is on no public address and not in APP_REGISTRIES");
+        Err(BackendError::ImagePullFailed(format!(
+            "{image}: the registry has no public address, and this installation does not allow it"
+        )))
+    }
+}
+
+/// The part of a reference that names its registry, port included; `None`: Docker Hub. By the distribution's grammar
+/// (`reference/normalize.go`): the first component, if it has a dot, a colon or a capital letter, or is `localhost`.
+fn registry_of(image: &str) -> Option<&str> {
+    let (first, _) = image.split_once('/')?;
+    let is_registry = first.contains(['.', ':']) || first.contains(char::is_uppercase) || first == "localhost";
+    is_registry.then_some(first)
+}
+
+/// Its host; `None`: no name or IPv4 address with an optional port. IPv6 addresses are in no reference that gets here.
+fn host_of(registry: &str) -> Option<&str> {
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    (is_name && is_port).then_some(host)
+}
+
+/// As names are compared.
+fn canonical(registry: &str) -> String {
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+}
+
+/// Whether all that the name stands for is public, and not this host itself.
+async fn is_public(host: &str) -> bool {
+    if !is_unambiguous(host) {
+        return false;
+    }
+    // Bounded: a tenant may name a zone whose servers never answer.
+    let Ok(Ok(found)) = time::timeout(SHORT, net::lookup_host((host, 0))).await else { return false };
+    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    !addresses.is_empty() && addresses.iter().all(|address| is_global(*address) && !is_own(*address))
+}
+
+/// Whether the name has one reading. A last label that is a number makes the whole an IPv4 address (WHATWG URL, "ends in a
+/// number"), and of its spellings only the dotted decimal one is read alike by all resolvers: `010.0.0.1` is 8.0.0.1 or
+/// 10.0.0.1, `2130706433` and `0x7f.1` are 127.0.0.1 or the name of a host.
+fn is_unambiguous(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_hex = last.get(..2).is_some_and(|prefix| prefix.eq_ignore_ascii_case("0x"));
+    let is_number = !last.is_empty() && last.chars().all(|c| c.is_ascii_digit()) || is_hex;
+    !is_number || host.parse::<Ipv4Addr>().is_ok()
+}
+
+/// Whether an address is one of the internet's, by IANA's registries of special-purpose addresses.
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_global_v4(v4),
+        IpAddr::V6(v6) => is_global_v6(v6),
+    }
+}
+
+fn is_global_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = a == 0
+        || a >= 240
+        || address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        // Shared by the customers of a carrier (RFC 6598), protocol assignments (RFC 6890), benchmarks (RFC 2544).
+        || a == 100 && b & 0xc0 == 64
+        || (a, b, c) == (192, 0, 0)
+        || a == 198 && b & 0xfe == 18;
+    !is_special
+}
+
+fn is_global_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match segments {
+        // Mapped and compatible ones, NAT64 (RFC 6052) and 6to4 (RFC 3056) stand for an IPv4 address. `::` and `::1` are
+        // 0.0.0.0 and 0.0.0.1 by this.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_global_v4(v4(high, low)),
+        [0x2002, high, low, ..] => is_global_v4(v4(high, low)),
+        // Protocol assignments, Teredo among them.
+        [0x2001, second, ..] if second < 0x200 => false,
+        // Global unicast (RFC 4291). Everything else is unique local, link-local, multicast or not assigned.
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+/// Whether this host has the address: then it can be bound.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_is_found_as_the_distribution_finds_it() {
+        for (image, registry) in [
+            ("nginx", None),
+            ("nginx:1.27", None),
+            ("library/nginx", None),
+            ("127.0.0.1:5000", None),
+            ("a_b/c", None),
+            ("docker.io/nginx", Some("docker.io")),
+            ("ghcr.io/a/b:1", Some("ghcr.io")),
+            ("registry:5000/a", Some("registry:5000")),
+            ("localhost/a", Some("localhost")),
+            ("INTERNAL/a", Some("INTERNAL")),
+            ("127.0.0.1:5000/a/b@sha256:00", Some("127.0.0.1:5000")),
+            ("user@127.0.0.1:5000/a", Some("user@127.0.0.1:5000")),
+        ] {
+            assert_eq!(registry_of(image), registry, "{image}");
+        }
+    }
+
+    #[test]
+    fn host_of_a_registry_is_a_name_with_an_optional_port() {
+        assert_eq!(host_of("ghcr.io"), Some("ghcr.io"));
+        assert_eq!(host_of("registry.internal:5000"), Some("registry.internal"));
+        for wrong in ["user@127.0.0.1:5000", ":5000", "a:b:1", "a:", "a:x", "a:99999", "a_b.c", "a+b.c"] {
+            assert_eq!(host_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_an_address_but_one_are_ambiguous() {
+        for host in ["ghcr.io", "127.0.0.1", "8.8.8.8.", "1.example", "0x.example", "localhost", "a1"] {
+            assert!(is_unambiguous(host), "{host}");
+        }
+        for host in ["2130706433", "0x7f.1", "0x7f000001", "127.1", "010.0.0.1", "127.0.0.0x1", "1.2.3.4.5", "a.0X1"] {
+            assert!(!is_unambiguous(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_public_or_refused() {
+        for (address, expected) in [
+            ("8.8.8.8", true),
+            ("172.15.0.1", true),
+            ("172.32.0.1", true),
+            ("100.63.0.1", true),
+            ("100.128.0.1", true),
+            ("192.0.1.1", true),
+            ("223.255.255.255", true),
+            ("0.0.0.0", false),
+            ("0.1.2.3", false),
+            ("10.0.0.1", false),
+            ("100.64.0.1", false),
+            ("100.127.255.255", false),
+            ("127.0.0.1", false),
+            ("127.255.0.1", false),
+            ("169.254.169.254", false),
+            ("172.16.0.1", false),
+            ("172.31.255.255", false),
+            ("192.0.0.8", false),
+            ("192.168.1.1", false),
+            ("198.18.0.1", false),
+            ("198.19.255.255", false),
+            ("224.0.0.1", false),
+            ("240.0.0.1", false),
+            ("255.255.255.255", false),
+            ("2606:4700::1111", true),
+            ("2001:4860:4860::8888", true),
+            ("::", false),
+            ("::1", false),
+            ("::7f00:1", false),
+            ("::ffff:127.0.0.1", false),
+            ("::ffff:10.0.0.1", false),
+            ("::ffff:8.8.8.8", true),
+            ("64:ff9b::a00:1", false),
+            ("64:ff9b::808:808", true),
+            ("64:ff9b:1::808:808", false),
+            ("2002:7f00:1::1", false),
+            ("2002:808:808::1", true),
+            ("2001:0:1::", false),
+            ("fc00::1", false),
+            ("fdff::1", false),
+            ("fe80::1", false),
+            ("fec0::1", false),
+            ("ff02::1", false),
+            ("100::1", false),
+        ] {
+            assert_eq!(is_global(address.parse().expect("an address")), expected, "{address}");
+        }
+        assert!(is_own(Ipv4Addr::LOCALHOST.into()));
+        assert!(!is_own(Ipv4Addr::new(8, 8, 8, 8).into()));
+    }
+
+    #[tokio::test]
+    async fn registry_without_a_public_address_is_refused_unless_named() {
+        let named = Registries::from(&["127.0.0.1:5000".to_owned(), "Registry.Internal".to_owned()][..]);
+        for image in [
+            "nginx",
+            "docker.io/library/nginx",
+            "127.0.0.1:5000/a",
+            "registry.internal/a:1",
+            "registry.internal./a",
+            // Public by its address: nothing is resolved or asked for.
+            "8.8.8.8/a",
+        ] {
+            assert!(named.check(image).await.is_ok(), "{image}");
+        }
+        for image in [
+            "127.0.0.1/a",
+            "127.0.0.1:5001/a",
+            "registry.internal:5000/a",
+            "localhost/a",
+            "localhost:5000/a",
+            "localhost.:5000/a",
+            "LOCALHOST:5000/a",
+            "2130706433:5000/a",
+            "0x7f.1/a",
+            "127.1:5000/a",
+            "10.1.2.3/a",
+            "169.254.169.254/a",
+            "100.64.0.1:5000/a",
+        ] {
+            let refused = named.check(image).await;
+            assert!(matches!(refused, Err(BackendError::ImagePullFailed(_))), "{image}: {refused:?}");
+        }
+        for image in ["user@127.0.0.1:5000/a", "127.0.0.1:x/a"] {
+            let invalid = named.check(image).await;
+            assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{image}: {invalid:?}");
+        }
+    }
+}
