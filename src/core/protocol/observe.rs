@@ -18,10 +18,30 @@ pub enum Seen {
     /// Its process ended; what follows is decided by `verdict`.
     Ended {
         exit_code: i64,
+        /// Some process in the container was killed for memory.
         oom_killed: bool,
     },
     /// There is no container any more.
     Gone,
+}
+
+/// 128 + SIGKILL: the exit code of a process that was killed for memory.
+const KILLED: i64 = 137;
+
+impl Seen {
+    /// Says in the instance's reason how its process ended. The runtime tells whether *any* process of the container was
+    /// killed for memory: only with this exit code was it the one whose end is told here.
+    fn detail(self) -> String {
+        match self {
+            Self::Running => String::new(),
+            Self::Ended { exit_code: KILLED, oom_killed: true } => "killed: out of memory".into(),
+            Self::Ended { exit_code, oom_killed: true } => {
+                format!("exit code {exit_code}; a process in it ran out of memory")
+            }
+            Self::Ended { exit_code, oom_killed: false } => format!("exit code {exit_code}"),
+            Self::Gone => "the container is gone".into(),
+        }
+    }
 }
 
 /// Restarts in a row, none of which lasted, after which it is given up.
@@ -81,12 +101,11 @@ pub async fn observe(
         Verdict::Restart { .. } => (Transition::Restarting, Some("container_exited")),
         Verdict::CrashLoop => (Transition::CrashLooped, Some("crash_loop")),
     };
-    let (exit_code, detail) = match seen {
-        Seen::Running => (None, String::new()),
-        Seen::Ended { exit_code, oom_killed: true } => (Some(exit_code), "killed: out of memory".into()),
-        Seen::Ended { exit_code, .. } => (Some(exit_code), format!("exit code {exit_code}")),
-        Seen::Gone => (None, "the container is gone".into()),
+    let exit_code = match seen {
+        Seen::Ended { exit_code, .. } => Some(exit_code),
+        Seen::Running | Seen::Gone => None,
     };
+    let detail = seen.detail();
     let (after, streak) = match verdict {
         Verdict::Restart { after, streak } => (Some(after.as_secs_f64()), streak),
         _ => (None, instance.restart_streak),
@@ -184,6 +203,19 @@ mod tests {
             ] {
                 assert_eq!(transition.happens_by_itself(*policy), happens, "{transition:?} with {policy}");
             }
+        }
+    }
+
+    #[test]
+    fn detail_names_memory_only_when_own_process_was_killed() {
+        for (exit_code, oom_killed, expected) in [
+            (137, true, "killed: out of memory"),
+            (137, false, "exit code 137"),
+            (0, true, "exit code 0; a process in it ran out of memory"),
+            (7, true, "exit code 7; a process in it ran out of memory"),
+            (7, false, "exit code 7"),
+        ] {
+            assert_eq!(Seen::Ended { exit_code, oom_killed }.detail(), expected);
         }
     }
 
