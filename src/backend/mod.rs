@@ -174,8 +174,9 @@ pub trait Fabric: Send + Sync {
     /// Undoes `publish`; not published is success.
     fn unpublish(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Undoes `ensure_network`: removes the network from this host unless something still uses it.
-    /// Absent or in use is success; and so is `Stuck`: nobody has to wait for an empty network to go.
+    /// Undoes `ensure_network`: removes the network from this host unless something still uses it. Absent or in use is
+    /// success, and so is `Stuck`: an empty network holds nothing up. One with its name that is not ours stays, and does
+    /// not count.
     fn release_network(&self, network: NetworkId) -> impl Future<Output = Result<Released, BackendError>> + Send;
 
     /// The networks of this cluster on this host.

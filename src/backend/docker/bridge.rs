@@ -3,7 +3,7 @@
 //! Promises: `ensure` and `release` can be repeated and, through the network's lock, run at once in one process;
 //! between processes the engine itself refuses the second of two networks with one CIDR. A network that any
 //! container names, running or not, is kept: a stopped container needs it to start again.
-//! Refuses: adopting a network that has our name but not our label.
+//! Refuses: adopting or removing a network that has our name but not our label.
 
 use std::{collections::HashMap, future, time::Duration};
 
@@ -37,7 +37,12 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
 /// Under the network's exclusive lock.
 pub(super) async fn ensure(engine: &Engine, plan: &NetworkPlan) -> Result<(), BackendError> {
-    let mut found = find(engine, plan.id).await?;
+    let (mut found, is_taken) = find(engine, plan.id).await?;
+    if is_taken {
+        // Containers join by name.
+        let name = labels::network_name(plan.id);
+        return Err(BackendError::NetworkSetup(format!("a network named {name} exists and is not ours")));
+    }
     // Engines up to 24 allow one name twice; all but the oldest go, so that the name is unambiguous.
     for twin in found.drain(1.min(found.len())..) {
         remove(engine, &twin).await?;
@@ -76,12 +81,13 @@ async fn is_overlapped(engine: &Engine, plan: &NetworkPlan) -> Result<bool, Back
 }
 
 pub(super) async fn exists(engine: &Engine, plan: &NetworkPlan) -> Result<bool, BackendError> {
-    Ok(find(engine, plan.id).await?.first().is_some_and(|network| subnet(network) == Some(plan.cidr)))
+    let (found, is_taken) = find(engine, plan.id).await?;
+    Ok(!is_taken && found.first().is_some_and(|network| subnet(network) == Some(plan.cidr)))
 }
 
 /// Under the network's exclusive lock.
 pub(super) async fn release(engine: &Engine, network: NetworkId) -> Result<Released, BackendError> {
-    let found = find(engine, network).await?;
+    let (found, _) = find(engine, network).await?;
     if found.is_empty() {
         return Ok(Released::Gone);
     }
@@ -127,17 +133,17 @@ pub(super) async fn all(engine: &Engine) -> Result<Vec<NetworkId>, BackendError>
     Ok(ids)
 }
 
-/// Ours of that name, the oldest first.
-async fn find(engine: &Engine, network: NetworkId) -> Result<Vec<Network>, BackendError> {
+/// Ours of that name, the oldest first, and whether one that is not ours has the name.
+async fn find(engine: &Engine, network: NetworkId) -> Result<(Vec<Network>, bool), BackendError> {
     let name = labels::network_name(network);
     let mut found = list(engine, HashMap::from([("name".to_owned(), vec![name.clone()])])).await?;
     // The engine's filter also finds longer names.
     found.retain(|candidate| candidate.name.as_deref() == Some(&name));
-    if found.iter().any(|found| labels::network_mark(engine.cluster, found.labels.as_ref()) != Some(network)) {
-        return Err(BackendError::NetworkSetup(format!("a network named {name} exists and is not ours")));
-    }
+    let named = found.len();
+    found.retain(|found| labels::network_mark(engine.cluster, found.labels.as_ref()) == Some(network));
     found.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-    Ok(found)
+    let is_taken = found.len() < named;
+    Ok((found, is_taken))
 }
 
 async fn list(engine: &Engine, filters: HashMap<String, Vec<String>>) -> Result<Vec<Network>, BackendError> {

@@ -7,12 +7,13 @@ use std::{
     env,
     io::Write,
     net::{Ipv4Addr, TcpListener},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use app::{
     backend::{
-        Attachment, BackendError, Compute, ContainerState, Fabric, Guest, NetworkPlan,
+        Attachment, BackendError, Compute, ContainerState, Fabric, Guest, NetworkPlan, Released,
         docker::{DockerCompute, DockerFabric},
     },
     core::id::{ClusterId, NetworkId},
@@ -35,6 +36,13 @@ impl Engine {
         let compute = DockerCompute::connect(Some(&self.host), ClusterId::new()).expect("a host");
         let fabric = compute.fabric();
         (compute, fabric)
+    }
+
+    /// What an operator does by hand; answers standard output.
+    fn docker(&self, arguments: &[&str]) -> String {
+        let output = Command::new("docker").args(["-H", &self.host]).args(arguments).output().expect("docker");
+        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
     }
 }
 
@@ -172,6 +180,22 @@ async fn other_spec_replaces_and_the_container_has_its_address() {
     fabric.publish(checking.instance, &wires).await.expect("its end is noticed elsewhere");
     compute.remove(checking.instance).await.expect("remove");
     fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn network_that_is_not_ours_is_neither_used_nor_removed() {
+    let Some(engine) = engine("network_that_is_not_ours_is_neither_used_nor_removed") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let name = format!("app-{}", network.id);
+    engine.docker(&["network", "create", "--subnet", &network.cidr.to_string(), &name]);
+
+    let refused = fabric.ensure_network(&network).await;
+    assert!(matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("not ours")), "{refused:?}");
+    assert_eq!(fabric.release_network(network.id).await.expect("nothing of ours to remove"), Released::Gone);
+    assert_eq!(engine.docker(&["network", "ls", "-q", "--filter", &format!("name={name}")]).lines().count(), 1);
+    engine.docker(&["network", "rm", &name]);
     is_clean(&compute, &fabric).await;
 }
 
