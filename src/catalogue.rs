@@ -66,6 +66,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "worker_loop_stalls_total", "Loops that stood still for 15 s."),
     (Gauge, "host_containers", "Containers of this cluster on this host."),
     (Counter, "host_orphans_removed_total", "Containers removed that nobody owned."),
+    (Gauge, "host_foreign_containers", "Containers of this cluster on this engine that belong to another host."),
     (Gauge, "host_cpu_capacity_cores", "Processors that instances here may be promised."),
     (Gauge, "host_cpu_committed_cores", "Processors that instances here were promised."),
     (Gauge, "host_memory_capacity_bytes", "Memory that instances here may be promised."),

@@ -82,6 +82,10 @@ impl Fabric for FabricBackend {
         chosen!(self.ensure_network(network).await)
     }
 
+    async fn rejoin(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+        chosen!(self.rejoin(instance, attachment).await)
+    }
+
     async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
         chosen!(self.publish(instance, attachment).await)
     }

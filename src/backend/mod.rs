@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::Duration};
 use cidr::Ipv4Cidr;
 use futures_util::stream::BoxStream;
 
-use crate::core::id::{InstanceId, JobId, NetworkId};
+use crate::core::id::{HostId, InstanceId, JobId, NetworkId};
 
 pub use error::BackendError;
 
@@ -25,9 +25,10 @@ pub struct Guest {
     pub instance: InstanceId,
     /// The instance's generation: +1 with each intent of its owner.
     pub generation: i64,
-    /// Who asks, for the labels: the job and its fencing token.
-    pub job: JobId,
-    pub token: i64,
+    /// The attempt that asks, for the labels.
+    pub made_by: Attempt,
+    /// The host of the worker that asks, for the labels: an engine can have workers under several host names.
+    pub host: HostId,
     pub image: String,
     /// `None`: the image's own.
     pub command: Option<Vec<String>>,
@@ -43,6 +44,14 @@ impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guest").field("instance", &self.instance).field("image", &self.image).finish_non_exhaustive()
     }
+}
+
+/// One attempt of a job: no two have both in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub job: JobId,
+    /// The job's fencing token, which grows with each attempt.
+    pub token: i64,
 }
 
 /// A network as a host realises it.
@@ -94,6 +103,9 @@ pub struct Attachment {
 pub struct Observed {
     pub instance: InstanceId,
     pub generation: i64,
+    /// The attempt that created it, and that attempt's host. `None`: created by a release without these labels.
+    pub made_by: Option<Attempt>,
+    pub host: Option<HostId>,
     /// The runtime's own id of it.
     pub container_id: String,
     pub state: ContainerState,
@@ -110,8 +122,16 @@ pub enum ContainerState {
     /// Ended by itself, was killed or ran out of memory.
     Exited {
         exit_code: i64,
+        /// Any process in it was killed for memory, not necessarily the one whose exit code this is.
         oom_killed: bool,
     },
+}
+
+impl Observed {
+    /// Whether it belongs to this host; one that names no host does.
+    pub fn is_of(&self, host: HostId) -> bool {
+        self.host.is_none_or(|made_on| made_on == host)
+    }
 }
 
 /// Something happened to a container of ours; look at it again.
@@ -123,7 +143,8 @@ pub struct Changed {
 /// Called with one human-readable line of progress, at most a few times a second.
 pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
 
-/// Runs containers.
+/// Runs containers. An instance's container is known by what it carries, so that one which was renamed is found. Should
+/// several carry the same instance, the one with the right name is meant, else the newest; `stop` and `remove` mean all.
 pub trait Compute: Send + Sync {
     /// Makes sure that the image is here, pulling it if need be. No undo: images are shared.
     fn ensure_image(
@@ -133,7 +154,8 @@ pub trait Compute: Send + Sync {
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Makes sure that a container of this generation exists, created but not necessarily started, and answers the
-    /// runtime's id of it. One of ours that is equal is adopted; one of another generation or spec is replaced.
+    /// runtime's id of it. One of ours that is equal is adopted as it is (`Observed::made_by` tells); one of another
+    /// generation or spec is replaced, and its anonymous volumes stay on the host.
     fn create(
         &self,
         guest: &Guest,
@@ -146,7 +168,8 @@ pub trait Compute: Send + Sync {
     /// Asks its process to end, kills it after `grace`; stopped or absent already is success.
     fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Undoes `create` and `start`: kills and removes it with its anonymous volumes; absent is success.
+    /// Kills and removes it with all that it holds, its anonymous volumes included; absent is success. Only for a delete,
+    /// a purge, an orphan, or the undo of the attempt that created it.
     fn remove(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// The container of this instance, if there is one.
@@ -163,6 +186,14 @@ pub trait Compute: Send + Sync {
 pub trait Fabric: Send + Sync {
     /// Makes sure that the network exists on this host.
     fn ensure_network(&self, network: &NetworkPlan) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Makes sure that a container which does not run joins the network at its next start, though the network may have
+    /// been made anew since; absent or running is success.
+    fn rejoin(
+        &self,
+        instance: InstanceId,
+        attachment: &Attachment,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Makes sure that the running instance is reachable as planned: called after `start`, before `running` shows.
     fn publish(

@@ -29,8 +29,8 @@ impl HostLock {
             let (path, file) = open(state_dir, &file_name)?;
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
                 anyhow!(
-                    "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or give this \
-                     one another name; example: APP_HOST_NAME={name}-2"
+                    "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or run this \
+                     one on another machine, under another name; example: APP_HOST_NAME={name}-2"
                 )
             })?;
             // Whoever held it may have removed the file while we opened it: then another may hold the new one.

@@ -72,7 +72,7 @@ async fn look_at_all(context: &Context) {
         Err(error) => return tracing::warn!(%error, "could not list the containers; the next check will"),
     };
     #[allow(clippy::cast_precision_loss, reason = "a host has fewer than 2^52 containers")]
-    metrics::gauge!("host_containers").set(observed.len() as f64);
+    metrics::gauge!("host_containers").set(observed.values().filter(|one| one.is_of(context.me.host)).count() as f64);
     for expected in expected.iter().filter(|expected| should_run(expected)) {
         judge(context, expected, observed.get(&expected.id)).await;
     }

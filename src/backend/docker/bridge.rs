@@ -8,7 +8,10 @@
 use std::{collections::HashMap, future, time::Duration};
 
 use bollard::{
-    models::{Ipam, IpamConfig, Network, NetworkCreateRequest},
+    models::{
+        EndpointSettings, Ipam, IpamConfig, Network, NetworkConnectRequest, NetworkCreateRequest,
+        NetworkDisconnectRequest,
+    },
     query_parameters::{InspectNetworkOptions, ListContainersOptions, ListNetworksOptions},
 };
 use cidr::Ipv4Cidr;
@@ -18,9 +21,10 @@ use super::{
     client::{Engine, LONG, SHORT, within},
     error, labels,
     observe::Placed,
+    spec,
 };
 use crate::{
-    backend::{BackendError, NetworkPlan, Released},
+    backend::{Attachment, BackendError, NetworkPlan, Released},
     core::id::NetworkId,
 };
 
@@ -83,6 +87,33 @@ async fn is_overlapped(engine: &Engine, plan: &NetworkPlan) -> Result<bool, Back
 pub(super) async fn exists(engine: &Engine, plan: &NetworkPlan) -> Result<bool, BackendError> {
     let (found, is_taken) = find(engine, plan.id).await?;
     Ok(!is_taken && found.first().is_some_and(|network| subnet(network) == Some(plan.cidr)))
+}
+
+/// Makes a container that does not run join the network as it is now. The engine would look for the one it was in by that
+/// one's id, and finds none if another has taken the name since. `endpoint`: how the container is in that name by now.
+pub(super) async fn rejoin(
+    engine: &Engine,
+    container: &str,
+    endpoint: Option<EndpointSettings>,
+    attachment: &Attachment,
+) -> Result<(), BackendError> {
+    let (found, _) = find(engine, attachment.network.id).await?;
+    let Some(network) = found.first().and_then(|network| network.id.as_deref()) else { return Ok(()) };
+    let docker = engine.docker().await?;
+    if let Some(endpoint) = endpoint {
+        let joined = endpoint.network_id.unwrap_or_default();
+        // Empty: it has never been started, and will go by the name.
+        if joined.is_empty() || joined == network {
+            return Ok(());
+        }
+        let leave = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
+        within(LONG, docker.disconnect_network(network, leave)).await.map_err(error::general)?;
+    }
+    let join = NetworkConnectRequest {
+        container: container.to_owned(),
+        endpoint_config: Some(spec::endpoint_settings(attachment)),
+    };
+    within(LONG, docker.connect_network(network, join)).await.map_err(error::general)
 }
 
 /// Under the network's exclusive lock.

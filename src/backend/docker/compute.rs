@@ -2,7 +2,7 @@
 //!
 //! Promises: what `Compute` does. `create` makes sure of the network too, so that another instance's `release_network`
 //! in between does no harm. Containers are addressed by the engine's id once they are known to be ours, so that one
-//! which takes the name meanwhile is not hit.
+//! which takes the name meanwhile is not hit, and one which was renamed is.
 //! Refuses: touching a container of our name that is not ours: `create` answers `NameConflict`, all else sees nothing.
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use bollard::{
     models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum},
     query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions},
 };
-use futures_util::stream::BoxStream;
+use futures_util::{future, stream::BoxStream};
 use tokio::{
     sync::{MutexGuard, RwLockReadGuard, SemaphorePermit},
     time::{self, Instant},
@@ -39,9 +39,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a removal that somebody else began may take.
 const REMOVAL: Duration = Duration::from_secs(15);
 
+/// What becomes of the anonymous volumes of a container that is removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Volumes {
+    Keep,
+    Remove,
+}
+
 #[derive(Clone)]
 pub struct DockerCompute {
     engine: Arc<Engine>,
+    registries: Registries,
 }
 
 impl DockerCompute {
@@ -55,7 +63,6 @@ impl DockerCompute {
     pub fn allowing(self, registries: &[String]) -> Self {
         Self { registries: registries.into(), ..self }
     }
-    registries: Registries,
 
     /// The networks of the same engine. The two share locks, so there should be one pair per process.
     pub fn fabric(&self) -> DockerFabric {
@@ -108,17 +115,25 @@ impl DockerCompute {
         }
     }
 
+    /// Whether a container that is not this instance's has the name.
+    async fn is_foreign(&self, name: &str, instance: InstanceId) -> Result<bool, BackendError> {
+        let Some(found) = observe::raw(&self.engine, name).await? else { return Ok(false) };
+        Ok(observe::ours(&self.engine, &found)?.is_none_or(|observed| observed.instance != instance))
+    }
+
     fn lock_of(&self, found: &Placed) -> Option<Arc<NetworkLock>> {
         found.network.map(|network| self.engine.networks.of(network))
     }
 
-    async fn remove_container(&self, id: &str, network: Option<&NetworkLock>) -> Result<(), BackendError> {
-        let _leaving = endpoints(network).await;
-        let options = || Some(RemoveContainerOptions { v: true, force: true, ..Default::default() });
+    async fn remove_container(&self, found: &Placed, volumes: Volumes) -> Result<(), BackendError> {
+        let lock = self.lock_of(found);
+        let _leaving = endpoints(lock.as_deref()).await;
+        let v = volumes == Volumes::Remove;
+        let options = || Some(RemoveContainerOptions { v, force: true, ..Default::default() });
         let docker = self.engine.docker().await?;
         let deadline = Instant::now() + REMOVAL;
         loop {
-            match within(LONG, docker.remove_container(id, options())).await {
+            match within(LONG, docker.remove_container(&found.container, options())).await {
                 Ok(()) => return Ok(()),
                 Err(error) => match error::status(&error) {
                     Some(404) => return Ok(()),
@@ -142,31 +157,30 @@ impl Compute for DockerCompute {
         let _using = self.hold_network(&lock, &attachment.network).await?;
         let name = labels::container_name(guest.instance);
         for _ in 0..ATTEMPTS {
-            if let Some(found) = observe::raw(&self.engine, &name).await? {
-                let Some(observed) = observe::ours(&self.engine, &found)? else {
-                    return Err(BackendError::NameConflict(name));
-                };
-                if observed.instance != guest.instance {
-                    return Err(BackendError::NameConflict(name));
+            if let Some(found) = observe::found(&self.engine, guest.instance).await? {
+                if is_equal(&self.engine, &found.raw, guest, attachment) {
+                    return Ok(found.observed.container_id);
                 }
-                if is_equal(&self.engine, &found, guest, attachment) {
-                    return Ok(observed.container_id);
-                }
-                self.remove_container(&observed.container_id, Some(&lock)).await?;
+                // Its volumes may hold what an owner still wants: they outlive it.
+                self.remove_container(&found.placed(), Volumes::Keep).await?;
             }
             if let Some(id) = self.new_container(guest, attachment).await? {
                 return Ok(id);
             }
-            // Made by somebody else, or not yet free after a removal: look again.
+            // Made by another process, or not yet free after a removal: look again.
+            if self.is_foreign(&name, guest.instance).await? {
+                return Err(BackendError::NameConflict(name));
+            }
             time::sleep(PAUSE).await;
         }
         Err(BackendError::Unavailable(format!("the name {name} does not become free")))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
-        let Some(found) = observe::placed(&self.engine, instance).await? else {
+        let Some(found) = observe::found(&self.engine, instance).await? else {
             return Err(BackendError::Unavailable(format!("the container of {instance} is gone")));
         };
+        let found = found.placed();
         let docker = self.engine.docker().await?;
         let lock = self.lock_of(&found);
         let joining = endpoints(lock.as_deref()).await;
@@ -183,26 +197,31 @@ impl Compute for DockerCompute {
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
-        let Some(found) = observe::one(&self.engine, instance).await? else { return Ok(()) };
         let limit = grace + LONG;
         let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
         let docker = self.engine.docker().await?.clone().with_timeout(limit);
-        let options = StopContainerOptions { t: Some(seconds), signal: None };
-        match within(limit, docker.stop_container(&found.container_id, Some(options))).await {
-            Ok(()) => Ok(()),
-            Err(error) if error::status(&error) == Some(404) => Ok(()),
-            Err(error) => Err(error::general(error)),
-        }
+        let stops = observe::every(&self.engine, instance).await?.into_iter().map(|found| {
+            let options = StopContainerOptions { t: Some(seconds), signal: None };
+            let docker = &docker;
+            async move {
+                match within(limit, docker.stop_container(&found.container, Some(options))).await {
+                    Err(error) if error::status(&error) != Some(404) => Err(error::general(error)),
+                    _ => Ok(()),
+                }
+            }
+        });
+        future::try_join_all(stops).await.map(drop)
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
-        let Some(found) = observe::placed(&self.engine, instance).await? else { return Ok(()) };
-        let lock = self.lock_of(&found);
-        self.remove_container(&found.container, lock.as_deref()).await
+        for found in observe::every(&self.engine, instance).await? {
+            self.remove_container(&found, Volumes::Remove).await?;
+        }
+        Ok(())
     }
 
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-        observe::one(&self.engine, instance).await
+        Ok(observe::found(&self.engine, instance).await?.map(|found| found.observed))
     }
 
     async fn list(&self) -> Result<Vec<Observed>, BackendError> {

@@ -26,15 +26,24 @@ impl Fabric for DockerFabric {
         bridge::ensure(&self.engine, network).await
     }
 
+    async fn rejoin(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+        let Some(found) = observe::found(&self.engine, instance).await? else { return Ok(()) };
+        if found.observed.state == ContainerState::Running {
+            return Ok(());
+        }
+        let mut networks = found.raw.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let endpoint = networks.remove(&labels::network_name(attachment.network.id));
+        bridge::rejoin(&self.engine, &found.observed.container_id, endpoint, attachment).await
+    }
+
     async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
         let gone = || BackendError::Unavailable(format!("the container of {instance} is gone"));
-        let found = observe::raw(&self.engine, &labels::container_name(instance)).await?.ok_or_else(gone)?;
-        let observed = observe::ours(&self.engine, &found)?.ok_or_else(gone)?;
-        if observed.state != ContainerState::Running {
+        let found = observe::found(&self.engine, instance).await?.ok_or_else(gone)?;
+        if found.observed.state != ContainerState::Running {
             // It ended already and its ports with it: whoever listens to changes tells.
             return Ok(());
         }
-        let published = found.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
+        let published = found.raw.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
         match attachment.ports.iter().find(|port| !is_published(&published, port)) {
             None => Ok(()),
             Some(port) => Err(BackendError::NetworkSetup(format!(

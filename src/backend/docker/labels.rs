@@ -1,18 +1,20 @@
 //! Names and labels: how the engine's things are recognised as ours.
 //!
-//! Promises: a thing without our `app.cluster`, or whose labels do not parse, is not ours.
+//! Promises: a thing without our `app.cluster`, or whose labels do not parse, is not ours. A container of a release that did
+//! not write `app.host`, `app.job` or `app.token` yet is ours all the same.
 //! Refuses: recognising anything by name alone; another installation may use the same name.
 
 use std::collections::HashMap;
 
 use crate::{
-    backend::Guest,
-    core::id::{ClusterId, InstanceId, NetworkId},
+    backend::{Attempt, Guest},
+    core::id::{ClusterId, HostId, InstanceId, NetworkId},
 };
 
 pub(super) const CLUSTER: &str = "app.cluster";
 pub(super) const INSTANCE: &str = "app.instance";
 pub(super) const NETWORK: &str = "app.network";
+const HOST: &str = "app.host";
 const GENERATION: &str = "app.generation";
 const JOB: &str = "app.job";
 const TOKEN: &str = "app.token";
@@ -23,6 +25,8 @@ const SPEC: &str = "app.spec";
 pub(super) struct Mark {
     pub(super) instance: InstanceId,
     pub(super) generation: i64,
+    pub(super) made_by: Option<Attempt>,
+    pub(super) host: Option<HostId>,
     /// The hash of everything that shapes the container.
     pub(super) spec: String,
 }
@@ -44,9 +48,10 @@ pub(super) fn for_container(cluster: ClusterId, guest: &Guest, spec: String) -> 
     HashMap::from([
         (CLUSTER.to_owned(), cluster.to_string()),
         (INSTANCE.to_owned(), guest.instance.to_string()),
+        (HOST.to_owned(), guest.host.to_string()),
         (GENERATION.to_owned(), guest.generation.to_string()),
-        (JOB.to_owned(), guest.job.to_string()),
-        (TOKEN.to_owned(), guest.token.to_string()),
+        (JOB.to_owned(), guest.made_by.job.to_string()),
+        (TOKEN.to_owned(), guest.made_by.token.to_string()),
         (SPEC.to_owned(), spec),
     ])
 }
@@ -58,9 +63,12 @@ pub(super) fn for_network(cluster: ClusterId, network: NetworkId) -> HashMap<Str
 /// `None`: not ours.
 pub(super) fn container_mark(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<Mark> {
     let labels = labels.filter(|labels| is_of(cluster, labels))?;
+    let attempt = || Some(Attempt { job: labels.get(JOB)?.parse().ok()?, token: labels.get(TOKEN)?.parse().ok()? });
     Some(Mark {
         instance: labels.get(INSTANCE)?.parse().ok()?,
         generation: labels.get(GENERATION)?.parse().ok()?,
+        made_by: attempt(),
+        host: labels.get(HOST).and_then(|host| host.parse().ok()),
         spec: labels.get(SPEC)?.clone(),
     })
 }
@@ -73,6 +81,12 @@ pub(super) fn network_mark(cluster: ClusterId, labels: Option<&HashMap<String, S
 /// The engine's filter for what is ours.
 pub(super) fn ours(cluster: ClusterId) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{CLUSTER}={cluster}")])])
+}
+
+/// The engine's filter for the containers of one instance, whatever their names.
+pub(super) fn ours_of(cluster: ClusterId, instance: InstanceId) -> HashMap<String, Vec<String>> {
+    let labels = vec![format!("{CLUSTER}={cluster}"), format!("{INSTANCE}={instance}")];
+    HashMap::from([("label".to_owned(), labels)])
 }
 
 fn is_of(cluster: ClusterId, labels: &HashMap<String, String>) -> bool {
@@ -99,8 +113,8 @@ mod tests {
         let guest = Guest {
             instance: InstanceId::new(),
             generation: 7,
-            job: JobId::new(),
-            token: 3,
+            made_by: Attempt { job: JobId::new(), token: 3 },
+            host: HostId::new(),
             image: "app-demo:1".to_owned(),
             command: None,
             env: BTreeMap::new(),
@@ -108,10 +122,18 @@ mod tests {
             memory_mib: 64,
         };
         let labels = for_container(cluster, &guest, "abc".to_owned());
-        let mark = Mark { instance: guest.instance, generation: 7, spec: "abc".to_owned() };
+        let (instance, made_by, host) = (guest.instance, Some(guest.made_by), Some(guest.host));
+        let mark = Mark { instance, generation: 7, made_by, host, spec: "abc".to_owned() };
         assert_eq!(container_mark(cluster, Some(&labels)), Some(mark));
         assert_eq!(container_mark(ClusterId::new(), Some(&labels)), None);
         assert_eq!(container_mark(cluster, Some(&HashMap::new())), None);
         assert_eq!(container_mark(cluster, None), None);
+
+        let mut older = labels;
+        for label in [HOST, JOB, TOKEN] {
+            older.remove(label);
+        }
+        let mark = container_mark(cluster, Some(&older)).expect("one of a release without these labels");
+        assert_eq!((mark.instance, mark.made_by, mark.host), (instance, None, None));
     }
 }

@@ -1,11 +1,18 @@
 //! Looking at containers: what the engine says, as `Observed`.
 //!
-//! Promises: only containers of our cluster are seen. A container that is being removed is seen until it is gone.
+//! Promises: only containers of our cluster are seen, and by their labels: one that was renamed is found, one that took the
+//! name is not mistaken for it. A container that is being removed is seen until it is gone.
 //! Refuses: guessing; a container without the facts that every engine gives is an error of the engine.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use bollard::{
     models::{
-        ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum, ContainerSummaryStateEnum,
+        ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum, ContainerSummary,
+        ContainerSummaryStateEnum,
     },
     query_parameters::{InspectContainerOptions, ListContainersOptions},
 };
@@ -14,7 +21,8 @@ use time::OffsetDateTime;
 
 use super::{
     client::{Engine, SHORT, within},
-    error, labels,
+    error,
+    labels::{self, Mark},
 };
 use crate::{
     backend::{BackendError, ContainerState, Observed},
@@ -33,13 +41,31 @@ pub(super) async fn raw(engine: &Engine, name: &str) -> Result<Option<ContainerI
     }
 }
 
-/// The instance's container if it is ours.
-pub(super) async fn one(engine: &Engine, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-    let Some(found) = raw(engine, &labels::container_name(instance)).await? else { return Ok(None) };
-    Ok(ours(engine, &found)?.filter(|observed| observed.instance == instance))
+/// The instance's container, and what is to be known of it.
+pub(super) struct Found {
+    pub(super) observed: Observed,
+    pub(super) raw: ContainerInspectResponse,
 }
 
-/// A container of ours, as far as one has to know it to start or remove it.
+/// The one with our name, else the newest that carries the instance. Asking by name costs the engine least, and nearly
+/// always answers.
+pub(super) async fn found(engine: &Engine, instance: InstanceId) -> Result<Option<Found>, BackendError> {
+    if let Some(found) = one(engine, instance, &labels::container_name(instance)).await? {
+        return Ok(Some(found));
+    }
+    let listed = list(engine, labels::ours_of(engine.cluster, instance)).await?;
+    let Some((_, newest)) = preferred(engine, listed).pop() else { return Ok(None) };
+    one(engine, instance, &newest.id.ok_or_else(|| incomplete("id"))?).await
+}
+
+/// The container of this name or id, if it is the instance's.
+async fn one(engine: &Engine, instance: InstanceId, name: &str) -> Result<Option<Found>, BackendError> {
+    let Some(raw) = raw(engine, name).await? else { return Ok(None) };
+    let observed = ours(engine, &raw)?.filter(|observed| observed.instance == instance);
+    Ok(observed.map(|observed| Found { observed, raw }))
+}
+
+/// A container of ours, as far as one has to know it to start, stop or remove it.
 pub(super) struct Placed {
     /// The engine's id.
     pub(super) container: String,
@@ -47,21 +73,36 @@ pub(super) struct Placed {
     pub(super) network: Option<NetworkId>,
 }
 
-pub(super) async fn placed(engine: &Engine, instance: InstanceId) -> Result<Option<Placed>, BackendError> {
-    let Some(found) = raw(engine, &labels::container_name(instance)).await? else { return Ok(None) };
-    let ours = ours(engine, &found)?.filter(|observed| observed.instance == instance);
-    let network = found.host_config.and_then(|config| labels::network_of(config.network_mode.as_deref()?));
-    Ok(ours.map(|observed| Placed { container: observed.container_id, network }))
+impl Found {
+    pub(super) fn placed(&self) -> Placed {
+        let mode = self.raw.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
+        Placed { container: self.observed.container_id.clone(), network: mode.and_then(labels::network_of) }
+    }
 }
 
+/// All containers that carry the instance, whatever their names.
+pub(super) async fn every(engine: &Engine, instance: InstanceId) -> Result<Vec<Placed>, BackendError> {
+    let mut found = list(engine, labels::ours_of(engine.cluster, instance)).await?;
+    found.retain(|container| labels::container_mark(engine.cluster, container.labels.as_ref()).is_some());
+    let placed = |container: ContainerSummary| {
+        let mode = container.host_config.and_then(|config| config.network_mode);
+        let network = mode.as_deref().and_then(labels::network_of);
+        Ok(Placed { container: container.id.ok_or_else(|| incomplete("id"))?, network })
+    };
+    found.into_iter().map(placed).collect()
+}
+
+async fn list(engine: &Engine, filters: HashMap<String, Vec<String>>) -> Result<Vec<ContainerSummary>, BackendError> {
+    let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+    within(SHORT, engine.docker().await?.list_containers(Some(options))).await.map_err(error::general)
+}
+
+/// One for each instance.
 pub(super) async fn all(engine: &Engine) -> Result<Vec<Observed>, BackendError> {
-    let options =
-        ListContainersOptions { all: true, filters: Some(labels::ours(engine.cluster)), ..Default::default() };
-    let found = within(SHORT, engine.docker().await?.list_containers(Some(options))).await.map_err(error::general)?;
+    let found = preferred(engine, list(engine, labels::ours(engine.cluster)).await?);
     let mut observed = Vec::with_capacity(found.len());
     let mut ended = Vec::new();
-    for container in found {
-        let Some(mark) = labels::container_mark(engine.cluster, container.labels.as_ref()) else { continue };
+    for (mark, container) in found {
         let id = container.id.ok_or_else(|| incomplete("id"))?;
         let state = match container.state {
             Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
@@ -76,8 +117,15 @@ pub(super) async fn all(engine: &Engine) -> Result<Vec<Observed>, BackendError> 
             .created
             .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
             .ok_or_else(|| incomplete("creation time"))?;
-        let (instance, generation) = (mark.instance, mark.generation);
-        observed.push(Observed { instance, generation, container_id: id, state, created_at });
+        observed.push(Observed {
+            instance: mark.instance,
+            generation: mark.generation,
+            made_by: mark.made_by,
+            host: mark.host,
+            container_id: id,
+            state,
+            created_at,
+        });
     }
     let looks = stream::iter(ended).map(|id| async move { raw(engine, &id).await });
     let ended: Vec<_> = looks.buffer_unordered(AT_ONCE).try_collect().await?;
@@ -87,6 +135,21 @@ pub(super) async fn all(engine: &Engine) -> Result<Vec<Observed>, BackendError> 
     Ok(observed)
 }
 
+/// Ours; of several that carry one instance the one with our name, else the newest.
+fn preferred(engine: &Engine, containers: Vec<ContainerSummary>) -> Vec<(Mark, ContainerSummary)> {
+    let mark = |container: &ContainerSummary| labels::container_mark(engine.cluster, container.labels.as_ref());
+    let mut ours: Vec<_> = containers.into_iter().filter_map(|one| mark(&one).map(|mark| (mark, one))).collect();
+    ours.sort_by_cached_key(|(mark, container)| {
+        // The engine puts a slash before names.
+        let name = format!("/{}", labels::container_name(mark.instance));
+        let is_named = container.names.as_ref().is_some_and(|names| names.contains(&name));
+        Reverse((is_named, container.created))
+    });
+    let mut seen = HashSet::with_capacity(ours.len());
+    ours.retain(|(mark, _)| seen.insert(mark.instance));
+    ours
+}
+
 /// `None`: not ours.
 pub(super) fn ours(engine: &Engine, found: &ContainerInspectResponse) -> Result<Option<Observed>, BackendError> {
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
@@ -94,6 +157,8 @@ pub(super) fn ours(engine: &Engine, found: &ContainerInspectResponse) -> Result<
     Ok(Some(Observed {
         instance: mark.instance,
         generation: mark.generation,
+        made_by: mark.made_by,
+        host: mark.host,
         container_id: found.id.clone().ok_or_else(|| incomplete("id"))?,
         state: state(found.state.as_ref().ok_or_else(|| incomplete("state"))?),
         created_at: found.created.ok_or_else(|| incomplete("creation time"))?,

@@ -102,7 +102,13 @@ fn host_config(guest: &Guest, attachment: &Attachment) -> HostConfig {
 }
 
 fn endpoint(attachment: &Attachment) -> NetworkingConfig {
-    let settings = EndpointSettings {
+    let name = labels::network_name(attachment.network.id);
+    NetworkingConfig { endpoints_config: Some(HashMap::from([(name, endpoint_settings(attachment))])) }
+}
+
+/// How a container is joined to its network.
+pub(super) fn endpoint_settings(attachment: &Attachment) -> EndpointSettings {
+    EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(attachment.address.to_string()),
             ..Default::default()
@@ -110,9 +116,7 @@ fn endpoint(attachment: &Attachment) -> NetworkingConfig {
         // From API 1.44 on it is taken from here.
         mac_address: Some(attachment.mac.clone()),
         ..Default::default()
-    };
-    let name = labels::network_name(attachment.network.id);
-    NetworkingConfig { endpoints_config: Some(HashMap::from([(name, settings)])) }
+    }
 }
 
 /// The engine's name of a container's port: `80/tcp`.
@@ -130,16 +134,16 @@ mod tests {
 
     use super::*;
     use crate::{
-        backend::NetworkPlan,
-        core::id::{InstanceId, JobId, NetworkId},
+        backend::{Attempt, NetworkPlan},
+        core::id::{HostId, InstanceId, JobId, NetworkId},
     };
 
     fn guest() -> Guest {
         Guest {
             instance: InstanceId::new(),
             generation: 1,
-            job: JobId::new(),
-            token: 1,
+            made_by: Attempt { job: JobId::new(), token: 1 },
+            host: HostId::new(),
             image: "app-demo:1".to_owned(),
             command: Some(vec!["sleep".to_owned(), "9".to_owned()]),
             env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
@@ -163,7 +167,8 @@ mod tests {
         let (one, wires) = (guest(), attachment(NetworkId::new()));
         let mut reversed = wires.clone();
         reversed.ports.reverse();
-        let again = Guest { instance: InstanceId::new(), job: JobId::new(), generation: 2, token: 9, ..one.clone() };
+        let made_by = Attempt { job: JobId::new(), token: 9 };
+        let again = Guest { instance: InstanceId::new(), made_by, host: HostId::new(), generation: 2, ..one.clone() };
         assert_eq!(hash(&one, &wires), hash(&again, &reversed));
         assert_eq!(hash(&one, &wires).len(), 64);
 

@@ -23,6 +23,10 @@ impl Fabric for SimulatedFabric {
         self.machine.chance.perform("ensure_network", ensure).await
     }
 
+    async fn rejoin(&self, _instance: InstanceId, _attachment: &Attachment) -> Result<(), BackendError> {
+        self.machine.chance.perform("rejoin", || Ok(())).await
+    }
+
     async fn publish(&self, _instance: InstanceId, _attachment: &Attachment) -> Result<(), BackendError> {
         self.machine.chance.perform("publish", || Ok(())).await
     }

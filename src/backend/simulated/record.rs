@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    backend::{Attachment, ContainerState, Guest, Observed},
-    core::id::{InstanceId, JobId, NetworkId},
+    backend::{Attachment, Attempt, ContainerState, Guest, Observed},
+    core::id::{HostId, InstanceId, JobId, NetworkId},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub(super) struct Record {
     pub(super) generation: i64,
     pub(super) job: JobId,
     pub(super) token: i64,
+    /// Absent in files of a release that did not write it yet.
+    #[serde(default)]
+    host: Option<HostId>,
     pub(super) network: NetworkId,
     pub(super) container_id: String,
     image: String,
@@ -39,8 +42,9 @@ impl Record {
         Self {
             instance: guest.instance,
             generation: guest.generation,
-            job: guest.job,
-            token: guest.token,
+            job: guest.made_by.job,
+            token: guest.made_by.token,
+            host: Some(guest.host),
             network: attachment.network.id,
             container_id,
             image: guest.image.clone(),
@@ -76,6 +80,8 @@ impl Record {
         Observed {
             instance: self.instance,
             generation: self.generation,
+            made_by: Some(Attempt { job: self.job, token: self.token }),
+            host: self.host,
             container_id: self.container_id,
             state,
             created_at: self.created_at,

@@ -216,6 +216,38 @@ pub async fn expected_on(db: &DualDb, host: HostId, only: Option<Vec<InstanceId>
     Ok(rows.iter().map(expected).collect())
 }
 
+/// An instance that is not deleted.
+#[derive(Clone, Debug)]
+pub struct LiveInstance {
+    pub id: InstanceId,
+    /// The host it is placed on, and that host's name; `None`: not placed yet.
+    pub host: Option<(HostId, String)>,
+}
+
+/// Returns those of these instances that are not deleted, whichever host they are placed on.
+///
+/// # Errors
+/// As the database says.
+pub async fn live_among(db: &DualDb, ids: Vec<InstanceId>) -> Result<Vec<LiveInstance>, DbError> {
+    let ids: &Vec<Uuid> = &ids.into_iter().map(InstanceId::uuid).collect();
+    let rows = db
+        .read(Consistency::Primary, |c| async move {
+            c.query(
+                "select i.id, h.id as host_id, h.name as host_name
+                 from instances i left join hosts h on h.id = i.host_id
+                 where i.id = any($1) and i.status <> 'deleted'",
+                &[ids],
+            )
+            .await
+        })
+        .await?;
+    let live = |row: &Row| LiveInstance {
+        id: InstanceId::from(row.get::<_, Uuid>("id")),
+        host: row.get::<_, Option<Uuid>>("host_id").map(HostId::from).zip(row.get("host_name")),
+    };
+    Ok(rows.iter().map(live).collect())
+}
+
 /// Reads `instance_columns`, `host_name` and `host_address`.
 pub(in crate::core) fn record(row: &Row) -> InstanceRecord {
     let host: Option<Uuid> = row.get("host_id");

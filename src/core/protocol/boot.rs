@@ -20,8 +20,8 @@ use crate::core::{
 pub enum BootError {
     /// Another worker of this name lives.
     #[error(
-        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or give this \
-         one another name; example: APP_HOST_NAME={name}-2"
+        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if this is \
+         another machine, give this one another name; example: APP_HOST_NAME={name}-2"
     )]
     NameInUse { name: String, pid: i32, seen_s: f64 },
     #[error("the host \"{0}\" is fenced or retired; an operator has to admit it again")]

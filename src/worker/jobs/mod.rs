@@ -10,7 +10,7 @@ use super::{
     leases::{Halt, Held},
 };
 use crate::{
-    backend::{Attachment, BackendError, Guest, NetworkPlan, PortPlan},
+    backend::{Attachment, Attempt, BackendError, Guest, NetworkPlan, PortPlan},
     core::{instances::spec::Protocol, jobs::step::StepStatus, kind::JobKind, protocol::claim::Claimed},
 };
 
@@ -68,12 +68,16 @@ async fn step<T>(
     Ok(result?)
 }
 
-fn guest(job: &Claimed) -> Guest {
+fn attempt(job: &Claimed) -> Attempt {
+    Attempt { job: job.lease.job, token: job.lease.token }
+}
+
+fn guest(context: &Context, job: &Claimed) -> Guest {
     Guest {
         instance: job.lease.instance,
         generation: job.generation,
-        job: job.lease.job,
-        token: job.lease.token,
+        made_by: attempt(job),
+        host: context.me.host,
         image: job.image.clone(),
         command: job.command.clone(),
         env: job.env.clone(),

@@ -28,7 +28,7 @@ pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) 
 }
 
 async fn provision(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
-    let (guest, attachment) = (guest(job), attachment(job));
+    let (guest, attachment) = (guest(context, job), attachment(job));
     let (compute, fabric) = (&context.compute, &context.fabric);
     let progress = |line| held.steps.progress("image", line);
     let image = step(context, held, "image", compute.ensure_image(&guest.image, &progress));

@@ -12,9 +12,10 @@ use std::{
 
 use app::{
     backend::{
-        Attachment, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan, Released,
+        Attachment, Attempt, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan,
+        Released,
     },
-    core::id::{InstanceId, JobId, NetworkId},
+    core::id::{HostId, InstanceId, JobId, NetworkId},
 };
 use futures_util::{StreamExt, stream::BoxStream};
 
@@ -54,12 +55,15 @@ async fn runs_once<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &Net
     let (first, second) = tokio::join!(compute.create(&guest, &wires), compute.create(&guest, &wires));
     let container = first.expect("create");
     assert_eq!(second.expect("create at once"), container);
-    // Another attempt of the job: other labels, the same container.
-    let retry = Guest { job: JobId::new(), token: guest.token + 1, ..guest.clone() };
+    // Another attempt, by a worker of another host name: other labels, the same container, which stays what it is.
+    let made_by = Attempt { token: guest.made_by.token + 1, ..guest.made_by };
+    let retry = Guest { made_by, host: HostId::new(), ..guest.clone() };
     assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
 
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.instance, seen.generation, &seen.container_id), (id, 1, &container));
+    assert_eq!((seen.made_by, seen.host), (Some(guest.made_by), Some(guest.host)), "those that created it");
+    assert!(seen.is_of(guest.host) && !seen.is_of(retry.host));
     assert_eq!(seen.state, ContainerState::Created);
     assert!((time::OffsetDateTime::now_utc() - seen.created_at).abs() < time::Duration::minutes(1));
 
@@ -70,19 +74,24 @@ async fn runs_once<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &Net
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].instance, listed[0].state), (id, ContainerState::Running));
     assert_eq!(listed[0].container_id, container);
+    assert_eq!((listed[0].made_by, listed[0].host), (seen.made_by, seen.host));
 
     compute.stop(id, AT_ONCE).await.expect("stop");
     compute.stop(id, AT_ONCE).await.expect("stop again");
     assert!(matches!(state(compute, id).await, Some(ContainerState::Exited { .. })));
     assert!(matches!(compute.list().await.expect("list")[0].state, ContainerState::Exited { .. }));
+    fabric.rejoin(id, &wires).await.expect("rejoin");
     compute.start(id).await.expect("start after stop");
-    assert_eq!(state(compute, id).await, Some(ContainerState::Running));
+    fabric.rejoin(id, &wires).await.expect("rejoin while it runs");
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((seen.state, seen.container_id), (ContainerState::Running, container), "the same one");
 
     fabric.unpublish(id).await.expect("unpublish");
     let (first, second) = tokio::join!(compute.remove(id), compute.remove(id));
     first.expect("remove");
     second.expect("remove at once");
     compute.remove(id).await.expect("remove again");
+    fabric.rejoin(id, &wires).await.expect("rejoining what is absent");
     assert_eq!(state(compute, id).await, None);
 }
 
@@ -90,11 +99,13 @@ async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPla
     let (guest, wires) = (guest(image, None), attachment(network, 11));
     let old = compute.create(&guest, &wires).await.expect("create");
     compute.start(guest.instance).await.expect("start");
-    let next = Guest { generation: 2, ..guest };
+    let made_by = Attempt { job: JobId::new(), token: 1 };
+    let next = Guest { generation: 2, made_by, ..guest };
     let new = compute.create(&next, &wires).await.expect("create the next generation");
     assert_ne!(old, new);
     let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
     assert_eq!((seen.generation, seen.state, seen.container_id), (2, ContainerState::Created, new));
+    assert_eq!(seen.made_by, Some(next.made_by));
     assert_eq!(compute.list().await.expect("list").len(), 1);
     compute.remove(next.instance).await.expect("remove");
 }
@@ -154,6 +165,9 @@ async fn a_network_in_use_stays<C: Compute, F: Fabric>(compute: &C, fabric: &F, 
     compute.start(guest.instance).await.expect("start");
     assert_eq!(fabric.release_network(network.id).await.expect("in use"), Released::Used);
     assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
+    compute.stop(guest.instance, AT_ONCE).await.expect("stop");
+    assert_eq!(fabric.release_network(network.id).await.expect("it needs it to start again"), Released::Used);
+    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
     compute.remove(guest.instance).await.expect("remove");
 }
 
@@ -195,8 +209,8 @@ pub fn guest(image: &str, command: Option<&str>) -> Guest {
     Guest {
         instance: InstanceId::new(),
         generation: 1,
-        job: JobId::new(),
-        token: 1,
+        made_by: Attempt { job: JobId::new(), token: 1 },
+        host: HostId::new(),
         image: image.to_owned(),
         command: command.map(|program| vec![program.to_owned()]),
         env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),

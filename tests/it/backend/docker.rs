@@ -44,6 +44,13 @@ impl Engine {
         assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
     }
+
+    /// An image like the demo's, with an anonymous volume at `/data`.
+    fn image_with_volume(&self, image: &str) {
+        let made = self.docker(&["create", &self.image]);
+        self.docker(&["commit", "--change", "VOLUME /data", &made, image]);
+        self.docker(&["rm", &made]);
+    }
 }
 
 fn engine(test: &str) -> Option<Engine> {
@@ -184,6 +191,117 @@ async fn other_spec_replaces_and_the_container_has_its_address() {
 }
 
 #[tokio::test]
+async fn renamed_container_is_found_by_its_labels() {
+    let Some(engine) = engine("renamed_container_is_found_by_its_labels") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
+    let (id, container) = (guest.instance, compute.create(&guest, &wires).await.expect("create"));
+    let name = format!("renamed-{id}");
+    engine.docker(&["rename", &container, &name]);
+
+    assert_eq!(compute.create(&guest, &wires).await.expect("create again"), container, "adopted, not doubled");
+    compute.start(id).await.expect("start");
+    fabric.publish(id, &wires).await.expect("publish");
+    assert!(answers(wires.ports[0].host).await);
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
+    // Another one takes its name: it is not mistaken for it.
+    let other = engine.docker(&["run", "-d", "--name", &format!("app-{id}"), &engine.image, "sleep", "600"]);
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(seen.container_id, container);
+    compute.stop(id, Duration::ZERO).await.expect("stop");
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert!(matches!(seen.state, ContainerState::Exited { .. }), "{seen:?}");
+    compute.remove(id).await.expect("remove");
+    assert_eq!(compute.inspect(id).await.expect("inspect"), None);
+    assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Running}}", &other]), "true");
+
+    engine.docker(&["rm", "-f", &other]);
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn container_with_our_name_wins_and_remove_takes_all() {
+    let Some(engine) = engine("container_with_our_name_wins_and_remove_takes_all") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
+    let id = guest.instance;
+    let container = compute.create(&guest, &wires).await.expect("create");
+    // A copy with all labels, as an earlier release left it beside one that was renamed.
+    let labels =
+        engine.docker(&["inspect", "-f", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}} {{end}}", &container]);
+    let labels: Vec<&str> = labels.split_whitespace().flat_map(|label| ["--label", label]).collect();
+    let copy = engine.docker(&[&["create"], &labels[..], &[&engine.image]].concat());
+
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(seen.container_id, container);
+    let listed = compute.list().await.expect("list");
+    assert_eq!(listed.iter().map(|one| &one.container_id).collect::<Vec<_>>(), [&container]);
+    engine.docker(&["rename", &container, &format!("renamed-{id}")]);
+    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(seen.container_id, copy, "the newest");
+    assert_eq!(compute.list().await.expect("list")[0].container_id, copy);
+    compute.remove(id).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
+    let Some(engine) = engine("anonymous_volumes_go_with_remove") else { return };
+    let (compute, fabric) = engine.cluster();
+    let (network, image) = (network(), format!("it-volume-{}:1", std::process::id()));
+    engine.image_with_volume(&image);
+    let volume = |container: &str| engine.docker(&["inspect", "-f", "{{(index .Mounts 0).Name}}", container]);
+    let exists = |volume: &str| engine.docker(&["volume", "ls", "-q"]).lines().any(|line| line == volume);
+    let (guest, wires) = (guest(&image, None), attachment(&network, 10));
+
+    let first = volume(&compute.create(&guest, &wires).await.expect("create"));
+    let next = Guest { generation: 2, ..guest };
+    let second = volume(&compute.create(&next, &wires).await.expect("replace"));
+    assert!(exists(&first) && exists(&second) && first != second);
+    compute.remove(next.instance).await.expect("remove");
+    assert!(exists(&first) && !exists(&second));
+
+    engine.docker(&["volume", "rm", &first]);
+    engine.docker(&["rmi", &image]);
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
+async fn stopped_container_joins_a_network_created_anew() {
+    let Some(engine) = engine("stopped_container_joins_a_network_created_anew") else { return };
+    let (compute, fabric) = engine.cluster();
+    let network = network();
+    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
+    let (id, container) = (guest.instance, compute.create(&guest, &wires).await.expect("create"));
+    compute.start(id).await.expect("start");
+    let name = format!("app-{}", network.id);
+    // The first as `docker network prune` does, which does not count stopped containers. The second is what a rejoin
+    // leaves that was cut off half way.
+    for by_hand in [&["network", "rm", &name][..], &["network", "disconnect", &name, &container]] {
+        compute.stop(id, Duration::ZERO).await.expect("stop");
+        engine.docker(by_hand);
+
+        fabric.ensure_network(&network).await.expect("a network");
+        fabric.rejoin(id, &wires).await.expect("rejoin");
+        compute.start(id).await.expect("start");
+        fabric.publish(id, &wires).await.expect("publish");
+
+        assert!(answers(wires.ports[0].host).await);
+        let joined = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}";
+        assert_eq!(engine.docker(&["inspect", "-f", joined, &container]), format!("{} {}", wires.address, wires.mac));
+    }
+    compute.remove(id).await.expect("remove");
+    fabric.release_network(network.id).await.expect("release");
+    is_clean(&compute, &fabric).await;
+}
+
+#[tokio::test]
 async fn network_that_is_not_ours_is_neither_used_nor_removed() {
     let Some(engine) = engine("network_that_is_not_ours_is_neither_used_nor_removed") else { return };
     let (compute, fabric) = engine.cluster();
@@ -265,6 +383,7 @@ async fn two_workers_of_one_cluster_share_an_engine() {
 async fn what_cannot_be_is_told_by_cause() {
     let Some(engine) = engine("what_cannot_be_is_told_by_cause") else { return };
     let (compute, fabric) = engine.cluster();
+    let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
     assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
     // Port 1 of this machine: nothing listens, so no registry.
@@ -284,6 +403,7 @@ async fn an_image_that_the_registry_denies_is_not_found() {
     let (compute, _fabric) = engine.cluster();
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = registry.local_addr().expect("an address").port();
+    let compute = compute.allowing(&[format!("127.0.0.1:{port}")]);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = registry.accept().await {
             let mut request = [0; 4096];
@@ -340,5 +460,3 @@ async fn is_clean(compute: &DockerCompute, fabric: &DockerFabric) {
     assert_eq!(compute.list().await.expect("list"), [], "containers are left");
     assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
 }
-    let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
-    let compute = compute.allowing(&[format!("127.0.0.1:{port}")]);

@@ -68,7 +68,7 @@ async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects()
     let ops: Vec<_> = lines.iter().map(|line| line["op"].as_str().expect("an op")).collect();
     assert_eq!(ops, ["create", "start", "rm"]);
     assert_eq!(lines[0]["instance"], guest.instance.to_string());
-    assert_eq!(lines[0]["job"], guest.job.to_string());
+    assert_eq!(lines[0]["job"], guest.made_by.job.to_string());
     assert_eq!((&lines[0]["generation"], &lines[0]["token"]), (&Value::from(1), &Value::from(1)));
     assert_eq!(lines[0]["pid"], std::process::id());
 }

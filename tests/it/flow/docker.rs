@@ -280,7 +280,7 @@ async fn purge_tells_what_an_engine_that_lost_count_keeps() {
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 }
 
-async fn containers(cluster: &Cluster) -> Vec<String> {
+pub async fn containers(cluster: &Cluster) -> Vec<String> {
     cluster.in_docker().await.into_iter().filter(|line| line.starts_with("ps ")).collect()
 }
 
@@ -291,7 +291,7 @@ pub fn docker(cluster: &Cluster, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn inspect(cluster: &Cluster, container: &str) -> Value {
+pub fn inspect(cluster: &Cluster, container: &str) -> Value {
     serde_json::from_str::<Vec<Value>>(&docker(cluster, &["inspect", container])).unwrap().remove(0)
 }
 

@@ -1,5 +1,6 @@
 //! The whole path, front door to container.
 
 mod docker;
+mod foreign;
 mod page;
 mod registry;

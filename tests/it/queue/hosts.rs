@@ -4,10 +4,10 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use app::{
     backend::{
-        Attachment, Compute, Fabric, Guest, NetworkPlan,
+        Attachment, Attempt, Compute, Fabric, Guest, NetworkPlan,
         simulated::{SimulatedCompute, Simulation},
     },
-    core::id::{ClusterId, InstanceId, JobId, NetworkId},
+    core::id::{ClusterId, HostId, InstanceId, JobId, NetworkId},
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -15,15 +15,15 @@ use time::OffsetDateTime;
 
 use crate::support::{Cluster, eventually};
 
-/// A container as a cluster's worker would have made it; without a row.
-async fn container(state_dir: &Path, cluster: ClusterId) -> (SimulatedCompute, InstanceId) {
+/// A container as the worker of a cluster's host would have made it; without a row.
+async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
     let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
     let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
     let guest = Guest {
         instance: InstanceId::new(),
         generation: 1,
-        job: JobId::new(),
-        token: 1,
+        made_by: Attempt { job: JobId::new(), token: 1 },
+        host,
         image: "web:1".into(),
         command: None,
         env: [].into(),
@@ -44,12 +44,14 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     const GRACE: Duration = Duration::from_secs(6);
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_ORPHAN_GRACE_MS", GRACE.as_millis());
-    let id: uuid::Uuid = cluster.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
+    let id = ClusterId::from(cluster.id().await);
     let (_api, client) = cluster.serve();
-    let (ours, orphan) = container(cluster.state.path(), id.into()).await;
-    let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
-    let (theirs, stranger) = container(cluster.state.path(), ClusterId::new()).await;
     let _worker = cluster.work();
+    let host: uuid::Uuid = cluster.sql().await.query_one("select id from hosts", &[]).await.unwrap().get(0);
+    let (theirs, stranger) = container(cluster.state.path(), ClusterId::new(), host.into()).await;
+    let (_, foreign) = container(cluster.state.path(), id, HostId::new()).await;
+    let (ours, orphan) = container(cluster.state.path(), id, host.into()).await;
+    let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
     let owned = client.create_running(json!({"image": "web:1"})).await;
     assert!(ours.inspect(orphan).await.unwrap().is_some(), "at once");
 
@@ -59,9 +61,11 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     .await;
     assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
     eventually("its network released", Duration::from_secs(60), async || {
-        (ours.fabric().networks().await.unwrap().len() == 1).then_some(())
+        // That of the foreign container is in use.
+        (ours.fabric().networks().await.unwrap().len() == 2).then_some(())
     })
     .await;
+    assert!(ours.inspect(foreign).await.unwrap().is_some(), "another host's");
     assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
     assert_eq!(theirs.fabric().networks().await.unwrap().len(), 1);
     let owned = owned["id"].as_str().unwrap();

@@ -22,6 +22,8 @@ fn refused(command: Command, reason: &str) {
         line.starts_with("app: APP_HOST_NAME: another worker named \"h1\" ") && line.contains(reason),
         "{refused:?}"
     );
+    // A second name on the same machine would be a second worker on the same engine.
+    assert!(line.contains("another machine"), "{line}");
     assert!(line.ends_with("example: APP_HOST_NAME=h1-2"), "{line}");
 }
 
