@@ -77,29 +77,37 @@ async fn look_at_all(context: &Context) {
         judge(context, expected, observed.get(&expected.id)).await;
     }
     for failed in expected.iter().filter(|expected| expected.status == "failed") {
-        if let Some(container) = observed.get(&failed.id) {
-            remove_leftover(context, failed, container).await;
+        // One that a job has in hand is that job's.
+        if let Some(container) = observed.get(&failed.id).filter(|_| !context.leases.holds(failed.id)) {
+            settle_failed(context, failed, container).await;
         }
     }
 }
 
-/// A worker that died too often, or an undo that failed, leaves a container though its instance failed. One that has
-/// ended by itself stays, to be looked at: that is a crash loop's.
-async fn remove_leftover(context: &Context, failed: &Expected, container: &Observed) {
-    if matches!(container.state, ContainerState::Exited { .. }) {
-        return;
+/// A worker that died too often, an undo that failed, or a deadline leaves a container though its instance failed. One that
+/// never ran holds nothing and goes. One that did is stopped and stays with its data, until it is deleted or started again.
+async fn settle_failed(context: &Context, failed: &Expected, container: &Observed) {
+    let settled = match container.state {
+        ContainerState::Exited { .. } => return,
+        ContainerState::Running => {
+            tracing::warn!(instance = %failed.id, "stopping the container of a failed instance");
+            // Killed: the checks of all others wait here.
+            context.compute.stop(failed.id, Duration::ZERO).await
+        }
+        ContainerState::Created => {
+            tracing::warn!(instance = %failed.id, "removing a container that never ran, of a failed instance");
+            remove_unused(context, failed).await
+        }
+    };
+    if let Err(error) = settled {
+        tracing::warn!(%error, instance = %failed.id, "could not settle it; the next check will try again");
     }
-    tracing::warn!(instance = %failed.id, "removing what a failed instance left behind");
-    let removed: Result<(), BackendError> = async {
-        context.fabric.unpublish(failed.id).await?;
-        context.compute.remove(failed.id).await?;
-        context.fabric.release_network(failed.network).await?;
-        Ok(())
-    }
-    .await;
-    if let Err(error) = removed {
-        tracing::warn!(%error, instance = %failed.id, "could not remove it; the next check will");
-    }
+}
+
+async fn remove_unused(context: &Context, failed: &Expected) -> Result<(), BackendError> {
+    context.fabric.unpublish(failed.id).await?;
+    context.compute.remove(failed.id).await?;
+    context.fabric.release_network(failed.network).await.map(drop)
 }
 
 fn should_run(expected: &Expected) -> bool {

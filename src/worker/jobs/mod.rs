@@ -2,6 +2,8 @@
 
 mod delete;
 mod provision;
+mod start;
+mod undo;
 
 use std::sync::Arc;
 
@@ -36,8 +38,8 @@ impl From<BackendError> for JobError {
 /// Does the job; answers the container's id where there is one.
 pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<Option<String>, JobError> {
     match job.kind {
-        // Starting again provisions what is missing; so it is the same.
-        JobKind::Provision | JobKind::Start => provision::perform(context, job, held).await.map(Some),
+        JobKind::Provision => undo::on_failure(context, job, held, provision::perform(context, job, held)).await,
+        JobKind::Start => undo::on_failure(context, job, held, start::perform(context, job, held)).await,
         JobKind::Delete => delete::perform(context, job, held).await.map(|()| None),
     }
 }
@@ -45,7 +47,7 @@ pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) 
 /// Cleans up after an attempt that was cut off.
 pub(super) async fn abandon(context: &Context, job: &Claimed, held: &Arc<Held>) {
     match job.kind {
-        JobKind::Provision | JobKind::Start => provision::undo(context, job, held).await,
+        JobKind::Provision | JobKind::Start => undo::undo(context, job, held).await,
         // What is left of it is removed by the next attempt.
         JobKind::Delete => {}
     }

@@ -1,4 +1,4 @@
-//! Image, network, container, start, publish: each idempotent, each undone in reverse when a later one fails.
+//! Image, network, container, start, publish: each can be repeated.
 
 use std::sync::Arc;
 
@@ -10,24 +10,11 @@ use super::{
     JobError, attachment, guest, step,
 };
 use crate::{
-    backend::{BackendError, Compute, Fabric},
+    backend::{Compute, Fabric},
     core::{jobs::step::StepStatus, protocol::claim::Claimed},
 };
 
 pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
-    let error = match provision(context, job, held).await {
-        Ok(container_id) => return Ok(container_id),
-        Err(error) => error,
-    };
-    match &error {
-        // Another worker may be at it: hands off.
-        JobError::Halted(Halt::Lost) => {}
-        JobError::Halted(Halt::Cancelled) | JobError::Backend(_) => undo(context, job, held).await,
-    }
-    Err(error)
-}
-
-async fn provision(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
     let (guest, attachment) = (guest(context, job), attachment(job));
     let (compute, fabric) = (&context.compute, &context.fabric);
     let progress = |line| held.steps.progress("image", line);
@@ -45,21 +32,4 @@ async fn provision(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result
     step(context, held, "start", compute.start(guest.instance)).await?;
     step(context, held, "publish", fabric.publish(guest.instance, &attachment)).await?;
     Ok(container_id)
-}
-
-/// Leaves nothing behind. What cannot be undone now is undone by the next attempt, by the
-/// delete, or by the observer.
-pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
-    held.steps.begin("undo");
-    let undone: Result<(), BackendError> = async {
-        context.fabric.unpublish(job.lease.instance).await?;
-        context.compute.remove(job.lease.instance).await?;
-        context.fabric.release_network(job.network).await?;
-        Ok(())
-    }
-    .await;
-    match undone {
-        Ok(()) => held.steps.end("undo", StepStatus::Undone, None),
-        Err(error) => held.steps.end("undo", StepStatus::Failed, Some(error.to_string())),
-    }
 }

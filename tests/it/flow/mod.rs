@@ -4,3 +4,4 @@ mod docker;
 mod foreign;
 mod page;
 mod registry;
+mod restart;

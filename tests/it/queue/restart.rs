@@ -1,7 +1,14 @@
 //! What follows when a container ends by itself: its restart policy, its pauses, and the end of patience.
 
-use std::{fs, time::Duration};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
+use app::{
+    backend::{
+        Attachment, Attempt, Compute, ContainerState, Guest, NetworkPlan,
+        simulated::{SimulatedCompute, Simulation},
+    },
+    core::id::{HostId, InstanceId, JobId, NetworkId},
+};
 use serde_json::{Value, json};
 
 use super::ledger::instances_dir;
@@ -76,6 +83,58 @@ async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_paus
     let pauses = "select extract(epoch from run_at - created_at)::float8 from jobs where kind = 'start' order by seq";
     let pauses: Vec<f64> = sql.query(pauses, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(pauses.iter().map(|pause| (pause * 10.0).round()).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0, 16.0]);
+}
+
+/// How an instance fails while its container runs, or before it ran, is told in one statement: it takes several crashes.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("APP_RECHECK_MS", 200);
+    let (_api, client) = cluster.serve();
+    let _worker = cluster.work();
+    let simulation =
+        Simulation { state_dir: cluster.state.path().into(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
+    let compute = SimulatedCompute::open(&simulation, cluster.id().await.into()).unwrap();
+    let state = async |id: InstanceId| compute.inspect(id).await.unwrap().map(|container| container.state);
+    let sql = cluster.sql().await;
+    let fail = async |id: InstanceId| {
+        sql.execute("update instances set status = 'failed' where id = $1", &[&id.uuid()]).await.unwrap();
+    };
+    let run = async || -> InstanceId {
+        client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().parse().unwrap()
+    };
+    let ended = client.create_running(json!({"image": "web:1"})).await;
+    end(&cluster, &ended, 3);
+    let ended: InstanceId =
+        client.wait_for(ended["id"].as_str().unwrap(), "stopped").await["id"].as_str().unwrap().parse().unwrap();
+    let (running, created) = (run().await, run().await);
+
+    fail(ended).await;
+    fail(running).await;
+    eventually("it is stopped", A_WHILE, async || {
+        matches!(state(running).await?, ContainerState::Exited { .. }).then_some(())
+    })
+    .await;
+    fail(created).await;
+    compute.remove(created).await.unwrap();
+    let never_ran = Guest {
+        instance: created,
+        generation: 1,
+        made_by: Attempt { job: JobId::new(), token: 1 },
+        host: HostId::new(),
+        image: "web:1".into(),
+        command: None,
+        env: [].into(),
+        cpu_millis: 100,
+        memory_mib: 64,
+    };
+    let network = NetworkPlan { id: NetworkId::new(), cidr: "10.9.0.0/24".parse().unwrap() };
+    let (address, mac) = (Ipv4Addr::new(10, 9, 0, 2), "02:00:00:00:00:02".to_owned());
+    compute.create(&never_ran, &Attachment { network, address, mac, ports: Vec::new() }).await.unwrap();
+
+    eventually("one that never ran is removed", A_WHILE, async || state(created).await.is_none().then_some(())).await;
+    assert!(matches!(state(running).await, Some(ContainerState::Exited { .. })));
+    assert_eq!(state(ended).await, Some(ContainerState::Exited { exit_code: 3, oom_killed: false }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

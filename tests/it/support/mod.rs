@@ -12,7 +12,7 @@ pub mod redis_server;
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
-pub use docker_proxy::Miscounting;
+pub use docker_proxy::{CutStart, Miscounting};
 pub use eventually::eventually;
 pub use postgres::Postgres;
 pub use process::App;
