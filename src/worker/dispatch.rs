@@ -1,7 +1,8 @@
 //! Claiming and running: one claimer for the whole worker, one task per job.
 //!
-//! Woken by the bell, by a slot that frees while there is a backlog, by a job of ours that becomes due, and by a poll:
-//! 2 s when idle, 0.5 s while Redis is away. So a lost bell costs about 2 s.
+//! The claimer waits for a message from Redis, for a job of ours that becomes due, or for its poll: 2 s when idle, 0.5 s
+//! while Redis is away; so a lost message costs about 2 s. A message only says that it is time to claim: which jobs are
+//! claimed, Postgres decides. While jobs are left, the next claim follows at once, or as soon as a slot is free.
 
 use std::{
     sync::{
@@ -18,15 +19,15 @@ use tracing::Instrument;
 use super::{
     Context, attempt,
     chance::random_unit,
-    watchdog::{LONGEST_WAIT, Pulse},
+    watchdog::{EXIT_STATUS, LONGEST_WAIT, Pulse},
 };
 use crate::{
     core::{
         db::DbError,
-        id::{JobId, LeaseId},
+        id::LeaseId,
         protocol::{
             boot,
-            claim::{self, Candidates, Claimed},
+            claim::{self, Batch, Claimed, Lease},
         },
         queue::{Ear, Heard},
     },
@@ -62,11 +63,11 @@ pub(super) async fn run(
         release: CancellationToken::new(),
         pulse: claiming_pulse,
     };
-    let (heard, mut rung) = mpsc::channel(1);
+    let (woken, mut wakeups) = mpsc::channel(1);
     let listener = Listener {
         context: context.clone(),
         ear,
-        heard,
+        woken,
         slot_freed: dispatch.slot_freed.clone(),
         deaf: dispatch.deaf.clone(),
         pulse: listening_pulse,
@@ -75,20 +76,19 @@ pub(super) async fn run(
     // What waited while nobody worked.
     let mut backlog = true;
     // Only the wait is cut short: a claim under way is always followed by its jobs.
-    while let Some(candidates) =
-        shutdown.requested.run_until_cancelled(dispatch.next_candidates(&mut rung, backlog)).await
-    {
-        backlog = dispatch.claim_and_run(candidates).await;
+    while let Some(()) = shutdown.requested.run_until_cancelled(dispatch.wait(&mut wakeups, backlog)).await {
+        backlog = dispatch.claim_and_run().await;
     }
     listener.abort();
     dispatch.drain(shutdown).await;
 }
 
-/// Pops only what there are slots for, so that other hosts get the rest.
+/// Reads messages from Redis. Takes only as many as there are slots for, and the next ones when the claimer has begun with
+/// these, so that the rest wakes other hosts.
 struct Listener {
     context: Arc<Context>,
     ear: Ear,
-    heard: mpsc::Sender<Vec<JobId>>,
+    woken: mpsc::Sender<()>,
     slot_freed: Arc<Notify>,
     deaf: Arc<AtomicBool>,
     pulse: Pulse,
@@ -99,7 +99,7 @@ impl Listener {
         loop {
             self.pulse.beat();
             let free = self.context.me.slots.saturating_sub(self.context.leases.count());
-            let room = tokio::time::timeout(LONGEST_WAIT, self.heard.reserve());
+            let room = tokio::time::timeout(LONGEST_WAIT, self.woken.reserve());
             let Ok(room) = room.await else { continue };
             let Ok(room) = room else { return };
             if free == 0 {
@@ -109,11 +109,27 @@ impl Listener {
             let outcome = self.ear.listen(free).await;
             self.deaf.store(outcome == Heard::Deaf, Ordering::Relaxed);
             match outcome {
-                Heard::Jobs(ids) => room.send(ids),
+                Heard::Jobs => room.send(()),
                 Heard::Deaf => tokio::time::sleep(DEAF_POLL).await,
                 Heard::Silence => {}
             }
         }
+    }
+}
+
+/// A job's slot and lease, given up however its task ends.
+struct Slot {
+    context: Arc<Context>,
+    lease: Lease,
+    freed: Arc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.context.leases.release(self.lease);
+        // Both may wait for it: the claimer and the listener.
+        self.freed.notify_waiters();
+        self.freed.notify_one();
     }
 }
 
@@ -122,57 +138,53 @@ impl Dispatch {
         self.context.me.slots.saturating_sub(self.context.leases.count())
     }
 
-    async fn next_candidates(&self, rung: &mut mpsc::Receiver<Vec<JobId>>, backlog: bool) -> Candidates {
+    /// Returns when there is a free slot and a reason to claim.
+    async fn wait(&self, wakeups: &mut mpsc::Receiver<()>, backlog: bool) {
         self.pulse.beat();
         while self.free() == 0 {
             let _ = tokio::time::timeout(LONGEST_WAIT, self.slot_freed.notified()).await;
             self.pulse.beat();
         }
         if backlog {
-            return Candidates::Next;
+            return;
         }
         let period = if self.deaf.load(Ordering::Relaxed) { DEAF_POLL } else { IDLE_POLL };
         tokio::select! {
-            Some(ids) = rung.recv() => Candidates::Rung(ids),
-            () = self.context.wakeups.next() => Candidates::Next,
-            () = tokio::time::sleep(period.mul_f64(0.75 + 0.5 * random_unit())) => Candidates::Next,
+            message = wakeups.recv() => if message.is_none() {
+                // It has panicked. Without it every job would wait for a poll.
+                tracing::error!("the task that listens to Redis has ended; this process ends");
+                std::process::exit(EXIT_STATUS);
+            },
+            () = self.context.wakeups.next() => {}
+            () = tokio::time::sleep(period.mul_f64(0.75 + 0.5 * random_unit())) => {}
         }
     }
 
-    /// Whether there may be more to claim.
-    async fn claim_and_run(&self, candidates: Candidates) -> bool {
-        let free = self.free();
-        let wanted = match &candidates {
-            Candidates::Rung(ids) => ids.len(),
-            Candidates::Next => 1,
-        };
-        let claimed_at = Instant::now();
-        let jobs = match self.claim(&candidates, free).await {
-            Ok(jobs) => jobs,
+    /// Claims for all free slots. Answers whether to claim again as soon as one is free.
+    async fn claim_and_run(&self) -> bool {
+        let (claimed_at, free) = (Instant::now(), self.free());
+        match self.claim(free).await {
+            Ok(batch) => {
+                // With all slots taken, messages stay in Redis, and jobs may have come by the time one is free.
+                let again = batch.more || batch.jobs.len() == free;
+                for job in batch.jobs {
+                    self.start(job, claimed_at);
+                }
+                again
+            }
             Err(error) => {
                 tracing::warn!(%error, "could not claim");
                 tokio::time::sleep(DEAF_POLL).await;
-                return true;
+                true
             }
-        };
-        let count = jobs.len();
-        for job in jobs {
-            self.start(job, claimed_at);
-        }
-        match candidates {
-            // Some were not for us, or not due, or there was no room: look once at what is next.
-            Candidates::Rung(_) => count < wanted,
-            Candidates::Next => count > 0,
         }
     }
 
-    async fn claim(&self, candidates: &Candidates, free: usize) -> Result<Vec<Claimed>, DbError> {
+    async fn claim(&self, free: usize) -> Result<Batch, DbError> {
         let (context, lease) = (&self.context, LeaseId::new());
         let times = context.config.times;
         let sent_at = Instant::now();
-        let result =
-            claim::claim(&context.db, context.me, candidates, free, lease, (times.lease, times.job_deadline)).await;
-        match result {
+        match claim::claim(&context.db, context.me, free, lease, (times.lease, times.job_deadline)).await {
             Err(DbError::Unavailable(reason)) => {
                 // It may have been done: ask by the id that only we know, until the lease would be over.
                 while sent_at.elapsed() < times.self_fence() {
@@ -181,7 +193,7 @@ impl Dispatch {
                     match claim::recover(&context.db, context.me, lease).await {
                         // Nothing yet: the server may still be at it, as long as it lets a statement run.
                         Ok(jobs) if jobs.is_empty() && sent_at.elapsed() < STATEMENT => {}
-                        Ok(jobs) => return Ok(jobs),
+                        Ok(jobs) => return Ok(Batch { jobs, more: true }),
                         Err(_) => {}
                     }
                 }
@@ -194,15 +206,12 @@ impl Dispatch {
     fn start(&self, job: Claimed, claimed_at: Instant) {
         let held = self.context.leases.hold(job.lease, claimed_at);
         metrics::histogram!("job_wait_seconds", "kind" => job.kind.as_str()).record(job.waited);
-        let (context, slot_freed, release) = (self.context.clone(), self.slot_freed.clone(), self.release.clone());
+        let slot = Slot { context: self.context.clone(), lease: job.lease, freed: self.slot_freed.clone() };
+        let release = self.release.clone();
         let span = tracing::info_span!("job", id = %job.lease.job, kind = %job.kind, instance = %job.lease.instance);
         self.tasks.spawn(
             async move {
-                attempt::run(&context, &job, claimed_at, &held, &release).await;
-                context.leases.release(job.lease);
-                // Both may wait for it: the claimer and the listener.
-                slot_freed.notify_waiters();
-                slot_freed.notify_one();
+                attempt::run(&slot.context, &job, claimed_at, &held, &release).await;
             }
             .instrument(span),
         );

@@ -1,8 +1,9 @@
 //! Claiming jobs, with placement: one statement for a whole batch.
 //!
 //! A job is claimable by a host when it is due, no older job of its instance is unfinished, and its instance lives here
-//! or nowhere yet and fits. Tenants take turns; deletes come first. The caller must not run two claims of one host at
-//! once: the sum of what is committed here is read and added to in one statement, but not locked.
+//! or nowhere yet and fits. Deletes come first; then the next slot goes to the tenant that has the fewest here, so that no
+//! tenant gets more while another one with fewer waits. The caller must not run two claims of one host at once: the sum of
+//! what is committed here is read and added to in one statement, but not locked.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -25,15 +26,6 @@ pub struct Claimant {
     pub epoch: i64,
     /// Jobs that it runs at a time.
     pub slots: usize,
-}
-
-/// Which jobs to try.
-#[derive(Clone, Debug)]
-pub enum Candidates {
-    /// These, of which the bell told.
-    Rung(Vec<JobId>),
-    /// Whatever is next.
-    Next,
 }
 
 /// Proof of one claim: every later statement about the job must show it.
@@ -73,6 +65,13 @@ pub struct Claimed {
     pub age: Duration,
 }
 
+/// What one claim brought.
+pub struct Batch {
+    pub jobs: Vec<Claimed>,
+    /// Whether jobs that this host could run may be left: claim again as soon as there is a slot.
+    pub more: bool,
+}
+
 // `env` may hold the tenant's secrets.
 impl std::fmt::Debug for Claimed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,53 +79,10 @@ impl std::fmt::Debug for Claimed {
     }
 }
 
-/// The columns of an instance `i` that `claimed` reads.
-macro_rules! instance_columns {
-    () => {
-        "i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
-  i.mac, i.ports"
-    };
-}
-
-/// All columns that `claimed` reads, of a job `j` and its instance `i`.
-macro_rules! claimed_columns {
-    () => {
-        concat!(
-            "j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
-  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s, ",
-            instance_columns!()
-        )
-    };
-}
-
-/// Which of the jobs `j` this host may claim now: due, known, next in line for its instance, and here or with room here.
-macro_rules! eligible_sql {
-    ($jobs:literal) => {
-        concat!(
-            "select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
-       case when i.host_id is null then i.cpu_millis else 0 end as cpu,
-       case when i.host_id is null then i.memory_mib else 0 end as memory
-  from ",
-            $jobs,
-            " j join instances i on i.id = j.instance_id cross join me cross join load
-  where j.status = 'queued' and j.run_at <= now() and j.kind = any($4)
-    and (me.state = 'active' or j.urgent)
-    and not exists (select from jobs o where o.instance_id = j.instance_id and o.seq < j.seq
-                    and o.status in ('queued', 'running'))
-    and (i.host_id = me.id
-         or i.host_id is null
-            and coalesce(i.placement ->> 'host', me.name) in (me.name, me.id::text)
-            and me.labels @> coalesce(i.placement -> 'labels', '{}')
-            and (me.cpu_millis is null or load.cpu + i.cpu_millis <= me.cpu_millis)
-            and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))"
-        )
-    };
-}
-
-macro_rules! claim_sql {
-    ($($eligible:expr),*) => {
-        concat!(
-            "with recursive me as materialized (
+// A loose scan over the tenants that wait, then the first few of each that can go. The fewer tenants, the more of each;
+// of deletes as many as there are slots, since they go first. What cannot go now (too big, for another host) is looked
+// past, but not without end: neither it nor a long backlog may make this statement slow.
+const CLAIM: &str = "with recursive me as materialized (
   select h.id, h.name, h.state, h.labels, h.cpu_millis, h.memory_mib from hosts h
   where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
     and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
@@ -135,131 +91,116 @@ load as materialized (
   from instances i where i.host_id = $1 and i.status <> 'deleted'),
 busy as (
   select tenant_id, count(*) as running from jobs where lease_boot = $2 and status = 'running' group by tenant_id),
-",
-            $($eligible,)*
-            ",
-turns as (
-  select e.id, e.instance_id, e.tenant_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory,
-         coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id) as turn
-  from eligible e left join busy b using (tenant_id)),
-fair as (
-  -- While others wait, no tenant has more than half of the slots.
-  select id, instance_id, tenant_id, urgent, run_at, unplaced, cpu, memory, turn from turns
-  where urgent or turn <= greatest(1, $5::bigint / 2) or (select count(distinct tenant_id) from eligible) = 1),
-summed as (
-  select f.id, f.instance_id, f.urgent, f.run_at, f.unplaced, f.turn,
-         sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
-  from fair f window w as (order by urgent desc, turn, run_at, id rows unbounded preceding)),
-chosen as materialized (
-  select s.id, s.instance_id from summed s cross join me cross join load
-  where not s.unplaced
-     or (me.cpu_millis is null or load.cpu + s.cpu_sum <= me.cpu_millis)
-        and (me.memory_mib is null or load.memory + s.memory_sum <= me.memory_mib)
-  order by urgent desc, turn, run_at, id limit $6),
--- Both rows, and none that somebody else holds: what was waited for may be another's by now, and whoever waits for one
--- while holding many is half of a deadlock.
-locked as materialized (
-  select j.id from chosen c join jobs j on j.id = c.id join instances i on i.id = c.instance_id
-  where j.status = 'queued' and j.run_at <= now() and (i.host_id is null or i.host_id = $1)
-  for update of i, j skip locked),
-claimed as (
-  update jobs j set status = 'running', attempt = j.attempt + 1, host_id = $1,
-    lease_token = j.lease_token + 1, lease_id = $7, lease_boot = $2, lease_until = now() + make_interval(secs => $8),
-    deadline_at = now() + make_interval(secs => $9), started_at = coalesce(j.started_at, now())
-  from locked l where j.id = l.id
-  returning j.id, j.kind, j.instance_id, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at),
-placed as (
-  update instances i set host_id = $1, updated_at = now(),
-    status = coalesce((select t.becomes from unnest($10::text[], $11::text[], $12::text[]) as t (kind, was, becomes)
-                       where t.kind = c.kind and t.was = i.status), i.status)
-  from claimed c where i.id = c.instance_id returning ",
-            instance_columns!(),
-            ")
-select ",
-            claimed_columns!(),
-            "
-from claimed j join placed i on i.id = j.instance_id"
-        )
-    };
-}
-
-const RUNG: &str = claim_sql!("eligible as materialized (", eligible_sql!("jobs"), " and j.id = any($13::uuid[]))");
-
-// A loose scan over the tenants that wait, then the first few of each that can go. The fewer tenants, the more of each;
-// of deletes as many as there are slots, since they go first. What cannot go now (too big, for another host) is looked
-// past, but not without end: neither it nor a long backlog may make this statement slow.
-const NEXT: &str = claim_sql!(
-    "tenant (id) as (
+tenant (id) as (
   (select tenant_id from jobs where status = 'queued' order by tenant_id limit 1)
   union all
   select (select j.tenant_id from jobs j where j.status = 'queued' and j.tenant_id > t.id order by j.tenant_id limit 1)
   from tenant t where t.id is not null),
 share as materialized (
-  select greatest(1, 2 * $6::bigint / n) as taken, greatest(100, 10000 / n) as looked_at
+  select greatest(1, 2 * $5::bigint / n) as taken, greatest(100, 10000 / n) as looked_at
   from (select greatest(1, count(id)) as n from tenant) t),
 eligible as materialized (
   select e.id, e.instance_id, e.tenant_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory
-  from tenant t cross join lateral (
-    (",
-    eligible_sql!(
-        "(select id, instance_id, tenant_id, kind, status, seq, urgent, run_at from jobs
-       where status = 'queued' and tenant_id = t.id and urgent and run_at <= now() and (host_id is null or host_id = $1)
-       order by run_at limit (select looked_at from share))"
-    ),
-    " order by j.run_at limit $6)
-    union all
-    (",
-    eligible_sql!(
-        "(select id, instance_id, tenant_id, kind, status, seq, urgent, run_at from jobs
-       where status = 'queued' and tenant_id = t.id and not urgent and run_at <= now() and (host_id is null or host_id = $1)
-       order by run_at limit (select looked_at from share))"
-    ),
-    " order by j.run_at limit (select taken from share))) e
-  where $13::uuid[] is null)"
-);
+  from tenant t cross join share
+  cross join lateral (values (true, $5::bigint), (false, share.taken)) as class (urgent, taken)
+  cross join lateral (
+    select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
+      case when i.host_id is null then i.cpu_millis else 0 end as cpu,
+      case when i.host_id is null then i.memory_mib else 0 end as memory
+    from (select id, instance_id, tenant_id, urgent, run_at, seq, kind from jobs
+          where status = 'queued' and tenant_id = t.id and urgent = class.urgent and run_at <= now()
+            and (host_id is null or host_id = $1)
+          order by run_at limit share.looked_at) j
+    join instances i on i.id = j.instance_id cross join me cross join load
+    where j.kind = any($4) and (me.state = 'active' or j.urgent)
+      and not exists (select from jobs o where o.instance_id = j.instance_id and o.seq < j.seq
+                      and o.status in ('queued', 'running'))
+      and (i.host_id = me.id
+           or i.host_id is null
+              and coalesce(i.placement ->> 'host', me.name) in (me.name, me.id::text)
+              and me.labels @> coalesce(i.placement -> 'labels', '{}')
+              and (me.cpu_millis is null or load.cpu + i.cpu_millis <= me.cpu_millis)
+              and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))
+    order by j.run_at limit class.taken) e),
+turns as (
+  select e.id, e.instance_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory,
+    coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id) as turn,
+    count(*) over (partition by e.tenant_id) as of_tenant
+  from eligible e left join busy b using (tenant_id)),
+summed as (
+  select t.id, t.instance_id, t.urgent, t.run_at, t.unplaced, t.turn, sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
+  from turns t window w as (order by urgent desc, turn, run_at, id rows unbounded preceding)),
+chosen as materialized (
+  select s.id, s.instance_id, s.urgent, s.turn, s.run_at from summed s cross join me cross join load
+  where not s.unplaced
+     or (me.cpu_millis is null or load.cpu + s.cpu_sum <= me.cpu_millis)
+        and (me.memory_mib is null or load.memory + s.memory_sum <= me.memory_mib)
+  order by s.urgent desc, s.turn, s.run_at, s.id limit 2 * $5::bigint),
+-- Both rows, and none that somebody else holds: what was waited for may be another's by now, and whoever waits for one
+-- while holding many is half of a deadlock. Twice as many were chosen, so that a host that claims at the same time leaves
+-- some.
+locked as materialized (
+  select j.id from chosen c join jobs j on j.id = c.id join instances i on i.id = c.instance_id
+  where j.status = 'queued' and j.run_at <= now() and (i.host_id is null or i.host_id = $1)
+  order by c.urgent desc, c.turn, c.run_at, c.id limit $5 for update of i, j skip locked),
+claimed as (
+  update jobs j set status = 'running', attempt = j.attempt + 1, host_id = $1,
+    lease_token = j.lease_token + 1, lease_id = $6, lease_boot = $2, lease_until = now() + make_interval(secs => $7),
+    deadline_at = now() + make_interval(secs => $8), started_at = coalesce(j.started_at, now())
+  from locked l where j.id = l.id
+  returning j.id, j.instance_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at),
+placed as (
+  update instances i set host_id = $1, updated_at = now(),
+    status = coalesce((select t.becomes from unnest($9::text[], $10::text[], $11::text[]) as t (kind, was, becomes)
+                       where t.kind = c.kind and t.was = i.status), i.status)
+  from claimed c where i.id = c.instance_id
+  returning i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr,
+    i.address, i.mac, i.ports),
+-- Something was left, or a tenant may have more than was looked for.
+left_over as (
+  select count(*) > (select count(*) from claimed) or max(of_tenant) >= (select taken from share) as more from turns)
+select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s,
+  i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
+  i.mac, i.ports, left_over.more
+from claimed j join placed i on i.id = j.instance_id cross join left_over";
 
-/// Claims at most `free` jobs. An error means that the outcome is unknown: `recover` asks.
+/// Claims at most `free` jobs, in the order that the module's header states. An error means that the outcome is unknown:
+/// `recover` asks.
 ///
 /// # Errors
 /// As the database says.
 pub async fn claim(
     db: &DualDb,
     me: Claimant,
-    candidates: &Candidates,
     free: usize,
     lease: LeaseId,
     times: (Duration, Duration),
-) -> Result<Vec<Claimed>, DbError> {
+) -> Result<Batch, DbError> {
     let (kinds, was, becomes) = Transition::table_by_kind(Transition::Claimed);
     let known: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    let (sql, ids) = match candidates {
-        Candidates::Rung(ids) => (RUNG, Some(ids.iter().map(|id| id.uuid()).collect::<Vec<Uuid>>())),
-        Candidates::Next => (NEXT, None),
-    };
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let rows = db
         .write()
         .await?
         .query(
-            sql,
+            CLAIM,
             &[
                 &me.host.uuid(),
                 &me.boot.uuid(),
                 &me.epoch,
                 &known,
-                &count(me.slots),
-                &count(free),
+                &i64::try_from(free).unwrap_or(i64::MAX),
                 &lease.uuid(),
                 &times.0.as_secs_f64(),
                 &times.1.as_secs_f64(),
                 &kinds,
                 &was,
                 &becomes,
-                &ids,
             ],
         )
         .await?;
-    Ok(readable(&rows, lease))
+    let more = rows.first().is_some_and(|row| row.get("more"));
+    Ok(Batch { jobs: readable(&rows, lease), more })
 }
 
 /// What a claim whose answer was lost had taken.
@@ -271,12 +212,13 @@ pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Cl
         .write()
         .await?
         .query(
-            concat!(
-                "select ",
-                claimed_columns!(),
-                " from jobs j join instances i on i.id = j.instance_id
-                 where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'"
-            ),
+            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+               extract(epoch from now() - j.run_at)::float8 as waited_s,
+               extract(epoch from now() - j.created_at)::float8 as age_s,
+               i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr,
+               i.address, i.mac, i.ports
+             from jobs j join instances i on i.id = j.instance_id
+             where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'",
             &[&lease.uuid(), &me.boot.uuid()],
         )
         .await?;

@@ -12,11 +12,11 @@ use fred::{
     types::lists::LMoveDirection,
 };
 
-use super::{Door, ProvisionJob};
+use super::Door;
 use crate::{
     config::redis::RedisConfig,
     core::{
-        id::{ClusterId, HostId, JobId},
+        id::{ClusterId, HostId},
         redis::{self, RedisError},
     },
 };
@@ -34,7 +34,8 @@ pub struct Ear {
 /// What a pop brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
-    Jobs(Vec<JobId>),
+    /// Messages: there are jobs to claim.
+    Jobs,
     Silence,
     /// Redis does not answer; poll more often.
     Deaf,
@@ -48,7 +49,7 @@ impl Ear {
         Ok(Self { client: redis::waiting_client(config)?, lists })
     }
 
-    /// Waits for at most `most` messages of one list, this host's own first.
+    /// Waits for messages and removes at most `most` of one list, this host's own first.
     pub async fn listen(&self, most: usize) -> Heard {
         let asked = Instant::now();
         let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
@@ -60,10 +61,8 @@ impl Ear {
         );
         match tokio::time::timeout(PATIENCE, pop).await {
             Ok(Ok(None)) => Heard::Silence,
-            Ok(Ok(Some(lists))) => {
-                let messages = lists.into_values().flatten();
-                Heard::Jobs(messages.filter_map(|text| Some(ProvisionJob::decode(&text)?.job)).collect())
-            }
+            // Which jobs they name does not matter: they may be taken by now, and the claim decides.
+            Ok(Ok(Some(_))) => Heard::Jobs,
             // fred turns the null of a pop that brought nothing into this error; that server answered, and in time.
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout && asked.elapsed() >= BLOCK / 2 => Heard::Silence,
             Ok(Err(error)) => {

@@ -5,10 +5,7 @@ use std::collections::HashSet;
 use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
-    protocol::{
-        accept_delete,
-        claim::{Candidates, Claimant},
-    },
+    protocol::{accept_delete, claim::Claimant},
 };
 use futures_util::future;
 use tokio::sync::Barrier;
@@ -20,26 +17,20 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
     let lab = Lab::new().await;
     let jobs: HashSet<JobId> =
         lab.create_many(lab.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
-    let rung: Vec<JobId> = jobs.iter().copied().collect();
     let hosts = [lab.host("h1", None).await, lab.host("h2", None).await, lab.host("h3", None).await];
     let all_begin = Barrier::new(hosts.len());
     let race = hosts.map(|me| {
-        let (lab, rung, all_begin) = (&lab, &rung, &all_begin);
+        let (lab, all_begin) = (&lab, &all_begin);
         async move {
             let mut mine = Vec::new();
-            // By the bell and from the backlog in turn, until an empty hand says that nothing is left.
+            // Until an empty hand says that nothing is left.
             for round in 0.. {
                 // Nobody is done before everybody has begun.
                 if round < 3 {
                     all_begin.wait().await;
                 }
-                let of_bell = Candidates::Rung(rung[(round * 16) % 480..][..20].to_vec());
-                let got =
-                    claim(&lab.db, me, if round % 2 == 0 { &of_bell } else { &Candidates::Next }, 16).await.unwrap();
-                if got.is_empty()
-                    && round % 2 == 1
-                    && lab.count("select count(*) from jobs where status = 'queued'").await == 0
-                {
+                let got = claim(&lab.db, me, 16).await.unwrap().jobs;
+                if got.is_empty() && lab.count("select count(*) from jobs where status = 'queued'").await == 0 {
                     break;
                 }
                 mine.extend(got.into_iter().map(|job| (job.lease.job, job.lease.token)));
@@ -55,17 +46,6 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
     assert!(claimed.iter().all(|(_, token)| *token == 1));
     let doubly = "select count(*) from jobs j join instances i on i.id = j.instance_id where j.host_id is distinct from i.host_id";
     assert_eq!(lab.count(doubly).await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_message_ten_times_in_one_hand_is_one_job_and_takes_one_place() {
-    let lab = Lab::new().await;
-    let me = lab.host("h1", Some(256)).await;
-    let first = lab.create(lab.tenant, &spec(128)).await;
-    let second = lab.create(lab.tenant, &spec(128)).await;
-    let rung = Candidates::Rung([vec![first.job; 10], vec![second.job]].concat());
-    let got = claim(&lab.db, me, &rung, 2).await.unwrap();
-    assert_eq!(got.iter().map(|job| job.lease.job).collect::<HashSet<_>>(), [first.job, second.job].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,21 +119,83 @@ async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() 
 
     let next = lab.claim_next(me, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
-    let next = lab.claim_next(me, 7).await;
     // The flood has half of the slots already: while the other waits, it gets no more.
+    let next = lab.claim_next(me, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [single.job]);
     assert_eq!(lab.claim_next(me, 7).await.len(), 7, "nobody else waits any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
+    let lab = Lab::new().await;
+    let me = Claimant { slots: 4, ..lab.host("h1", None).await };
+    let late = tenant(&lab.db, "late").await;
+    lab.create_many(lab.tenant, &spec(1), 32).await;
+    let mut of_early = lab.claim_next(me, 4).await;
+    assert_eq!(of_early.len(), 4, "alone, it may have all slots");
+    let late_jobs: HashSet<JobId> =
+        lab.create_many(late, &spec(1), 8).await.into_iter().map(|instance| instance.job).collect();
+
+    // Each round one of the early tenant's jobs ends. Held by early and late: 4 and 0, 3 and 1, 2 and 2, 2 and 2, 2 and 2.
+    let mut turns = Vec::new();
+    for _ in 0..4 {
+        lab.succeed(&of_early.remove(0)).await;
+        let next = lab.claim_next(me, 1).await.remove(0);
+        turns.push(late_jobs.contains(&next.lease.job));
+        if !late_jobs.contains(&next.lease.job) {
+            of_early.push(next);
+        }
+    }
+
+    assert_eq!(turns, [true, true, false, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_claim_divides_its_slots_among_the_tenants_that_wait() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", None).await;
+    let (second, third) = (tenant(&lab.db, "second").await, tenant(&lab.db, "third").await);
+    for (tenant, count) in [(lab.tenant, 32), (second, 32), (third, 2)] {
+        lab.create_many(tenant, &spec(1), count).await;
+    }
+
+    lab.claim_next(me, 12).await;
+
+    let counts = "select array_agg(n order by n) from
+                  (select count(*) as n from jobs where status = 'running' group by tenant_id) t";
+    let counts: Vec<i64> = lab.sql.query_one(counts, &[]).await.unwrap().get(0);
+    assert_eq!(counts, [2, 5, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claim_tells_whether_jobs_are_left() {
+    let lab = Lab::new().await;
+    let me = lab.host("h1", Some(256)).await;
+    assert!(!claim(&lab.db, me, 4).await.unwrap().more, "nothing waits");
+
+    lab.create(lab.tenant, &spec(64)).await;
+    assert!(!claim(&lab.db, me, 4).await.unwrap().more, "it was the only one");
+
+    lab.create_many(lab.tenant, &spec(32), 3).await;
+    assert!(claim(&lab.db, me, 2).await.unwrap().more, "one is left");
+    assert!(!claim(&lab.db, me, 2).await.unwrap().more, "it was the last");
+
+    // Each of them fits now, both together do not: with the smaller one claimed, the other does not fit any more.
+    lab.create_many(lab.tenant, &spec(64), 2).await;
+    let first = claim(&lab.db, me, 4).await.unwrap();
+    assert_eq!((first.jobs.len(), first.more), (1, true));
+    let second = claim(&lab.db, me, 4).await.unwrap();
+    assert_eq!((second.jobs.len(), second.more), (0, false), "no reason to claim again at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_gives_nothing_out_until_it_goes_on() {
     let lab = Lab::new().await;
     let me = lab.host("h1", None).await;
-    let instance = lab.create(lab.tenant, &spec(1)).await;
+    lab.create(lab.tenant, &spec(1)).await;
     for scope in ["all".to_owned(), format!("host:{}", me.host)] {
         lab.sql.execute("insert into queue_control (scope, paused) values ($1, true)", &[&scope]).await.unwrap();
         assert!(lab.claim_next(me, 1).await.is_empty());
-        assert!(claim(&lab.db, me, &Candidates::Rung(vec![instance.job]), 1).await.unwrap().is_empty());
         lab.sql.execute("update queue_control set paused = false", &[]).await.unwrap();
     }
     assert_eq!(lab.claim_next(me, 1).await.len(), 1);

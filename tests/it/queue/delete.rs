@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use app::core::protocol::{accept_delete, claim::Candidates, finish::Outcome};
+use app::core::protocol::{accept_delete, finish::Outcome};
 use serde_json::json;
 
 use super::{
     crash::{column, step_begun},
-    lab::{Lab, claim, spec},
+    lab::{Lab, spec},
     ledger::leftovers,
 };
 use crate::support::{Cluster, eventually};
@@ -100,8 +100,8 @@ async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_
     lab.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
     let job = lab.job(instance.job).await;
     assert_eq!(job["status"], "cancelled", "{job}");
-    let next = claim(&lab.db, me, &Candidates::Rung(vec![deletion.job]), 1).await.unwrap();
-    assert_eq!(next.len(), 1);
+    let next = lab.claim_next(me, 1).await;
+    assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [deletion.job]);
 }
 
 /// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.

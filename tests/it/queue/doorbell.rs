@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use app::core::{kind::JobKind, queue::ProvisionJob};
+use app::core::{id::JobId, kind::JobKind, queue::ProvisionJob};
 use futures_util::future;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::ledger::{assert_exactly_once, ledger};
-use crate::support::{Client, Cluster, eventually, redis_server::RedisServer};
+use crate::support::{Client, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
 
 /// A pause between two polls, and all the work on a busy machine. How long the pauses are is counted: see `pause`.
 const BY_POLL: Duration = Duration::from_secs(15);
@@ -149,4 +149,45 @@ async fn a_bell_rung_ten_times_for_two_hosts_is_one_container() {
         (redis.cli(&["llen", &list]).trim() == "0").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_for_jobs_that_are_taken_cost_one_claim_per_read() {
+    const SLOTS: u64 = 4;
+    const MESSAGES: u64 = 60;
+    let redis = RedisServer::start();
+    let mut cluster = Cluster::simulated().await;
+    cluster.redis_url = redis.url();
+    let proxy = Proxy::start(&cluster.database_url).await;
+    // For the worker alone: what the test asks is not counted.
+    let direct = std::mem::replace(&mut cluster.database_url, proxy.url.clone());
+    // Heartbeats, housekeeping and checks come at the start and then not for an hour.
+    cluster.set("APP_LEASE_MS", 3_600_000).set("APP_RECHECK_MS", 3_600_000).set("APP_ORPHAN_GRACE_MS", 3_600_000);
+    cluster.set("WORK_CONCURRENCY", SLOTS).set("DB_MAX_CONNS", 2);
+    let _worker = cluster.work();
+    cluster.database_url = direct;
+    let list = format!("app:{}:q:{{any}}", cluster.id().await);
+    let message = ProvisionJob::new(JobId::new(), JobKind::Provision).encode();
+    let read = async |messages: u64| {
+        let messages = vec![message.as_str(); usize::try_from(messages).unwrap()];
+        redis.cli(&[vec!["rpush", list.as_str()], messages].concat());
+        eventually("all messages read", Duration::from_secs(30), async || {
+            (redis.cli(&["llen", &list]).trim() == "0").then_some(())
+        })
+        .await;
+    };
+    // The connection, its statements, and what is done once at the start.
+    read(SLOTS).await;
+    pause(&cluster).await;
+
+    let (trips, started) = (proxy.round_trips(), Instant::now());
+    read(MESSAGES).await;
+    // Whatever they set off is over when the worker is back to its polls.
+    let pause = pause(&cluster).await;
+
+    let trips = proxy.round_trips() - trips;
+    // A poll in 1.5 s (2 s less jitter), and the gauges' statement in 5 s.
+    let within = |period: f64| (started.elapsed().as_secs_f64() / period).ceil() as u64;
+    assert!(pause > Duration::from_millis(1400), "{pause:?}");
+    assert!(trips <= MESSAGES / SLOTS + within(1.5) + within(5.0) + 1, "{trips} round trips");
 }

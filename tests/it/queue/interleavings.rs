@@ -3,11 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use app::core::{
-    id::JobId,
     kind::JobKind,
     protocol::{
         accept_delete,
-        claim::{Candidates, Claimant, Claimed, Lease},
+        claim::{Claimant, Claimed, Lease},
         finish::{Cause, Outcome, finish},
         heartbeat::heartbeat,
         reap,
@@ -18,16 +17,13 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::lab::{LEASE, Lab, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// By the bell (`true`) or from the backlog.
     Claim {
         worker: usize,
-        rung: bool,
     },
     /// With any lease it ever had.
     Heartbeat {
@@ -65,7 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(How::Stopped)
     ];
     prop_oneof![
-        5 => (worker.clone(), any::<bool>()).prop_map(|(worker, rung)| Step::Claim { worker, rung }),
+        5 => worker.clone().prop_map(|worker| Step::Claim { worker }),
         2 => (worker.clone(), which.clone()).prop_map(|(worker, which)| Step::Heartbeat { worker, which }),
         4 => (worker, which, how).prop_map(|(worker, which, how)| Step::Finish { worker, which, how }),
         2 => Just(Step::Expire),
@@ -134,7 +130,7 @@ impl Case<'_> {
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Claim { worker, rung } => self.claim(worker, rung).await,
+            Step::Claim { worker } => self.claim(worker).await,
             Step::Heartbeat { worker, which } => {
                 let Some(lease) = self.claims[worker].get(which).map(|claimed| claimed.lease) else { return };
                 let (before, alive) = (self.state().await, self.is_alive(lease).await);
@@ -166,16 +162,10 @@ impl Case<'_> {
         }
     }
 
-    async fn claim(&mut self, worker: usize, rung: bool) {
+    async fn claim(&mut self, worker: usize) {
         let before = self.state().await;
-        let candidates = if rung {
-            let id = |job: &Value| JobId::from(job["id"].as_str().unwrap().parse::<Uuid>().unwrap());
-            Candidates::Rung(before.jobs.iter().map(id).collect())
-        } else {
-            Candidates::Next
-        };
         let me = self.workers[worker];
-        let got = claim(&self.lab.db, me, &candidates, 16).await.unwrap();
+        let got = claim(&self.lab.db, me, 16).await.unwrap().jobs;
         assert!(got.len() <= 1);
         for claimed in got {
             let pinned = &before.instance["host_id"];
@@ -237,7 +227,7 @@ impl Case<'_> {
             }
             self.expire().await;
             for worker in 0..2 {
-                self.claim(worker, false).await;
+                self.claim(worker).await;
                 let Some(claimed) = self.claims[worker].first().cloned() else { continue };
                 let outcome = outcome(How::Success, &claimed, &self.state().await);
                 finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();

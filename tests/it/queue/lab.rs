@@ -15,7 +15,7 @@ use app::{
         protocol::{
             accept_create::{self, Accepted, Create},
             boot::{self, Process},
-            claim::{self, Candidates, Claimant, Claimed},
+            claim::{self, Batch, Claimant, Claimed},
             finish::{self, Outcome},
         },
         tenants,
@@ -60,7 +60,7 @@ impl Lab {
     }
 
     pub async fn claim_next(&self, me: Claimant, free: usize) -> Vec<Claimed> {
-        claim(&self.db, me, &Candidates::Next, free).await.unwrap()
+        claim(&self.db, me, free).await.unwrap().jobs
     }
 
     /// Demands that the lease still held.
@@ -100,8 +100,8 @@ pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Resul
     }
 }
 
-pub async fn claim(db: &DualDb, me: Claimant, which: &Candidates, free: usize) -> Result<Vec<Claimed>, DbError> {
-    claim::claim(db, me, which, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
+pub async fn claim(db: &DualDb, me: Claimant, free: usize) -> Result<Batch, DbError> {
+    claim::claim(db, me, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
 }
 
 pub fn spec(memory_mib: i32) -> InstanceSpec {

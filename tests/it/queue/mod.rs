@@ -7,6 +7,7 @@ mod crash;
 mod delete;
 mod doorbell;
 mod drain;
+mod fairness;
 mod hosts;
 mod interleavings;
 mod lab;
