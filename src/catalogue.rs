@@ -63,7 +63,11 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "jobs_ended_total", "Attempts, by how they ended."),
     (Histogram, "instance_provisioning_seconds", "From an accepted POST until its instance ran."),
     (Gauge, "worker_slots", "Jobs that this worker can do at a time."),
-    (Counter, "worker_loop_stalls_total", "Loops that stood still for 15 s."),
+    (
+        Counter,
+        "worker_loop_stalls_total",
+        "Seconds in which a loop had stood still for long: 15 s at the default lease.",
+    ),
     (Gauge, "host_containers", "Containers of this cluster on this host."),
     (Counter, "host_orphans_removed_total", "Containers removed that nobody owned."),
     (Gauge, "host_foreign_containers", "Containers of this cluster on this engine that belong to another host."),

@@ -94,6 +94,12 @@ impl LeaseTimes {
         self.lease / 3
     }
 
+    /// A loop of the worker that stands still for this long ends the process. It follows the lease within bounds: a loop that
+    /// waits for a statement or for Redis is rightly still for some 5 s, and one that hangs must not do so for hours.
+    pub fn loop_limit(&self) -> Duration {
+        (self.lease * 3 / 2).clamp(Duration::from_secs(15), Duration::from_secs(45))
+    }
+
     /// A worker silent for this long may be replaced by another process of the same host name.
     pub fn boot_silence(&self) -> Duration {
         self.lease / 2

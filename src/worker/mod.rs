@@ -88,7 +88,7 @@ pub async fn run(
         });
     }
     let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
-    watchdog::watch(vec![claiming.clone(), listening.clone()]);
+    watchdog::watch(vec![claiming.clone(), listening.clone()], context.config.times.loop_limit());
     dispatch::run(&context, ear, (claiming, listening), &shutdown).await;
     // Heartbeats go on until the last job has ended.
     background.cancel();

@@ -15,3 +15,4 @@ mod lease;
 mod ledger;
 mod placement;
 mod restart;
+mod watchdog;
