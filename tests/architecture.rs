@@ -53,7 +53,7 @@ const ARROWS: &[Arrow] = &[
         &["core", "http", "backend", "config", "shutdown", "telemetry"],
         "worker sees core, http, backend, config, shutdown and telemetry; never api or roles",
     ),
-    arrow(&["backend"], &["core::id"], "backend knows only ids and its own specs"),
+    arrow(&["backend"], &["core::id", "core::text"], "backend knows only ids, clean texts and its own specs"),
     arrow(&["http"], &["core::invalid", "core::page"], "http knows only core::invalid and core::page"),
     arrow(
         &["telemetry"],
@@ -82,6 +82,7 @@ const ARROWS: &[Arrow] = &[
             "core::kind",
             "core::page",
             "core::invalid",
+            "core::text",
             "core::redis",
             "core::breaker",
             "config",
@@ -96,7 +97,7 @@ const ARROWS: &[Arrow] = &[
     ),
     arrow(&["core::watch"], &["core::db"], "the watch knows how to ask, and no noun"),
     arrow(
-        &["core::id", "core::invalid", "core::kind", "core::page", "core::breaker"],
+        &["core::id", "core::invalid", "core::kind", "core::page", "core::text", "core::breaker"],
         &[],
         "plain values import nothing of ours",
     ),

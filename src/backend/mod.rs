@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::Duration};
 use cidr::Ipv4Cidr;
 use futures_util::stream::BoxStream;
 
-use crate::core::id::{HostId, InstanceId, JobId, NetworkId};
+use crate::core::{
+    id::{HostId, InstanceId, JobId, NetworkId},
+    text::CleanText,
+};
 
 pub use error::BackendError;
 
@@ -141,7 +144,7 @@ pub struct Changed {
 }
 
 /// Called with one human-readable line of progress, at most a few times a second.
-pub type Progress<'a> = &'a (dyn Fn(String) + Send + Sync);
+pub type Progress<'a> = &'a (dyn Fn(CleanText) + Send + Sync);
 
 /// Runs containers. An instance's container is known by what it carries, so that one which was renamed is found. Should
 /// several carry the same instance, the one with the right name is meant, else the newest; `stop` and `remove` mean all.

@@ -20,4 +20,5 @@ pub mod protocol;
 pub mod queue;
 pub mod redis;
 pub mod tenants;
+pub mod text;
 pub mod watch;

@@ -15,12 +15,14 @@ use super::{
     leases::{Halt, Held},
 };
 use crate::core::{
+    db::DbError,
     jobs::retry,
     kind::JobKind,
     protocol::{
         claim::Claimed,
         finish::{Cause, Outcome, finish},
     },
+    text::CleanText,
 };
 
 /// While Postgres is away, how long until the end is written again.
@@ -54,7 +56,7 @@ async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &C
         () = release.cancelled() => return Some(Outcome::Again { after: Duration::ZERO, cause: None, counts: false }),
     };
     let outcome = match result {
-        Ok(Ok(container_id)) => Outcome::Succeeded { container_id },
+        Ok(Ok(container_id)) => Outcome::Succeeded { container_id: container_id.map(CleanText::from) },
         Ok(Err(JobError::Halted(Halt::Lost))) => return None,
         Ok(Err(JobError::Halted(Halt::Cancelled))) => Outcome::Cancelled,
         Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
@@ -63,7 +65,7 @@ async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &C
                 _ = tokio::time::timeout(UNDO, jobs::abandon(context, job, held)) => {}
                 () = held.lost.cancelled() => return None,
             }
-            let detail = format!("the attempt took longer than {} s", deadline.as_secs());
+            let detail = format!("the attempt took longer than {} s", deadline.as_secs()).into();
             after_fault(job, Fault::GiveUp(Cause { code: "deadline_exceeded", detail }))
         }
     };
@@ -82,24 +84,20 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
     }
 }
 
-/// Writes how the attempt ended, trying as long as the lease lasts.
-async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<Held>, outcome: Outcome) {
-    let steps = held.steps.all();
-    loop {
-        match finish(&context.db, job.lease, job.kind, &outcome, steps.clone()).await {
-            Ok(true) => break,
-            Ok(false) => {
-                tracing::warn!("the lease was lost before the job's end could be written");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not write the job's end; trying again");
-                tokio::select! {
-                    () = held.lost.cancelled() => return,
-                    () = tokio::time::sleep(AGAIN) => {}
-                }
-            }
+/// Writes how the attempt ended.
+async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<Held>, mut outcome: Outcome) {
+    let is_written = loop {
+        let result = finish(&context.db, job.lease, job.kind, &outcome, held.steps.all()).await;
+        if result.as_ref().is_err_and(DbError::is_about_the_data) {
+            held.steps.drop_details();
+            outcome.drop_details();
         }
+        if let Some(is_written) = settled(held, result).await {
+            break is_written;
+        }
+    };
+    if !is_written {
+        return;
     }
     let label = match &outcome {
         Outcome::Succeeded { .. } => "succeeded",
@@ -125,12 +123,30 @@ async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<H
             tracing::info!(?cause, ?after, "will be tried again");
             context.wakeups.after(after);
         }
-        Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = cause.detail, "failed"),
+        Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = %cause.detail, "failed"),
         Outcome::Cancelled | Outcome::Superseded => {
             tracing::info!(label, "ended");
             // What comes next on the instance waited for this.
             context.wakeups.after(Duration::ZERO);
         }
         Outcome::Succeeded { container_id: None } => tracing::info!("done"),
+    }
+}
+
+/// Whether the job's end was written; `None`, after a pause: it could not be, and the lease is still ours.
+async fn settled(held: &Held, result: Result<bool, DbError>) -> Option<bool> {
+    match result {
+        Ok(true) => Some(true),
+        Ok(false) => {
+            tracing::warn!("the lease was lost before the job's end could be written");
+            Some(false)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "could not write the job's end; trying again");
+            tokio::select! {
+                () = held.lost.cancelled() => Some(false),
+                () = tokio::time::sleep(AGAIN) => None,
+            }
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! What an error means for a job: try again, or give up with the API's name for the cause. One table, exhaustive.
 
-use crate::{backend::BackendError, core::protocol::finish::Cause};
+use crate::{
+    backend::BackendError,
+    core::{protocol::finish::Cause, text::CleanText},
+};
 
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub enum Fault {
 
 impl From<&BackendError> for Fault {
     fn from(error: &BackendError) -> Self {
-        let cause = |code, detail: &str| Cause { code, detail: detail.to_owned() };
+        let cause = |code, detail: &CleanText| Cause { code, detail: detail.clone() };
         match error {
             BackendError::ImageNotFound(detail) => Self::GiveUp(cause("image_not_found", detail)),
             // Final as well: whoever asked wants to know now, not after eight attempts.

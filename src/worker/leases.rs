@@ -17,7 +17,7 @@ use super::{health::Health, steps::Steps};
 use crate::{
     config::worker::LeaseTimes,
     core::{
-        db::DualDb,
+        db::{DbError, DualDb},
         id::{InstanceId, JobId},
         protocol::{
             claim::{Claimant, Lease},
@@ -145,20 +145,58 @@ impl Leases {
         }
     }
 
+    /// Extends the leases of these jobs and writes their steps that changed.
     async fn beat(&self, jobs: Vec<Arc<Held>>) {
+        let leases: Vec<_> = jobs.iter().map(|held| (held.lease, held.steps.take_changed())).collect();
+        match self.send(&jobs, &leases).await {
+            Ok(()) => {}
+            Err(error) if error.is_about_the_data() => {
+                tracing::warn!(%error, "heartbeat refused; sending it without steps, then job by job");
+                self.beat_separately(&jobs, &leases).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "heartbeat failed");
+                jobs.iter().for_each(|held| held.steps.put_back());
+            }
+        }
+    }
+
+    /// After a heartbeat that Postgres refused because of what one job wrote: that job can only lose itself.
+    async fn beat_separately(&self, jobs: &[Arc<Held>], leases: &[(Lease, Option<Value>)]) {
+        let without_steps: Vec<_> = leases.iter().map(|(lease, _)| (*lease, None)).collect();
+        let extended = self.send(jobs, &without_steps).await.is_ok();
+        for (held, (lease, steps)) in jobs.iter().zip(leases) {
+            let job = std::slice::from_ref(held);
+            if steps.is_some() {
+                match self.send(job, &[(*lease, steps.clone())]).await {
+                    Ok(()) => continue,
+                    Err(error) if error.is_about_the_data() => {
+                        tracing::warn!(%error, job = %lease.job, "steps refused; writing them without details");
+                        held.steps.drop_details();
+                    }
+                    Err(error) => tracing::warn!(%error, job = %lease.job, "heartbeat failed"),
+                }
+                held.steps.put_back();
+            }
+            if !extended && let Err(error) = self.send(job, &[(*lease, None)]).await {
+                tracing::warn!(%error, job = %lease.job, "heartbeat of one job failed; its lease was not extended");
+            }
+        }
+    }
+
+    /// Sends one heartbeat and acts on its answer.
+    async fn send(&self, jobs: &[Arc<Held>], leases: &[(Lease, Option<Value>)]) -> Result<(), DbError> {
         let sent_at = Instant::now();
-        let leases: Vec<(Lease, Option<Value>)> =
-            jobs.iter().map(|held| (held.lease, held.steps.take_changed())).collect();
-        match heartbeat(&self.db, self.me, &leases, self.times.lease).await {
-            Ok(None) => {
+        match heartbeat(&self.db, self.me, leases, self.times.lease).await? {
+            None => {
                 tracing::error!(
                     "another worker has taken this host's name; this one is given nothing any more: stop it"
                 );
                 jobs.iter().for_each(|held| held.lost.cancel());
             }
-            Ok(Some(ours)) => {
+            Some(ours) => {
                 self.health.beat();
-                for held in &jobs {
+                for held in jobs {
                     match ours.get(&held.lease.job) {
                         Some(beat) => {
                             *held.beat_at_mut() = sent_at;
@@ -175,11 +213,8 @@ impl Leases {
                     }
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "heartbeat failed");
-                jobs.iter().for_each(|held| held.steps.put_back());
-            }
         }
+        Ok(())
     }
 
     fn all(&self) -> Vec<Arc<Held>> {

@@ -1,4 +1,7 @@
 //! The steps of one attempt as its owner will see them; kept here, written along with the heartbeat.
+//!
+//! Each attempt starts with none and has seven at most (`jobs/`: five to provision, `undo` of the failure and `undo` of the
+//! deadline), each with a detail of 2 KiB at most, so what is written stays small.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +9,10 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::core::jobs::step::{Step, StepStatus};
+use crate::core::{
+    jobs::step::{Step, StepStatus},
+    text::CleanText,
+};
 
 pub struct Steps {
     state: Mutex<State>,
@@ -38,7 +44,7 @@ impl Steps {
     }
 
     /// The newest step of that name made progress.
-    pub fn progress(&self, name: &str, detail: String) {
+    pub fn progress(&self, name: &str, detail: CleanText) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
                 step.detail = Some(detail);
@@ -47,7 +53,7 @@ impl Steps {
     }
 
     /// The newest step of that name ended. `detail`: why it failed.
-    pub fn end(&self, name: &str, status: StepStatus, detail: Option<String>) {
+    pub fn end(&self, name: &str, status: StepStatus, detail: Option<CleanText>) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
                 step.status = status;
@@ -70,6 +76,11 @@ impl Steps {
     /// What was taken could not be written: it is still to be written.
     pub fn put_back(&self) {
         self.state().changed = true;
+    }
+
+    /// Postgres refuses the steps because of their details: from now on they are written without.
+    pub fn drop_details(&self) {
+        self.state().steps.iter_mut().for_each(|step| step.detail = None);
     }
 
     /// All of them, for the end.

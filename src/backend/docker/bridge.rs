@@ -54,7 +54,7 @@ pub(super) async fn ensure(engine: &Engine, plan: &NetworkPlan) -> Result<(), Ba
     match found.first() {
         Some(network) if subnet(network) == Some(plan.cidr) => return Ok(()),
         Some(network) if remove(engine, network).await? => {}
-        Some(_) => return Err(BackendError::NetworkSetup(format!("{} is in use with another CIDR", plan.id))),
+        Some(_) => return Err(BackendError::NetworkSetup(format!("{} is in use with another CIDR", plan.id).into())),
         None => {}
     }
     create(engine, plan).await
@@ -191,7 +191,7 @@ async fn is_named_by_a_container(engine: &Engine, network: NetworkId) -> Result<
 
 /// Whether it is gone; a network with endpoints stays.
 async fn remove(engine: &Engine, network: &Network) -> Result<bool, BackendError> {
-    let id = network.id.as_deref().ok_or_else(|| BackendError::Unavailable("a network without an id".to_owned()))?;
+    let id = network.id.as_deref().ok_or_else(|| BackendError::Unavailable("a network without an id".into()))?;
     match within(LONG, engine.docker().await?.remove_network(id)).await {
         Ok(()) => Ok(true),
         Err(error) => match error::answer(&error) {

@@ -34,7 +34,7 @@ impl Engine {
     pub(super) fn new(host: Option<&str>, cluster: ClusterId) -> Result<Self, BackendError> {
         let host = host.filter(|host| !host.is_empty()).unwrap_or(DEFAULT_HOST);
         if !["unix://", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
-            return Err(BackendError::Refused(format!("DOCKER_HOST must be unix://… or tcp://…, not {host:?}")));
+            return Err(BackendError::Refused(format!("DOCKER_HOST must be unix://… or tcp://…, not {host:?}").into()));
         }
         let cores = thread::available_parallelism().map_or(2, usize::from);
         Ok(Self {

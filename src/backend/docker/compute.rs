@@ -75,7 +75,7 @@ impl DockerCompute {
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, BackendError> {
-        self.engine.starts.acquire().await.map_err(|_| BackendError::Unavailable("shutting down".to_owned()))
+        self.engine.starts.acquire().await.map_err(|_| BackendError::Unavailable("shutting down".into()))
     }
 
     /// The network, and the guarantee that it stays while the guard is held.
@@ -93,7 +93,7 @@ impl DockerCompute {
             let _changing = lock.existence.write().await;
             bridge::ensure(&self.engine, plan).await?;
         }
-        Err(BackendError::Unavailable(format!("network {} keeps going away", plan.id)))
+        Err(BackendError::Unavailable(format!("network {} keeps going away", plan.id).into()))
     }
 
     /// `None`: the name is taken.
@@ -173,7 +173,7 @@ impl Compute for DockerCompute {
             }
             time::sleep(PAUSE).await;
         }
-        Err(BackendError::Unavailable(format!("the name {name} does not become free")))
+        Err(BackendError::Unavailable(format!("the name {name} does not become free").into()))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {

@@ -8,7 +8,7 @@
 
 use bollard::errors::Error;
 
-use crate::backend::BackendError;
+use crate::{backend::BackendError, core::text::CleanText};
 
 /// At most so many characters of a registry's text are logged.
 const LOGGED_TEXT_MAX: usize = 2048;
@@ -59,12 +59,12 @@ pub(super) fn status(error: &Error) -> Option<u16> {
 
 /// For calls that nothing but a broken engine makes fail.
 pub(super) fn unavailable(error: Error) -> BackendError {
-    BackendError::Unavailable(words(&error))
+    BackendError::Unavailable(words(&error).into())
 }
 
 pub(super) fn general(error: Error) -> BackendError {
     match answer(&error) {
-        Some((400..500, message)) => BackendError::Refused(message.to_owned()),
+        Some((400..500, message)) => BackendError::Refused(message.into()),
         _ => unavailable(error),
     }
 }
@@ -73,7 +73,7 @@ pub(super) fn pulling(image: &str, error: Error) -> BackendError {
     let (missing, message) = match &error {
         Error::DockerResponseServerError { status_code, message } => (*status_code == 404, message.clone()),
         Error::DockerStreamError { error } => (false, error.clone()),
-        Error::RequestTimeoutError => return BackendError::ImagePullFailed(format!("{image}: no progress")),
+        Error::RequestTimeoutError => return BackendError::ImagePullFailed(format!("{image}: no progress").into()),
         // No answer from the engine itself: not the registry's fault.
         _ => return unavailable(error),
     };
@@ -95,7 +95,7 @@ pub(super) fn pulling(image: &str, error: Error) -> BackendError {
 
 pub(super) fn creating(error: Error) -> BackendError {
     let Some((status, message)) = answer(&error) else { return unavailable(error) };
-    let text = message.to_owned();
+    let text = CleanText::new(message);
     match status {
         404 if message.to_lowercase().contains("no such image") => BackendError::ImageNotFound(text),
         // The network went away meanwhile, or the name is about to be free.
@@ -107,7 +107,7 @@ pub(super) fn creating(error: Error) -> BackendError {
 
 pub(super) fn starting(error: Error) -> BackendError {
     let Some((status, message)) = answer(&error) else { return unavailable(error) };
-    let (text, lower) = (message.to_owned(), message.to_lowercase());
+    let (text, lower) = (CleanText::new(message), message.to_lowercase());
     let in_use = lower.contains("address already in use");
     if lower.contains("port is already allocated") || in_use && lower.contains("bind") {
         BackendError::PortConflict(text)
@@ -129,11 +129,14 @@ pub(super) fn starting(error: Error) -> BackendError {
 
 pub(super) fn networking(cidr: impl std::fmt::Display, error: Error) -> BackendError {
     match answer(&error) {
-        Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(format!(
-            "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot hold \
-             overlapping CIDRs on one host; give one of the networks another CIDR (app keys create --default-cidr …)"
-        )),
-        Some((400..500, message)) => BackendError::NetworkSetup(message.to_owned()),
+        Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(
+            format!(
+                "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot hold \
+                 overlapping CIDRs on one host; give one of the networks another CIDR (app keys create --default-cidr …)"
+            )
+            .into(),
+        ),
+        Some((400..500, message)) => BackendError::NetworkSetup(message.into()),
         _ => unavailable(error),
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn changes(engine: Arc<Engine>) -> BoxStream<'static, Result<Changed,
     let since = format!("{}.{:09}", now.unix_timestamp(), now.nanosecond());
     subscribe(engine, since)
         .try_flatten_stream()
-        .chain(stream::once(future::ready(Err(BackendError::Unavailable("the engine ended its events".to_owned())))))
+        .chain(stream::once(future::ready(Err(BackendError::Unavailable("the engine ended its events".into())))))
         .scan(false, |failed, change| {
             let item = (!*failed).then_some(change);
             *failed |= matches!(item, Some(Err(_)));

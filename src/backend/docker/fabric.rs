@@ -46,11 +46,14 @@ impl Fabric for DockerFabric {
         let published = found.raw.network_settings.and_then(|settings| settings.ports).unwrap_or_default();
         match attachment.ports.iter().find(|port| !is_published(&published, port)) {
             None => Ok(()),
-            Some(port) => Err(BackendError::NetworkSetup(format!(
-                "host port {} does not lead to port {} of the running container",
-                port.host,
-                spec::port_key(port)
-            ))),
+            Some(port) => Err(BackendError::NetworkSetup(
+                format!(
+                    "host port {} does not lead to port {} of the running container",
+                    port.host,
+                    spec::port_key(port)
+                )
+                .into(),
+            )),
         }
     }
 

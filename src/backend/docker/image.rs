@@ -30,7 +30,7 @@ pub(super) async fn ensure(
     progress: Progress<'_>,
 ) -> Result<(), BackendError> {
     if !is_plausible(image) {
-        return Err(BackendError::ImageNotFound(format!("{image:?}: invalid reference format")));
+        return Err(BackendError::ImageNotFound(format!("{image:?}: invalid reference format").into()));
     }
     match within(SHORT, engine.docker().await?.inspect_image(image)).await {
         Ok(_) => Ok(()),
@@ -53,7 +53,7 @@ async fn pull(engine: &Engine, image: &str, progress: Progress<'_>) -> Result<()
             && let Some(line) = line(&info)
         {
             told = Some(Instant::now());
-            progress(line);
+            progress(line.into());
         }
     }
     Ok(())

@@ -180,5 +180,5 @@ fn state(state: &EngineState) -> ContainerState {
 }
 
 pub(super) fn incomplete(what: &str) -> BackendError {
-    BackendError::Unavailable(format!("the engine described a container without its {what}"))
+    BackendError::Unavailable(format!("the engine described a container without its {what}").into())
 }

@@ -38,9 +38,9 @@ impl Chance {
         }
         if self.next() & 1 == 0 {
             effect()?;
-            return Err(BackendError::Unavailable(format!("simulated: the answer to {what} got lost")));
+            return Err(BackendError::Unavailable(format!("simulated: the answer to {what} got lost").into()));
         }
-        Err(BackendError::Unavailable(format!("simulated: {what} failed")))
+        Err(BackendError::Unavailable(format!("simulated: {what} failed").into()))
     }
 
     pub(super) fn next(&self) -> u64 {

@@ -30,6 +30,8 @@ use crate::{
     core::id::{ClusterId, InstanceId},
 };
 
+/// The length of a message of the registry `garbled`, in bytes.
+const GARBLED_LEN: usize = 3_000_000;
 /// How often the files of tests are looked for.
 const POLL: Duration = Duration::from_millis(100);
 /// 128 + SIGTERM.
@@ -63,7 +65,7 @@ impl SimulatedCompute {
             Some(found) if found.generation == guest.generation => return Ok(found.container_id),
             Some(found) => machine.erase(&found)?,
             None if machine.is_strangers(guest.instance)? => {
-                return Err(BackendError::NameConflict(format!("app-{}", guest.instance)));
+                return Err(BackendError::NameConflict(format!("app-{}", guest.instance).into()));
             }
             None => {}
         }
@@ -73,19 +75,19 @@ impl SimulatedCompute {
         }
         match machine.load(guest.instance)? {
             Some(found) if found.generation == guest.generation => Ok(found.container_id),
-            _ => Err(BackendError::Unavailable("another process changes the same container".to_owned())),
+            _ => Err(BackendError::Unavailable("another process changes the same container".into())),
         }
     }
 
     fn start_now(&self, instance: InstanceId) -> Result<(), BackendError> {
         let machine = &self.machine;
         let _writing = machine.lock();
-        let gone = || BackendError::Unavailable(format!("the container of {instance} is gone"));
+        let gone = || BackendError::Unavailable(format!("the container of {instance} is gone").into());
         let mut record = machine.settled(instance)?.ok_or_else(gone)?;
         if record.state == State::Running {
             return Ok(());
         }
-        let refused = || BackendError::StartFailed(format!("{}: no such file or directory", record.program()));
+        let refused = || BackendError::StartFailed(format!("{}: no such file or directory", record.program()).into());
         record.state = record.started().ok_or_else(refused)?;
         machine.replace(&record, Some("start"))
     }
@@ -111,18 +113,25 @@ impl SimulatedCompute {
     }
 }
 
+/// What a registry may answer that is broken or malicious: control characters, and megabytes of them.
+fn garbled(image: &str) -> String {
+    format!("{image}: gone\0for\r\ngood{}", "\u{1b}\0".repeat(GARBLED_LEN / 2))
+}
+
 impl Compute for SimulatedCompute {
     async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
         self.machine
             .chance
             .perform("ensure_image", || {
-                progress(format!("{image}: simulated"));
-                if image.starts_with("missing/") {
-                    Err(BackendError::ImageNotFound(image.to_owned()))
-                } else if image.starts_with("unreachable/") {
-                    Err(BackendError::ImagePullFailed(format!("{image}: no registry")))
-                } else {
-                    Ok(())
+                progress(format!("{image}: simulated").into());
+                match image.split_once('/').map(|(registry, _)| registry) {
+                    Some("missing") => Err(BackendError::ImageNotFound(image.into())),
+                    Some("unreachable") => Err(BackendError::ImagePullFailed(format!("{image}: no registry").into())),
+                    Some("garbled") => {
+                        progress(garbled(image).into());
+                        Err(BackendError::ImageNotFound(garbled(image).into()))
+                    }
+                    _ => Ok(()),
                 }
             })
             .await
@@ -152,7 +161,7 @@ impl Compute for SimulatedCompute {
     async fn list(&self) -> Result<Vec<Observed>, BackendError> {
         let machine = Arc::clone(&self.machine);
         let records = task::spawn_blocking(move || machine.all()).await;
-        let records = records.map_err(|error| BackendError::Unavailable(error.to_string()))??;
+        let records = records.map_err(|error| BackendError::Unavailable(error.to_string().into()))??;
         Ok(records.into_iter().map(Record::observed).collect())
     }
 
@@ -186,8 +195,8 @@ impl Listener {
         loop {
             tokio::select! {
                 change = self.changes.recv() => return change.map_err(|error| match error {
-                    RecvError::Lagged(missed) => BackendError::Unavailable(format!("{missed} changes were missed")),
-                    RecvError::Closed => BackendError::Unavailable("the simulation ended".to_owned()),
+                    RecvError::Lagged(missed) => BackendError::Unavailable(format!("{missed} changes were missed").into()),
+                    RecvError::Closed => BackendError::Unavailable("the simulation ended".into()),
                 }),
                 _ = self.polling.tick() => self.machine.settle_all(&mut self.seen)?,
             }

@@ -215,7 +215,7 @@ impl Machine {
 }
 
 pub(super) fn broken(error: io::Error) -> BackendError {
-    BackendError::Unavailable(format!("the simulation's files: {error}"))
+    BackendError::Unavailable(format!("the simulation's files: {error}").into())
 }
 
 fn absent_is_fine(outcome: io::Result<()>) -> Result<(), BackendError> {

@@ -47,6 +47,13 @@ impl DbError {
         }
     }
 
+    /// Whether the server refused what the statement was to write: sent again with the same data, it fails again.
+    pub fn is_about_the_data(&self) -> bool {
+        // 22 data exception, 23 integrity constraint, 54 program limit, P0 raised by a function.
+        let classes = ["22", "23", "54", "P0"];
+        matches!(self, Self::Statement { code, .. } if classes.iter().any(|class| code.starts_with(class)))
+    }
+
     /// Whether another server might do better: worth the fallback to the primary.
     pub fn is_about_the_server(&self) -> bool {
         match self {

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use crate::core::text::CleanText;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// `image`, `network`, `container`, `start`, `publish`, `remove`, …
@@ -14,7 +16,8 @@ pub struct Step {
     #[serde(with = "time::serde::rfc3339::option")]
     pub finished_at: Option<OffsetDateTime>,
     /// Progress, or why it failed.
-    pub detail: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub detail: Option<CleanText>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -12,13 +12,14 @@ use crate::core::{
     instances::Transition,
     jobs::{JobStatus, state::JobEvent},
     kind::JobKind,
+    text::CleanText,
 };
 
 /// A cause as the API names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     pub code: &'static str,
-    pub detail: String,
+    pub detail: CleanText,
 }
 
 /// Every `code` of a job's error and of an instance's `status_reason`.
@@ -41,7 +42,7 @@ pub const CAUSES: [&str; 12] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// With the runtime's id of the container, where there is one.
-    Succeeded { container_id: Option<String> },
+    Succeeded { container_id: Option<CleanText> },
     /// For good.
     Failed(Cause),
     /// Another attempt after `after`. `counts`: it uses one up.
@@ -53,6 +54,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Replaces the cause's detail, which Postgres refused to store, by a fixed text.
+    pub fn drop_details(&mut self) {
+        if let Self::Failed(cause) = self {
+            cause.detail = "the details could not be stored".into();
+        }
+    }
+
     fn event(&self) -> JobEvent {
         match self {
             Self::Succeeded { .. } => JobEvent::Succeeded,
@@ -98,7 +106,7 @@ pub async fn finish(
     let status = JobStatus::Running.next(outcome.event()).unwrap_or(JobStatus::Failed);
     let (was, becomes) = outcome.transition(kind).map(Transition::table).unwrap_or_default();
     let container_id = match outcome {
-        Outcome::Succeeded { container_id } => container_id.clone(),
+        Outcome::Succeeded { container_id } => container_id.as_deref(),
         _ => None,
     };
     let (after, uncount) = match outcome {

@@ -65,7 +65,7 @@ async fn step<T>(
     let result = work.await;
     match &result {
         Ok(_) => held.steps.end(name, StepStatus::Succeeded, None),
-        Err(error) => held.steps.end(name, StepStatus::Failed, Some(error.to_string())),
+        Err(error) => held.steps.end(name, StepStatus::Failed, Some(error.to_string().into())),
     }
     Ok(result?)
 }

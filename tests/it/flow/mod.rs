@@ -5,3 +5,4 @@ mod foreign;
 mod page;
 mod registry;
 mod restart;
+mod texts;

@@ -15,4 +15,5 @@ mod lease;
 mod ledger;
 mod placement;
 mod restart;
+mod texts;
 mod watchdog;

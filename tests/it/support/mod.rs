@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis_server;
+pub mod registry;
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
@@ -16,3 +17,4 @@ pub use docker_proxy::{CutStart, Miscounting};
 pub use eventually::eventually;
 pub use postgres::Postgres;
 pub use process::App;
+pub use registry::Registry;
