@@ -24,8 +24,8 @@ pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<Exi
     let worker = parts::start_worker(work, &shutdown).await?;
     let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, lease };
     let api = parts::start_api(api, &shutdown).await?;
-    let (worker, api) = tokio::join!(worker, api);
-    worker?;
-    api??;
+    // One that panics ends the process: the other would go on without it.
+    let ((), api) = tokio::try_join!(worker, api)?;
+    api?;
     Ok(ExitCode::SUCCESS)
 }

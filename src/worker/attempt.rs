@@ -1,10 +1,16 @@
 //! One attempt of a job: done under its lease and deadline, judged, and written.
+//!
+//! An attempt that panics counts as a crash, as if the worker had died of it, and is written at once: its slot and its lease
+//! are free again, and nothing else that the worker does is touched.
 
 use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,6 +27,7 @@ use crate::core::{
     protocol::{
         claim::Claimed,
         finish::{Cause, Outcome, finish},
+        reap,
     },
     text::CleanText,
 };
@@ -38,8 +45,16 @@ pub(super) async fn run(
     held: &Arc<Held>,
     release: &CancellationToken,
 ) {
-    if let Some(outcome) = attempt(context, job, held, release).await {
-        end(context, job, claimed_at, held, outcome).await;
+    let attempt = async {
+        if let Some(outcome) = attempt(context, job, held, release).await {
+            end(context, job, claimed_at, held, outcome).await;
+        }
+    };
+    // What it shared is not left half changed: locks recover from poisoning, and files and rows are replaced whole.
+    if let Err(panic) = AssertUnwindSafe(attempt).catch_unwind().await {
+        let panic = CleanText::new(text_of(&*panic));
+        tracing::error!(%panic, "the attempt panicked; counting it as a crash of the worker");
+        crash(context, job, held).await;
     }
 }
 
@@ -84,6 +99,19 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
     }
 }
 
+/// Writes that the attempt crashed.
+async fn crash(context: &Context, job: &Claimed, held: &Arc<Held>) {
+    let is_written = loop {
+        let result = reap::crashed(&context.db, job.lease, context.config.times.lease).await;
+        if let Some(is_written) = settled(held, result).await {
+            break is_written;
+        }
+    };
+    if is_written {
+        count(job, "crashed");
+    }
+}
+
 /// Writes how the attempt ended.
 async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<Held>, mut outcome: Outcome) {
     let is_written = loop {
@@ -106,7 +134,7 @@ async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<H
         Outcome::Cancelled => "cancelled",
         Outcome::Superseded => "superseded",
     };
-    metrics::counter!("jobs_ended_total", "kind" => job.kind.as_str(), "outcome" => label).increment(1);
+    count(job, label);
     match outcome {
         // Its process may have ended before the instance showed `running`.
         Outcome::Succeeded { container_id: Some(_) } => {
@@ -149,4 +177,14 @@ async fn settled(held: &Held, result: Result<bool, DbError>) -> Option<bool> {
             }
         }
     }
+}
+
+fn count(job: &Claimed, outcome: &'static str) {
+    metrics::counter!("jobs_ended_total", "kind" => job.kind.as_str(), "outcome" => outcome).increment(1);
+}
+
+/// What a panic says.
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let literal = panic.downcast_ref::<&str>().copied();
+    literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

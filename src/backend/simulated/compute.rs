@@ -131,6 +131,7 @@ impl Compute for SimulatedCompute {
                         progress(garbled(image).into());
                         Err(BackendError::ImageNotFound(garbled(image).into()))
                     }
+                    Some("panic") => panic!("{image}: a simulated fault"),
                     _ => Ok(()),
                 }
             })

@@ -19,6 +19,7 @@
 //! | image `missing/…` | `ImageNotFound` |
 //! | image `unreachable/…` | `ImagePullFailed` |
 //! | image `garbled/…` | progress and an `ImageNotFound` of 3 MB with U+0000 and other control characters |
+//! | image `panic/…` | the call panics |
 //! | command `/no/such…` | `StartFailed` |
 //! | command `…/false`, `…/true` | starts, then ends with 1, 0 |
 //! | anything else | runs until stopped |

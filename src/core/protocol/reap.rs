@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::claim::Lease;
 use crate::core::{
     db::{DbError, DualDb, WriteConn},
     id::{BootId, HostId},
@@ -33,7 +34,7 @@ pub async fn reap(db: &DualDb, lease: Duration) -> Result<Reaped, DbError> {
 }
 
 macro_rules! requeue_sql {
-    ($late:literal) => {
+    ($late:literal, $locked:literal) => {
         concat!(
             "with late as materialized (
   select i.id, i.desired, j.id as job_id, j.kind, j.crashes, j.max_crashes
@@ -41,13 +42,15 @@ macro_rules! requeue_sql {
   where j.status = 'running' and ",
             $late,
             "
-  -- The job's row too: a heartbeat that came first has extended the lease, and one that is under way is not waited for.
-  order by i.id limit 1000 for update of i, j skip locked),
+  -- The job's row too: a heartbeat that came first has extended the lease.
+  order by i.id limit 1000 for update of i, j ",
+            $locked,
+            "),
 reaped as (
   update jobs j set
     status = t.becomes, finished_at = case when t.becomes <> 'queued' then now() end,
     error = case when t.becomes = 'failed' then jsonb_build_object(
-      'code', 'attempts_exhausted', 'detail', 'its worker went away ' || j.crashes + 1 || ' times') end,
+      'code', 'attempts_exhausted', 'detail', 'the worker crashed or went away ' || j.crashes + 1 || ' times') end,
     crashes = j.crashes + 1, attempt = greatest(0, j.attempt - 1),
     run_at = now() + make_interval(secs => $1::float8 * least(60, 2 ^ least(j.crashes, 6)) * (0.5 + random())),
     lease_id = null, lease_boot = null, lease_until = null, deadline_at = null
@@ -73,10 +76,14 @@ select 1 from reaped"
 
 const EXPIRED: &str = requeue_sql!(
     "(j.lease_until < now() or j.deadline_at + make_interval(secs => $5) < now())
-   and pg_postmaster_start_time() < now() - make_interval(secs => $5 * 7 / 6)"
+   and pg_postmaster_start_time() < now() - make_interval(secs => $5 * 7 / 6)",
+    "skip locked"
 );
 
-const OF_EARLIER_BOOTS: &str = requeue_sql!("j.host_id = $5 and j.lease_boot <> $6");
+const OF_EARLIER_BOOTS: &str = requeue_sql!("j.host_id = $5 and j.lease_boot <> $6", "skip locked");
+
+// Waits for a heartbeat that is under way, as a finish does: both lock the instance first, and a heartbeat locks none.
+const CRASHED: &str = requeue_sql!("j.id = $5 and j.lease_token = $6 and j.lease_id = $7", "");
 
 /// A lease that ran out is a crash of its worker, not an attempt of the job. Three crashes end it, but for a delete.
 async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> {
@@ -85,6 +92,19 @@ async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> 
     // The pause scales with the lease, so that tests at a tenth of it are true to scale.
     let rows = db.write().await?.query(EXPIRED, &[&(seconds / 30.0), &kinds, &was, &becomes, &seconds]).await?;
     Ok(rows.len())
+}
+
+/// Requeues or fails one job whose attempt crashed while the worker lives on, as when its lease had run out. `false`: the
+/// lease was lost, and nothing was written.
+///
+/// # Errors
+/// As the database says; the statement may be repeated.
+pub async fn crashed(db: &DualDb, lease: Lease, lease_for: Duration) -> Result<bool, DbError> {
+    let (kinds, was, becomes) = Transition::table_by_kind(Transition::Failed);
+    let pause = lease_for.as_secs_f64() / 30.0;
+    let (job, id) = (lease.job.uuid(), lease.id.uuid());
+    let rows = db.write().await?.query(CRASHED, &[&pause, &kinds, &was, &becomes, &job, &lease.token, &id]).await?;
+    Ok(!rows.is_empty())
 }
 
 /// Gives back at once what earlier boots of this host had claimed: nobody else may run it, and they are gone.

@@ -170,3 +170,28 @@ async fn a_job_whose_worker_dies_three_times_fails_and_its_instance_with_it() {
         "{instance}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_that_panics_frees_its_slot_and_fails_after_three_crashes() {
+    let mut cluster = Cluster::simulated().await;
+    cluster.set("WORK_CONCURRENCY", 1);
+    let (_api, client) = cluster.serve();
+    let worker = cluster.work();
+
+    let panicking = client.post("/instances", json!({"image": "panic/x:1"})).await.expect(202);
+    // One slot: this one runs only if the other's is free again.
+    let beside = client.create_running(json!({"image": "web:1"})).await;
+
+    let job = client.ended(&panicking.job()).await;
+    assert_eq!((&job["status"], &job["crashes"]), (&json!("failed"), &json!(3)), "{job}");
+    assert_eq!(job["error"]["code"], "attempts_exhausted", "{job}");
+    let instance = client.wait_for(&panicking.instance(), "failed").await;
+    assert_eq!(instance["status"], "failed", "{instance}");
+    let told = worker.log().matches("the attempt panicked; counting it as a crash of the worker").count();
+    assert_eq!(told, 3, "once per crash");
+    // Nothing of it is left to do, and the worker goes on.
+    client.delete_fully(&panicking.instance()).await;
+    client.delete_fully(beside["id"].as_str().unwrap()).await;
+    client.create_running(json!({"image": "web:1"})).await;
+    assert_eq!(worker.terminate().code(), Some(0));
+}
