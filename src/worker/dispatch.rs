@@ -153,7 +153,7 @@ impl Dispatch {
             message = wakeups.recv() => if message.is_none() {
                 // It has panicked. Without it every job would wait for a poll.
                 tracing::error!("the task that listens to Redis has ended; this process ends");
-                std::process::exit(EXIT_STATUS);
+                crate::telemetry::exit(EXIT_STATUS);
             },
             () = self.context.wakeups.next() => {}
             () = tokio::time::sleep(period.mul_f64(0.75 + 0.5 * random_unit())) => {}

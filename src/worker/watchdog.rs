@@ -60,7 +60,7 @@ pub fn watch(pulses: Vec<Pulse>, limit: Duration) {
                     }
                     Verdict::Wedged => {
                         tracing::error!(r#loop = pulse.name, "a loop stands still for too long; this process ends");
-                        std::process::exit(EXIT_STATUS);
+                        crate::telemetry::exit(EXIT_STATUS);
                     }
                 }
             }

@@ -45,7 +45,7 @@ pub(super) async fn ensure(engine: &Engine, plan: &NetworkPlan) -> Result<(), Ba
     if is_taken {
         // Containers join by name.
         let name = labels::network_name(plan.id);
-        return Err(BackendError::NetworkSetup(format!("a network named {name} exists and is not ours")));
+        return Err(BackendError::NetworkSetup(format!("a network named {name} exists and is not ours").into()));
     }
     // Engines up to 24 allow one name twice; all but the oldest go, so that the name is unambiguous.
     for twin in found.drain(1.min(found.len())..) {

@@ -169,7 +169,7 @@ impl Compute for DockerCompute {
             }
             // Made by another process, or not yet free after a removal: look again.
             if self.is_foreign(&name, guest.instance).await? {
-                return Err(BackendError::NameConflict(name));
+                return Err(BackendError::NameConflict(name.into()));
             }
             time::sleep(PAUSE).await;
         }
@@ -178,7 +178,7 @@ impl Compute for DockerCompute {
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
         let Some(found) = observe::found(&self.engine, instance).await? else {
-            return Err(BackendError::Unavailable(format!("the container of {instance} is gone")));
+            return Err(BackendError::Unavailable(format!("the container of {instance} is gone").into()));
         };
         let found = found.placed();
         let docker = self.engine.docker().await?;

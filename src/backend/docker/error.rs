@@ -10,9 +10,6 @@ use bollard::errors::Error;
 
 use crate::{backend::BackendError, core::text::CleanText};
 
-/// At most so many characters of a registry's text are logged.
-const LOGGED_TEXT_MAX: usize = 2048;
-
 /// The registry answered, and its answer is no. Its words reach us through the engine, in many forms.
 const NO_SUCH_IMAGE: [&str; 10] = [
     "manifest unknown",
@@ -77,19 +74,17 @@ pub(super) fn pulling(image: &str, error: Error) -> BackendError {
         // No answer from the engine itself: not the registry's fault.
         _ => return unavailable(error),
     };
-    let logged: String = message.chars().take(LOGGED_TEXT_MAX).collect();
-    // As `Debug`, which escapes control characters.
-    tracing::info!(image, text = ?logged, "an image could not be pulled; its owner is shown the cause without this text");
+    tracing::info!(image, text = %CleanText::new(&message), "an image could not be pulled; its owner is shown the cause without this text");
     let lower = message.to_lowercase();
     let says = |words: &&str| lower.contains(*words);
     if lower.contains("invalid reference format") {
-        BackendError::ImageNotFound(format!("{image}: invalid reference format"))
+        BackendError::ImageNotFound(format!("{image}: invalid reference format").into())
     } else if missing || NO_SUCH_IMAGE.iter().any(says) {
-        BackendError::ImageNotFound(format!("{image}: the registry has no such image, or asks for credentials"))
+        BackendError::ImageNotFound(format!("{image}: the registry has no such image, or asks for credentials").into())
     } else {
         let cause = PULL_FAILURES.iter().find(|(words, _)| words.iter().any(says));
         let cause = cause.map_or("the registry cannot be reached, or does not answer as one", |(_, cause)| cause);
-        BackendError::ImagePullFailed(format!("{image}: {cause}"))
+        BackendError::ImagePullFailed(format!("{image}: {cause}").into())
     }
 }
 

@@ -37,7 +37,7 @@ impl Fabric for DockerFabric {
     }
 
     async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
-        let gone = || BackendError::Unavailable(format!("the container of {instance} is gone"));
+        let gone = || BackendError::Unavailable(format!("the container of {instance} is gone").into());
         let found = observe::found(&self.engine, instance).await?.ok_or_else(gone)?;
         if found.observed.state != ContainerState::Running {
             // It ended already and its ports with it: whoever listens to changes tells.

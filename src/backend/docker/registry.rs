@@ -43,15 +43,14 @@ impl Registries {
     pub(super) async fn check(&self, image: &str) -> Result<(), BackendError> {
         let Some(registry) = registry_of(image) else { return Ok(()) };
         let Some(host) = host_of(registry) else {
-            return Err(BackendError::ImageNotFound(format!("{image}: invalid reference format")));
+            return Err(BackendError::ImageNotFound(format!("{image}: invalid reference format").into()));
         };
         if DOCKER_HUB.contains(&registry) || self.0.contains(&canonical(registry)) || is_public(host).await {
             return Ok(());
         }
         tracing::info!(image, "refused to pull from a registry that is on no public address and not in APP_REGISTRIES");
-        Err(BackendError::ImagePullFailed(format!(
-            "{image}: the registry has no public address, and this installation does not allow it"
-        )))
+        let refusal = format!("{image}: the registry has no public address, and this installation does not allow it");
+        Err(BackendError::ImagePullFailed(refusal.into()))
     }
 }
 

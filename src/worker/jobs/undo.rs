@@ -53,7 +53,7 @@ pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
     .await;
     match undone {
         Ok(()) => held.steps.end("undo", StepStatus::Undone, None),
-        Err(error) => held.steps.end("undo", StepStatus::Failed, Some(error.to_string())),
+        Err(error) => held.steps.end("undo", StepStatus::Failed, Some(error.to_string().into())),
     }
 }
 
