@@ -6,7 +6,21 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
+
+/// Reads a UUID in its usual form, in upper or lower case. The other forms (in braces, without hyphens, as a URN) are no
+/// ids here: one thing would have several names.
+///
+/// # Errors
+/// When it is none.
+pub fn parse_uuid(text: &str) -> Result<Uuid, uuid::Error> {
+    text.parse::<Hyphenated>().map(Hyphenated::into_uuid)
+}
+
+/// A name or an id as it is stored: an id in lower case.
+pub fn name_or_id(text: String) -> String {
+    parse_uuid(&text).map_or(text, |id| id.to_string())
+}
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -50,7 +64,7 @@ macro_rules! ids {
             type Err = uuid::Error;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                text.parse().map(Self)
+                parse_uuid(text).map(Self)
             }
         }
     )*};
@@ -75,4 +89,23 @@ ids! {
     LeaseId;
     /// One installation; everything it creates outside Postgres carries this id.
     ClusterId;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_in_any_case_and_in_one_form() {
+        let id = InstanceId::new();
+        let text = id.to_string();
+
+        assert_eq!(text.to_uppercase().parse(), Ok(id));
+        assert_eq!(name_or_id(text.to_uppercase()), text);
+        assert_eq!(name_or_id("Web".into()), "Web");
+        for other in [id.uuid().simple().to_string(), format!("{{{text}}}"), format!("urn:uuid:{text}"), String::new()]
+        {
+            assert!(other.parse::<InstanceId>().is_err(), "{other}");
+        }
+    }
 }

@@ -1,15 +1,17 @@
-//! JSON bodies: at most 1 MiB within 10 s, of the right media type, told apart as unreadable (400) or wrong (422).
+//! JSON bodies: at most 1 MiB and `strict::VALUES_MAX` values, within 10 s, of the right media type, told apart as
+//! unreadable (400) or wrong (422). Reading one takes time in proportion to its length: the thread that does it answers
+//! other requests as well.
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, http::header, web};
+use actix_web::{HttpMessage, HttpRequest, http::header, web};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
     problem::{Code, Problem},
-    strict::{Objects, Unambiguous},
+    strict::{self, Objects, Unreadable},
 };
 use crate::core::invalid::Invalid;
 
@@ -34,7 +36,7 @@ pub async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payl
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
         });
-    let bytes = tokio::time::timeout(DEADLINE, read(payload))
+    let bytes = tokio::time::timeout(DEADLINE, read(payload, length(request)))
         .await
         .map_err(|_| Problem::new(Code::MalformedRequest, "the body did not arrive within 10 s"))??;
     if !is_json {
@@ -43,13 +45,29 @@ pub async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payl
     parse(&bytes)
 }
 
-async fn read(mut payload: web::Payload) -> Result<Vec<u8>, Problem> {
+/// How many bytes of the payload are the body (RFC 9112, 6.3); with chunks the payload knows its end.
+///
+/// Where a WebSocket is offered, actix takes whatever follows the head for the payload. No route takes the offer, so it
+/// does not count (RFC 9110, 7.8).
+fn length(request: &HttpRequest) -> usize {
+    if request.chunked().unwrap_or(false) {
+        return usize::MAX;
+    }
+    // actix has refused what is no number.
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    length.and_then(|length| length.trim().parse().ok()).unwrap_or(0)
+}
+
+async fn read(mut payload: web::Payload, length: usize) -> Result<Vec<u8>, Problem> {
     let (mut bytes, mut total) = (Vec::new(), 0usize);
-    while let Some(chunk) = payload.next().await {
+    while total < length
+        && let Some(chunk) = payload.next().await
+    {
         let chunk = chunk.map_err(|_| Problem::new(Code::MalformedRequest, "the body broke off"))?;
+        let chunk = &chunk[..chunk.len().min(length - total)];
         total += chunk.len();
         if total <= MAX_BODY {
-            bytes.extend_from_slice(&chunk);
+            bytes.extend_from_slice(chunk);
         } else if total > MAX_DRAINED {
             break;
         }
@@ -61,12 +79,16 @@ async fn read(mut payload: web::Payload) -> Result<Vec<u8>, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
-    let Unambiguous(sent) = serde_json::from_slice(bytes).map_err(|error| {
-        let what = if error.is_data() { "gives a name twice" } else { "is not JSON" };
-        let place = format!("line {} column {}", error.line(), error.column());
-        Problem::new(Code::MalformedRequest, format!("the body {what}: {place}"))
+    let sent = strict::read(bytes).map_err(|unreadable| match unreadable {
+        Unreadable::Malformed { what, line, column } => {
+            Problem::new(Code::MalformedRequest, format!("the body {what}: line {line} column {column}"))
+        }
+        Unreadable::TooManyValues => {
+            let most = format!("must have at most {} values", strict::VALUES_MAX);
+            Problem::invalid(vec![Invalid::new("", "too_long", most)])
+        }
     })?;
-    if let Some(pointer) = find_nul(&sent, String::new()) {
+    if let Some(pointer) = find_nul(&sent) {
         return Err(Problem::invalid(vec![Invalid::new(pointer, "invalid", "must not contain U+0000")]));
     }
     let value = serde_path_to_error::deserialize(Objects(&sent)).map_err(|error| {
@@ -103,17 +125,18 @@ fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// Postgres has no U+0000 in texts.
-fn find_nul(value: &Value, at: String) -> Option<String> {
+/// The pointer to a text with U+0000, which Postgres does not store; to the object when it is one of its names.
+///
+/// It is put together on the way back from what was found: one per value would take time in proportion to the square of
+/// the body's length.
+fn find_nul(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => text.contains('\0').then_some(at),
-        Value::Array(items) => items.iter().enumerate().find_map(|(n, item)| find_nul(item, format!("{at}/{n}"))),
-        Value::Object(fields) => fields.iter().find_map(|(key, value)| {
-            if key.contains('\0') {
-                return Some(at.clone());
-            }
-            find_nul(value, format!("{at}/{}", escape(key)))
-        }),
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => items.iter().enumerate().find_map(|(n, item)| Some(format!("/{n}{}", find_nul(item)?))),
+        Value::Object(fields) if fields.keys().any(|name| name.contains('\0')) => Some(String::new()),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, value)| Some(format!("/{}{}", escape(name), find_nul(value)?)))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
@@ -149,6 +172,8 @@ mod tests {
             (r#"{"image":"a","ports":[{"container":1},{"host":2}]}"#, "/ports/1/container", "required"),
             (r#"{"image":"a","ports":[{"container":1,"x/y":2}]}"#, "/ports/0/x~1y", "unknown_field"),
             (r#"{"image":"a","env":{"A":"\u0000"}}"#, "/env/A", "invalid"),
+            (r#"{"image":"a","command":["b",{"x/y":[0,"\u0000"]}]}"#, "/command/1/x~1y/1", "invalid"),
+            (r#"{"image":"a","env":{"\u0000":"b"}}"#, "/env", "invalid"),
             (r#"{"image":"a","placement":["h1",{}]}"#, "/placement", "invalid"),
             (r#"{"image":"a","ports":[{"container":1},[80,0,"tcp"]]}"#, "/ports/1", "invalid"),
             (r#"[null,"a",null,{},null,null,null,[],{},null,null]"#, "", "invalid"),

@@ -59,6 +59,11 @@ codes! {
     Unavailable = "unavailable" 503 "Not available at the moment",
 }
 
+/// Of the things that are wrong with a request this many are listed.
+const ERRORS_MAX: usize = 100;
+/// A longer pointer or detail is cut, and ends with `…`; in bytes.
+const ERROR_TEXT_MAX: usize = 1024;
+
 /// An error on its way to a client.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -91,10 +96,19 @@ impl Problem {
         Self { code, detail: detail.into(), errors: Vec::new(), allow: None }
     }
 
-    pub fn invalid(errors: Vec<Invalid>) -> Self {
+    /// 422 with the first `ERRORS_MAX` of these errors, their texts cut at `ERROR_TEXT_MAX`: they quote the request, and
+    /// an answer must not be many times as large.
+    pub fn invalid(mut errors: Vec<Invalid>) -> Self {
+        let many = errors.len();
+        errors.truncate(ERRORS_MAX);
+        for error in &mut errors {
+            cut(&mut error.pointer);
+            cut(&mut error.detail);
+        }
         let detail = match errors.as_slice() {
             [one] => format!("{}: {}", one.pointer, one.detail),
-            many => format!("{} things are wrong; see errors", many.len()),
+            shown if shown.len() < many => format!("{many} things are wrong; errors has the first {ERRORS_MAX}"),
+            _ => format!("{many} things are wrong; see errors"),
         };
         Self { errors, ..Self::new(Code::ValidationFailed, detail) }
     }
@@ -105,6 +119,13 @@ impl Problem {
 
     pub fn method_not_allowed(allow: String) -> Self {
         Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, "see the Allow header") }
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > ERROR_TEXT_MAX {
+        text.truncate(text.floor_char_boundary(ERROR_TEXT_MAX));
+        text.push('…');
     }
 }
 
@@ -143,5 +164,25 @@ impl ResponseError for Problem {
             errors: &self.errors,
         };
         response.content_type("application/problem+json").body(serde_json::to_string(&body).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validation_errors_are_bounded_in_number_and_length() {
+        let wrong = |n: usize| vec![Invalid::new("/é".repeat(700), "invalid", "é".repeat(700)); n];
+
+        let few = Problem::invalid(wrong(2));
+        let many = Problem::invalid(wrong(10_000));
+
+        assert_eq!((few.errors.len(), few.detail.as_str()), (2, "2 things are wrong; see errors"));
+        assert_eq!(many.errors.len(), ERRORS_MAX);
+        assert_eq!(many.detail, "10000 things are wrong; errors has the first 100");
+        let one = &many.errors[0];
+        assert!(one.pointer.len() <= ERROR_TEXT_MAX + '…'.len_utf8() && one.pointer.ends_with('…'));
+        assert_eq!(one.detail, format!("{}…", "é".repeat(512)));
     }
 }

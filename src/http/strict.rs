@@ -1,9 +1,10 @@
-//! JSON without the two liberties that serde takes: a name given twice, and an object written as a list of its values.
+//! JSON without the liberties that serde takes: a name given twice in an object, an object written as a list of its
+//! values, and any number of values.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{
         DeserializeSeed, Error, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
         value::{MapDeserializer, SeqDeserializer},
@@ -11,26 +12,56 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-/// A document in which no object has a name twice: readers differ in what that means.
-pub struct Unambiguous(pub Value);
+/// More values (those inside others included) than any request needs. A body of 1 MiB may hold half a million, which take
+/// a hundred times as much memory as their text.
+pub const VALUES_MAX: usize = 10_000;
 
-impl<'de> Deserialize<'de> for Unambiguous {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue).map(Self)
-    }
+/// Why a document is not read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// It is not JSON, or an object has a name twice: readers differ in what that means.
+    Malformed { what: &'static str, line: usize, column: usize },
+    /// It has more than `VALUES_MAX` values. What follows the last of them was not looked at.
+    TooManyValues,
 }
 
-struct AnyValue;
+/// Reads a document in which no object has a name twice.
+///
+/// # Errors
+/// `Unreadable`.
+pub fn read(bytes: &[u8]) -> Result<Value, Unreadable> {
+    let left = Cell::new(Some(VALUES_MAX));
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = AnyValue { left: &left }.deserialize(&mut deserializer);
+    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| match left.get() {
+        None => Unreadable::TooManyValues,
+        Some(_) => Unreadable::Malformed {
+            what: if error.is_data() { "gives a name twice" } else { "is not JSON" },
+            line: error.line(),
+            column: error.column(),
+        },
+    })
+}
 
-impl<'de> DeserializeSeed<'de> for AnyValue {
+#[derive(Clone, Copy)]
+struct AnyValue<'a> {
+    /// How many values may still come; `None`: one more than may.
+    left: &'a Cell<Option<usize>>,
+}
+
+impl<'de> DeserializeSeed<'de> for AnyValue<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(1)));
+        if self.left.get().is_none() {
+            return Err(D::Error::custom("too many values"));
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for AnyValue {
+impl<'de> Visitor<'de> for AnyValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +98,7 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(AnyValue)? {
+        while let Some(value) = items.next_element_seed(self)? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -76,7 +107,7 @@ impl<'de> Visitor<'de> for AnyValue {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut values = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
-            let value = fields.next_value_seed(AnyValue)?;
+            let value = fields.next_value_seed(self)?;
             if values.insert(name, value).is_some() {
                 return Err(A::Error::custom("a name is given twice"));
             }
@@ -145,5 +176,22 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Objects<'de> {
 
     fn into_deserializer(self) -> Self {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_has_at_most_so_many_values() {
+        // The array itself is one.
+        let array = |items: usize| format!("[{}]", vec!["0"; items].join(","));
+        assert!(read(array(VALUES_MAX - 1).as_bytes()).is_ok());
+        for text in [array(VALUES_MAX), format!("{{\"a\":{}}}", array(VALUES_MAX - 1))] {
+            assert!(matches!(read(text.as_bytes()), Err(Unreadable::TooManyValues)));
+        }
+        assert!(matches!(read(b"[1,2,]"), Err(Unreadable::Malformed { what: "is not JSON", line: 1, column: 6 })));
+        assert!(matches!(read(b"[] []"), Err(Unreadable::Malformed { what: "is not JSON", .. })));
     }
 }

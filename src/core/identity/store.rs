@@ -164,21 +164,30 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
+                // As for instances. But for its name, which may be all escapes, an item has at most 640 bytes.
                 concat!(
                     "select ",
                     key_columns!(),
-                    ", k.ver as key_ver, u.last_used_at
+                    ", k.key_ver, k.last_used_at, k.page_bytes
+                     from (select ",
+                    key_columns!(),
+                    ", k.key_ver, k.last_used_at, k.bytes, sum(k.bytes) over (order by k.id desc) as page_bytes
+                     from (select ",
+                    key_columns!(),
+                    ", k.ver as key_ver, u.last_used_at, least(640 + octet_length(to_json(k.name)::text), $4) as bytes
                      from api_key k left join api_key_usage u on u.key_id = k.id
                      where ($1::uuid is null or k.tenant_id = $1) and k.revoked_at is null
                        and ($2::uuid is null or k.id < $2)
-                     order by k.id desc limit $3"
+                     order by k.id desc limit $3) k) k
+                     where k.page_bytes - k.bytes <= $4 order by k.id desc"
                 ),
-                &[&tenant.map(TenantId::uuid), &page.before, &page.rows()],
+                &[&tenant.map(TenantId::uuid), &page.before, &page.rows(), &PageRequest::BYTES_MAX],
             )
             .await
         })
         .await?;
-    Ok(page.finish(rows.iter().map(record).collect(), |key: &KeyRecord| key.id.uuid()))
+    let rows = rows.iter().map(|row| (record(row), row.get("page_bytes")));
+    Ok(page.finish(rows.collect(), |key: &KeyRecord| key.id.uuid()))
 }
 
 /// Reads `key_columns`, `key_ver` and `last_used_at`.

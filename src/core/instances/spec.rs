@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::restart_policy::RestartPolicy;
-use crate::core::invalid::Invalid;
+use crate::core::{id::name_or_id, invalid::Invalid};
 
 /// The body of `POST /instances`; only `image` is required.
 #[derive(Clone, Deserialize, ToSchema)]
@@ -23,7 +23,7 @@ pub struct RawInstance {
     /// Absent: the image's own.
     pub command: Option<Vec<String>>,
     /// Readable with `instances:read`: keep secrets in a secret store.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub env: BTreeMap<String, String>,
     /// Thousandths of a core; default 100.
     pub cpu_millis: Option<i32>,
@@ -31,9 +31,9 @@ pub struct RawInstance {
     pub memory_mib: Option<i32>,
     /// A network's name or id; default `default`.
     pub network: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub ports: Vec<RawPort>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub labels: BTreeMap<String, String>,
     /// Default `no`.
     #[schema(value_type = Option<RestartPolicy>)]
@@ -54,7 +54,7 @@ impl std::fmt::Debug for RawInstance {
 pub struct RawPort {
     pub container: i32,
     /// 0 (default): a free one of the range.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub host: i32,
     /// Default `tcp`.
     #[schema(value_type = Option<Protocol>)]
@@ -69,7 +69,7 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Labels that the host must have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_is_absent", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -122,6 +122,15 @@ impl std::fmt::Debug for InstanceSpec {
 }
 
 const MAX_TEXT: usize = 32 * 1024;
+/// `env` (names and values) and `command` (its items) together, in bytes of UTF-8. Each list of instances carries them, and
+/// Docker keeps them in memory.
+const ENV_AND_COMMAND_MAX: usize = 64 * 1024;
+const MAX_PORTS: usize = 64;
+
+/// Reads an optional field that is no `Option`: `null` counts as absent.
+fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
 
 impl InstanceSpec {
     /// Checks a request. `range`: the host ports that may be asked for.
@@ -146,11 +155,12 @@ impl InstanceSpec {
             check_command(command, &mut wrong);
         }
         check_map("/env", &raw.env, 512, MAX_TEXT, |key| !key.is_empty() && !key.contains('='), &mut wrong);
-        check_map("/labels", &raw.labels, 64, 255, |key| (1..=63).contains(&key.len()), &mut wrong);
+        check_env_and_command(&raw, &mut wrong);
+        check_map("/labels", &raw.labels, 64, 255, is_label_name, &mut wrong);
         // Docker's own lower limits; what is too much for every host is for the job to find out.
         let cpu_millis = in_range("/cpu_millis", raw.cpu_millis.unwrap_or(100), 10..=10_000_000, &mut wrong);
         let memory_mib = in_range("/memory_mib", raw.memory_mib.unwrap_or(128), 6..=1_000_000_000, &mut wrong);
-        let network = raw.network.unwrap_or_else(|| "default".into());
+        let network = name_or_id(raw.network.unwrap_or_else(|| "default".into()));
         if !is_label(&network) {
             wrong.push(Invalid::new("/network", "invalid", "must be a network's name or id"));
         }
@@ -159,11 +169,12 @@ impl InstanceSpec {
         if restart_policy.is_err() {
             wrong.push(Invalid::new("/restart_policy", "invalid", "must be no, on_failure or always"));
         }
-        let placement = raw.placement.unwrap_or_default();
+        let mut placement = raw.placement.unwrap_or_default();
+        placement.host = placement.host.map(name_or_id);
         if placement.host.as_ref().is_some_and(|host| host.is_empty() || host.len() > 253) {
             wrong.push(Invalid::new("/placement/host", "invalid", "must be a host's name or id"));
         }
-        check_map("/placement/labels", &placement.labels, 64, 255, |key| (1..=63).contains(&key.len()), &mut wrong);
+        check_map("/placement/labels", &placement.labels, 64, 255, is_label_name, &mut wrong);
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -189,6 +200,11 @@ pub fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
+/// `=` ends a label's name in a query.
+fn is_label_name(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && !text.contains('=')
+}
+
 fn is_image_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-/:@".contains(c)
 }
@@ -202,6 +218,17 @@ fn check_command(command: &[String], wrong: &mut Vec<Invalid>) {
     }
     if let Some(at) = command.iter().position(|item| item.len() > MAX_TEXT) {
         wrong.push(Invalid::new(format!("/command/{at}"), "too_long", format!("must have at most {MAX_TEXT} bytes")));
+    }
+}
+
+fn check_env_and_command(raw: &RawInstance, wrong: &mut Vec<Invalid>) {
+    let command: usize = raw.command.iter().flatten().map(String::len).sum();
+    let env: usize = raw.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if command + env > ENV_AND_COMMAND_MAX {
+        let detail = format!("env and command must have at most {ENV_AND_COMMAND_MAX} bytes together");
+        let parts = [("/command", command), ("/env", env)];
+        let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+        wrong.extend(parts.map(|(pointer, _)| Invalid::new(pointer, "too_long", detail.as_str())));
     }
 }
 
@@ -240,11 +267,12 @@ fn in_range(at: &str, value: i32, range: RangeInclusive<i32>, wrong: &mut Vec<In
 }
 
 fn check_ports(raw: &[RawPort], range: &RangeInclusive<u16>, wrong: &mut Vec<Invalid>) -> Vec<Port> {
-    if raw.len() > 64 {
-        wrong.push(Invalid::new("/ports", "too_long", "must have at most 64 entries"));
+    if raw.len() > MAX_PORTS {
+        wrong.push(Invalid::new("/ports", "too_long", format!("must have at most {MAX_PORTS} entries")));
     }
-    let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
-    for (at, port) in raw.iter().enumerate() {
+    let mut ports: Vec<Port> = Vec::new();
+    // Each is compared with all before it.
+    for (at, port) in raw.iter().take(MAX_PORTS).enumerate() {
         let pointer = |field: &str| format!("/ports/{at}/{field}");
         let protocol = match port.protocol.as_deref() {
             None | Some("tcp") => Protocol::Tcp,
@@ -299,7 +327,7 @@ mod tests {
     fn all_that_is_wrong_is_told_at_once_with_its_place() {
         let body = json!({
             "name": "Web_1", "image": "no spaces please", "command": [], "env": {"A=B": "x"}, "cpu_millis": 0,
-            "memory_mib": -1, "network": "", "labels": {"": "x"}, "restart_policy": "never",
+            "memory_mib": -1, "network": "", "labels": {"": "x", "a=b": "x"}, "restart_policy": "never",
             "ports": [{"container": 0}, {"container": 80, "host": 80}, {"container": 80, "protocol": "icmp"}],
             "placement": {"host": ""},
         });
@@ -309,6 +337,7 @@ mod tests {
             "/command",
             "/env/A=B",
             "/labels/",
+            "/labels/a=b",
             "/cpu_millis",
             "/memory_mib",
             "/network",
@@ -319,6 +348,31 @@ mod tests {
             "/placement/host",
         ];
         assert_eq!(pointers(body), expected);
+    }
+
+    #[test]
+    fn env_and_command_are_limited_together() {
+        let half = ENV_AND_COMMAND_MAX / 2;
+        let body = |value: usize| json!({"image": "a", "command": ["x", "x".repeat(half - 1)], "env": {"NAME": "x".repeat(value)}});
+
+        assert!(parse(body(half - 4)).is_ok());
+        assert_eq!(pointers(body(half - 3)), ["/command", "/env"]);
+        let only_env = json!({"A": "x".repeat(MAX_TEXT), "B": "x".repeat(MAX_TEXT)});
+        assert_eq!(pointers(json!({"image": "a", "env": only_env})), ["/env"]);
+    }
+
+    #[test]
+    fn null_counts_as_absent_in_optional_fields() {
+        let nulls = json!({
+            "name": null, "image": "a", "command": null, "env": null, "cpu_millis": null, "memory_mib": null,
+            "network": null, "ports": [{"container": 80, "host": null, "protocol": null}], "labels": null,
+            "restart_policy": null, "placement": {"host": null, "labels": null},
+        });
+
+        let spec = parse(nulls).expect("accepted");
+
+        assert_eq!((spec.network.as_str(), spec.cpu_millis, spec.placement), ("default", 100, Placement::default()));
+        assert!(parse(json!({"image": "a", "ports": null, "placement": null})).is_ok());
     }
 
     #[test]

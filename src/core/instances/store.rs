@@ -101,12 +101,24 @@ pub async fn get(db: &DualDb, tenant: TenantId, id: InstanceId) -> Result<Option
 
 // Lists are asked for all the time: written so that one plan, made once, is right for every caller. `$2 is null or …`
 // around what an index finds would be either planned anew each time or a scan of everybody's instances.
+// From the inside out: the page without regard to its size (the fixed part of an item has at most 1.5 KiB); the size of the
+// answer up to each row's end; the rows up to the first one that is too many. An item larger than a page counts as a whole
+// page, so that the one after it is sent, too: it shows that there is a next page.
 macro_rules! list_sql {
     ($status:literal) => {
         concat!(
             "select ",
             instance_columns!(),
-            ", h.name as host_name, h.address as host_address
+            ", i.host_name, i.host_address, i.page_bytes
+             from (select ",
+            instance_columns!(),
+            ", i.host_name, i.host_address, i.bytes, sum(i.bytes) over (order by i.id desc) as page_bytes
+             from (select ",
+            instance_columns!(),
+            ", h.name as host_name, h.address as host_address,
+               least(1536 + octet_length(i.image) + coalesce(octet_length(i.command::text), 0) + octet_length(i.env::text)
+                 + octet_length(i.ports::text) + octet_length(i.labels::text) + octet_length(i.placement::text)
+                 + coalesce(octet_length(i.status_reason::text), 0), $9) as bytes
              from instances i left join hosts h on h.id = i.host_id
              where i.tenant_id = $1 and i.id < $2 and ",
             $status,
@@ -115,7 +127,8 @@ macro_rules! list_sql {
                and ($4::text is null or i.name = $4) and i.labels @> all($5)
                and ($6::text is null or i.network_name = $6 or i.network_id::text = $6)
                and ($7::text is null or h.name = $7 or h.id::text = $7)
-             order by i.id desc limit $8"
+             order by i.id desc limit $8) i) i
+             where i.page_bytes - i.bytes <= $9 order by i.id desc"
         )
     };
 }
@@ -148,12 +161,14 @@ pub async fn list(
                     &filter.network,
                     &filter.host,
                     &page.rows(),
+                    &PageRequest::BYTES_MAX,
                 ],
             )
             .await
         })
         .await?;
-    Ok(page.finish(rows.iter().map(record).collect(), |instance: &InstanceRecord| instance.id.uuid()))
+    let rows = rows.iter().map(|row| (record(row), row.get("page_bytes")));
+    Ok(page.finish(rows.collect(), |instance: &InstanceRecord| instance.id.uuid()))
 }
 
 /// The present status of many instances in one question, for those who wait.

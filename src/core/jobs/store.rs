@@ -78,13 +78,22 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
+                // As for instances. The fixed part of an item has at most 512 bytes.
                 concat!(
                     "select ",
                     job_columns!(),
-                    " from jobs
+                    ", page_bytes
+                     from (select ",
+                    job_columns!(),
+                    ", bytes, sum(bytes) over (order by id desc) as page_bytes
+                     from (select ",
+                    job_columns!(),
+                    ", least(512 + octet_length(steps::text) + coalesce(octet_length(error::text), 0), $7) as bytes
+                     from jobs
                      where tenant_id = $1 and id < $5 and ($2::text is null or status = $2)
                        and ($3::text is null or kind = $3) and ($4::uuid is null or instance_id = $4)
-                     order by id desc limit $6"
+                     order by id desc limit $6) j) j
+                     where page_bytes - bytes <= $7 order by id desc"
                 ),
                 &[
                     &filter.tenant.uuid(),
@@ -93,12 +102,14 @@ pub async fn list(
                     &filter.instance.map(InstanceId::uuid),
                     &page.before.unwrap_or(Uuid::max()),
                     &page.rows(),
+                    &PageRequest::BYTES_MAX,
                 ],
             )
             .await
         })
         .await?;
-    Ok(page.finish(rows.iter().map(record).collect(), |job: &JobRecord| job.id.uuid()))
+    let rows = rows.iter().map(|row| (record(row), row.get("page_bytes")));
+    Ok(page.finish(rows.collect(), |job: &JobRecord| job.id.uuid()))
 }
 
 /// The present status of many jobs in one question, for those who wait.

@@ -162,7 +162,9 @@ fn wrong() -> Vec<(String, String)> {
             bodies.push((body.to_string(), pointer.into()));
         }
     }
-    for number in ["2147483648", "-2147483649", "99999999999999999999999", "1e5", "0", "-0", "1e-5", "0.1"] {
+    for number in
+        ["2147483648", "-2147483649", "99999999999999999999999", "1e5", "100.0", "1E2", "0", "-0", "1e-5", "0.1"]
+    {
         for field in ["cpu_millis", "memory_mib"] {
             bodies.push((format!("{{\"image\":\"web:1\",\"{field}\":{number}}}"), format!("/{field}")));
         }
@@ -186,12 +188,17 @@ fn wrong() -> Vec<(String, String)> {
         ("env", json!({"A\0": "x"})),
         ("env", json!({"A": "x".repeat(32 * 1024 + 1)})),
         ("labels", json!({"": "x"})),
+        ("labels", json!({"a=b": "x"})),
+        ("placement", json!({"labels": {"a=b": "x"}})),
+        ("env", json!({"A": "x".repeat(32 * 1024), "B": "x".repeat(32 * 1024 - 1)})),
+        ("command", json!(["x".repeat(32 * 1024), "x".repeat(32 * 1024), "x"])),
         ("labels", json!({"x".repeat(64): "x"})),
         ("labels", json!({"a": "x".repeat(256)})),
         ("network", json!("")),
         ("network", json!("no-such-network")),
         ("restart_policy", json!("sometimes")),
         ("ports", json!([{"container": 0}])),
+        ("ports", json!([{"container": 80.0}])),
         ("ports", json!([{"container": 65536}])),
         ("ports", json!([{"container": 80, "host": 80}])),
         ("ports", json!([{"container": 80, "host": -1}])),

@@ -2,6 +2,7 @@
 
 mod accepting;
 mod auth;
+mod bodies;
 mod errors;
 mod idempotency;
 mod keys;
@@ -10,6 +11,7 @@ mod lists;
 mod malformed;
 mod openapi;
 mod operations;
+mod pages;
 mod problem;
 mod raw;
 mod repeated_changes;
