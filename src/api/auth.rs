@@ -122,7 +122,7 @@ fn access(request: &ServiceRequest) -> Option<Access> {
             },
         );
     }
-    let pattern = route::pattern(request)?;
+    let pattern = route::pattern(request.request())?;
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     TABLE.with(|table| {
         let here = table.get(&*pattern)?;

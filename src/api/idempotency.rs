@@ -4,9 +4,10 @@ use actix_web::HttpRequest;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::instances::path_id;
 use crate::{
     core::{invalid::Invalid, protocol::IdempotencyKey},
-    http::problem::Problem,
+    http::{problem::Problem, route},
 };
 
 const NAME: &str = "Idempotency-Key";
@@ -25,6 +26,12 @@ pub fn key(request: &HttpRequest, body: &Value) -> Result<Option<IdempotencyKey>
     }
     // serde_json's maps are sorted, so equal documents are equal texts.
     let request_hash = Sha256::digest(body.to_string().as_bytes()).into();
-    let route = format!("{} {}", request.method(), request.path());
-    Ok(Some(IdempotencyKey { key: text.to_owned(), route, request_hash }))
+    Ok(Some(IdempotencyKey { key: text.to_owned(), route: route(request), request_hash }))
+}
+
+/// The method and the path, in one spelling: a path may be sent with percent-encoding, and its id in upper case.
+fn route(request: &HttpRequest) -> String {
+    let pattern = route::pattern(request).unwrap_or_default();
+    let path = path_id(request).map_or_else(|_| pattern.to_string(), |id| pattern.replace("{id}", &id.to_string()));
+    format!("{} {path}", request.method())
 }

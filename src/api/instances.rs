@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     core::{
-        id::{HostId, InstanceId, JobId, NetworkId, TenantId},
+        id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid},
         identity::Scope,
         instances::{
             InstanceSpec, RawInstance, RestartPolicy, Status,
@@ -36,6 +36,8 @@ use crate::{
     http::{body, problem::Problem, query::Query},
 };
 
+/// An instance has at most so many labels.
+const LABEL_FILTERS_MAX: usize = 64;
 /// How long a job may wait for a host with room.
 const QUEUE_DEADLINE_S: f64 = 600.0;
 
@@ -164,11 +166,7 @@ impl From<InstanceRecord> for Instance {
 /// The id in the path; what is not a UUID names nothing.
 pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
     let text = request.match_info().get("id").unwrap_or_default();
-    // Only the usual form: a UUID has others, which are no ids here.
-    if text.len() != 36 {
-        return Err(Problem::not_found());
-    }
-    Uuid::parse_str(text).map_err(|_| Problem::not_found())
+    parse_uuid(text).map_err(|_| Problem::not_found())
 }
 
 #[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances",
@@ -212,7 +210,7 @@ pub async fn create(
     params(OnePage, ("status" = inline(Option<Status>), Query,
                      description = "Only instances of this status; deleted ones are listed with `deleted` only"),
            ("name" = Option<String>, Query, description = "Only the instance of this name"),
-           ("label" = Option<Vec<String>>, Query, description = "`key=value`; repeatable: only instances with all of them"),
+           ("label" = Option<Vec<String>>, Query, description = "`name=value`; repeatable: only instances with all of them"),
            ("network" = Option<String>, Query, description = "Only instances in this network, by name or id"),
            ("host" = Option<String>, Query, description = "Only instances on this host, by name or id")),
     responses((status = 200, description = "A page of instances, newest first", body = InstanceList), ApiError))]
@@ -225,17 +223,21 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let mut labels = Vec::new();
     for label in query.take_all("label") {
         match label.split_once('=') {
-            Some((key, value)) => labels.push(json!({ key: value })),
-            None => query.refuse("label", "invalid", "must be key=value"),
+            Some((name, value)) if !name.is_empty() => labels.push(json!({ name: value })),
+            _ => query.refuse("label", "invalid", "must be name=value"),
         }
+    }
+    // Each is looked for in each instance.
+    if labels.len() > LABEL_FILTERS_MAX {
+        query.refuse("label", "too_long", &format!("may be given at most {LABEL_FILTERS_MAX} times"));
     }
     let filter = InstanceFilter {
         tenant,
         status: status.map(|status| status.to_string()),
         name: query.take("name"),
         labels,
-        network: query.take("network"),
-        host: query.take("host"),
+        network: query.take("network").map(name_or_id),
+        host: query.take("host").map(name_or_id),
     };
     query.finish()?;
     let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;

@@ -17,7 +17,7 @@ use super::route;
 /// Those from inside.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let started = Instant::now();
-    let route = route::pattern(&request).map_or_else(|| "unknown".to_owned(), |pattern| pattern.to_string());
+    let route = route::pattern(request.request()).map_or_else(|| "unknown".to_owned(), |pattern| pattern.to_string());
     // A client may invent methods; label values must be few.
     let method = match request.method().as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),

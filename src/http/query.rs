@@ -41,20 +41,19 @@ impl Query {
         Ok(Self { wrong: wrong.collect(), parameters })
     }
 
-    /// The parameter's only value; empty counts as absent.
+    /// The parameter's only value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let mut values = self.take_all(name);
         if values.len() > 1 {
             self.refuse(name, "duplicate", "is given more than once");
         }
-        values.pop().filter(|value| !value.is_empty())
+        values.pop()
     }
 
+    /// All values of the parameter; an empty one counts as absent.
     pub fn take_all(&mut self, name: &str) -> Vec<String> {
-        let (taken, left) = std::mem::take(&mut self.parameters).into_iter().partition(|(known, _)| known == name);
-        self.parameters = left;
-        let taken: Vec<(String, String)> = taken;
-        taken.into_iter().map(|(_, value)| value).collect()
+        let taken = self.parameters.extract_if(.., |(known, _)| known == name);
+        taken.map(|(_, value)| value).filter(|value| !value.is_empty()).collect()
     }
 
     /// The parameter through `parse`, whose `None` is told with `expected`.
@@ -146,5 +145,15 @@ mod tests {
         }
         let mut query = Query::parse("label=a%3Db+c&label=d").expect("decodes");
         assert_eq!(query.take_all("label"), ["a=b c", "d"]);
+    }
+
+    #[test]
+    fn empty_parameters_count_as_absent() {
+        let mut query = Query::parse("name=&label=&label&name=a&label=b&&limit=").expect("decodes");
+
+        assert_eq!(query.take("name").as_deref(), Some("a"));
+        assert_eq!(query.take_all("label"), ["b"]);
+        assert_eq!(query.take_page().limit, PageRequest::DEFAULT);
+        assert!(query.finish().is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use actix_web::{HttpMessage, dev::ServiceRequest};
+use actix_web::{HttpMessage, HttpRequest};
 
 /// What was found out: finding it tries the patterns one after the other.
 struct Found(Option<Rc<str>>);
@@ -11,7 +11,7 @@ struct Found(Option<Rc<str>>);
 ///
 /// By the decoded path, as the router does it. actix's own `match_pattern` takes the path as sent, and so finds nothing
 /// for `/%69nstances`, which the router serves.
-pub fn pattern(request: &ServiceRequest) -> Option<Rc<str>> {
+pub fn pattern(request: &HttpRequest) -> Option<Rc<str>> {
     if let Some(Found(pattern)) = request.extensions().get() {
         return pattern.clone();
     }

@@ -115,7 +115,7 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
     let worker = cluster.work();
     let running = |name: &str, labels: Value| json!({"image": "web:1", "name": name, "labels": labels});
     let a = client.create_running(running("a", json!({"app": "web", "tier": "1"}))).await;
-    let b = client.create_running(running("b", json!({"app": "web", "tier": "2", "x=y": "z=z"}))).await;
+    let b = client.create_running(running("b", json!({"app": "web", "tier": "2", "x": "y=z=z"}))).await;
     let failed = client.post("/instances", json!({"image": "missing/x", "name": "c"})).await;
     client.ended(&failed.job()).await;
     let gone = client.create_running(running("d", json!({"app": "web"}))).await;
@@ -147,12 +147,19 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
         ("?label=app=web&label=tier=2", &[&b_id]),
         ("?label=tier=1&label=tier=2", &[]),
         ("?label=app=", &[]),
+        ("?label=x=y=z=z", &[&b_id]),
+        ("?label=", &all),
+        ("?label", &all),
+        ("?label=&label=tier=2", &[&b_id]),
+        ("?name=&name=a", &[&a_id]),
         ("?label=app=web&name=a&status=running", &[&a_id]),
         ("?network=default", &all),
         (&format!("?network={network}"), &all),
+        (&format!("?network={}", network.to_uppercase()), &all),
         ("?network=nowhere", &[]),
         ("?host=h1", &all_placed),
         (&format!("?host={host}"), &all_placed),
+        (&format!("?host={}", host.to_uppercase()), &all_placed),
         ("?host=h2", &[]),
         ("?host=h1&status=deleted", &[&gone_id]),
     ] {
@@ -163,6 +170,7 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
         ("?status=gone", "?status"),
         ("?status=Running", "?status"),
         ("?label=app", "?label"),
+        ("?label==web", "?label"),
         ("?name=a&name=b", "?name"),
     ] {
         assert_eq!(
@@ -176,6 +184,8 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
     assert_eq!(ids(&client, "/jobs?kind=delete").await, [deletion.as_str()]);
     assert_eq!(ids(&client, "/jobs?status=failed").await, [failed.job()]);
     assert_eq!(ids(&client, &format!("/jobs?instance={c_id}")).await, [failed.job()]);
+    assert_eq!(ids(&client, &format!("/jobs?instance={}", c_id.to_uppercase())).await, [failed.job()]);
+    assert_eq!(ids(&client, "/jobs?kind=&kind=delete&status=&instance=").await, [deletion.as_str()]);
     assert_eq!(ids(&client, &format!("/jobs?instance={gone_id}")).await.len(), 2);
     assert_eq!(ids(&client, &format!("/jobs?instance={gone_id}&kind=provision&status=succeeded")).await.len(), 1);
     assert_eq!(ids(&client, "/jobs?status=queued").await.len(), 1);
@@ -225,6 +235,7 @@ async fn an_admin_lists_any_tenants_things_and_nobody_else_does() {
     for path in ["/instances", "/jobs", "/networks", "/keys"] {
         let refused = reader.get(&format!("{path}?tenant_id={tenant}")).await;
         assert!(matches!(refused.code(), "forbidden" | "validation_failed"), "{path}: {}", refused.text);
+        let own = own.to_uppercase();
         assert_eq!(ids(&reader, &format!("{path}?tenant_id={own}")).await, ids(&acme, path).await, "{path}");
         assert_eq!(problem(&acme.get(&format!("{path}?tenant_id=x")).await, "validation_failed"), ["?tenant_id"]);
     }

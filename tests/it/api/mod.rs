@@ -4,6 +4,7 @@ mod accepting;
 mod auth;
 mod bodies;
 mod errors;
+mod forms;
 mod idempotency;
 mod keys;
 mod limit;
