@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web};
 use anyhow::Context;
 
-use super::{metrics, problem::Problem, request_id};
+use super::{connection, metrics, panics, problem::Problem, request_id};
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,11 +24,15 @@ pub fn serve(
 ) -> anyhow::Result<Server> {
     let server = HttpServer::new(move || {
         App::new()
+            // The last is the outermost.
+            .wrap(from_fn(panics::middleware))
             .wrap(from_fn(metrics::middleware))
             .wrap(from_fn(request_id::middleware))
+            .wrap(from_fn(connection::middleware))
             .configure(configure.clone())
             .default_service(web::to(|| async { Err::<&str, _>(Problem::not_found()) }))
     })
+    .on_connect(connection::accepted)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .max_connections(MAX_CONNECTIONS)

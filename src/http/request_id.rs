@@ -4,6 +4,7 @@ use actix_web::{
     Error,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
+    error::InternalError,
     http::header::{HeaderName, HeaderValue},
     middleware::Next,
 };
@@ -20,10 +21,11 @@ pub fn current() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// The outermost middleware.
+/// Gives a request its id. An error from inside becomes its response here, where the id is known: actix would make it
+/// outside of all middlewares.
 ///
 /// # Errors
-/// None of its own.
+/// Those from inside, with the response that has the id.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let id = request
         .headers()
@@ -32,9 +34,21 @@ pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) 
         .filter(|text| is_sane(text))
         .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned);
     let value = HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("-"));
-    let mut response = CURRENT.scope(id, next.call(request)).await?;
-    response.headers_mut().insert(NAME, value);
-    Ok(response)
+    CURRENT
+        .scope(id, async {
+            match next.call(request).await {
+                Ok(mut response) => {
+                    response.headers_mut().insert(NAME, value);
+                    Ok(response)
+                }
+                Err(error) => {
+                    let mut response = error.error_response();
+                    response.headers_mut().insert(NAME, value);
+                    Err(InternalError::from_response(error, response).into())
+                }
+            }
+        })
+        .await
 }
 
 fn is_sane(text: &str) -> bool {

@@ -29,7 +29,7 @@ fn problem(answer: &Answer, status: u16, code: &str) {
 pub async fn metrics_are_for_the_inside(stack: &Stack) {
     for path in ["/metrics", "/metrics?x=1", "//metrics", "/health/../metrics", "/%6detrics"] {
         // By hand: a client would tidy the path.
-        let said = raw(stack, &format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
+        let said = raw(address(stack), &format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"));
         assert!(said.starts_with("HTTP/1.1 404 ") && said.contains("\"code\":\"not_found\""), "{path}: {said}");
         assert!(!said.contains("http_requests_total"), "{path}: {said}");
     }
@@ -60,7 +60,7 @@ pub async fn errors_of_nginx_are_problems(stack: &Stack) {
     problem(&send(header).await, 431, "malformed_request");
     let path = format!("/instances?label={}", "x".repeat(40_000));
     problem(&send(stack.client.request(Method::GET, &path)).await, 414, "malformed_request");
-    let said = raw(stack, "NOT HTTP\r\n\r\n");
+    let said = raw(address(stack), "NOT HTTP\r\n\r\n");
     assert!(said.contains(" 400 ") && said.contains("\"code\":\"malformed_request\""), "{said}");
     let end = "Host: h\r\nConnection: close\r\n\r\n";
     for (request, status, code) in [
@@ -69,12 +69,25 @@ pub async fn errors_of_nginx_are_problems(stack: &Stack) {
         ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n", 400, "malformed_request"),
         ("GET / HTTP/3.0\r\n", 400, "malformed_request"),
     ] {
-        let said = raw(stack, &format!("{request}{end}"));
+        let said = raw(address(stack), &format!("{request}{end}"));
         assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {said}");
         assert!(said.contains(&format!("\"code\":\"{code}\"")), "{request}: {said}");
         assert!(said.contains("application/problem+json"), "{request}: {said}");
         assert_eq!(said.contains("\r\nAllow: GET"), status == 405, "{request}: {said}");
     }
+}
+
+pub async fn old_clients_and_offers_of_an_upgrade_are_served(stack: &Stack) {
+    // Load balancers' health checks.
+    let health = raw(address(stack), "GET /health/ready HTTP/1.0\r\n\r\n");
+    assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+    let key = &stack.client.key;
+    let post = format!(
+        "POST /keys HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-API-Key: {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}GET /health/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    );
+    let both = raw(address(stack), &post);
+    assert!(both.starts_with("HTTP/1.1 422 ") && both.contains("HTTP/1.1 200 "), "{both}");
 }
 
 pub async fn requests_without_a_key_are_limited_and_those_with_one_are_not(stack: &Stack) {
@@ -117,8 +130,8 @@ pub async fn the_log_is_json_and_holds_no_secret(stack: &Stack) {
     assert!(!log.contains("sesame"), "what a tenant sent is in the log");
 }
 
-/// In front of an API that streams, upgrades and hangs up, as the real one cannot be made to.
-pub async fn streams_and_upgrades_pass_and_a_post_is_not_replayed(stack: &Stack) {
+/// In front of an API that streams and hangs up, as the real one cannot be made to.
+pub async fn streams_pass_upgrades_do_not_and_a_post_is_not_replayed(stack: &Stack) {
     let fakes = Fakes::start(stack).await;
     let base = format!("http://{}", fakes.address);
 
@@ -129,20 +142,12 @@ pub async fn streams_and_upgrades_pass_and_a_post_is_not_replayed(stack: &Stack)
     assert_eq!(&stream.chunk().await.unwrap().unwrap()[..], b"b\n");
     assert!(began.elapsed() >= Duration::from_secs(5), "it came at once: this shows nothing");
 
-    let mut socket = TcpStream::connect(&fakes.address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    socket.write_all(b"GET /upgrade HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
-    let mut said = [0; 1024];
-    let mut heard = String::new();
-    while !heard.ends_with("\r\n\r\n") {
-        let n = socket.read(&mut said).unwrap();
-        assert!(n > 0, "{heard}");
-        heard += &String::from_utf8_lossy(&said[..n]);
-    }
-    assert!(heard.starts_with("HTTP/1.1 101 "), "{heard}");
-    socket.write_all(b"hello\n").unwrap();
-    let n = socket.read(&mut said).unwrap();
-    assert_eq!(&said[..n], b"heard hello\n");
+    // An offer of an upgrade is not passed on.
+    let offered = raw(
+        &fakes.address,
+        "GET /offered HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n",
+    );
+    assert!(offered.starts_with("HTTP/1.1 200 ") && offered.ends_with("\r\n\r\nno"), "{offered}");
 
     // Two replicas, which both hang up: a GET was tried with both, a POST with one.
     let http = reqwest::Client::new();
@@ -175,13 +180,14 @@ const FAKE: &str = r#"
 cat >/fake <<'END'
 #!/bin/sh
 read -r method path version
-while read -r line && [ "${#line}" -gt 1 ]; do :; done
+offered=no
+while read -r line && [ "${#line}" -gt 1 ]; do case $line in [Uu]pgrade:*) offered=yes ;; esac; done
 echo "$method $path" >>/heard
 ok() { printf 'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n'; }
 case $path in
 /hang-up) ;;
 /stream) ok; printf 'Transfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n'; sleep 5; printf '2\r\nb\n\r\n0\r\n\r\n' ;;
-/upgrade) printf 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'; read -r said; printf 'heard %s\n' "$said" ;;
+/offered) ok; printf 'Content-Length: %s\r\n\r\n%s' "${#offered}" "$offered" ;;
 *) ok; printf 'Content-Length: 2\r\n\r\nok' ;;
 esac
 END
@@ -250,9 +256,13 @@ impl Drop for Fakes {
     }
 }
 
+fn address(stack: &Stack) -> &str {
+    stack.url.trim_start_matches("http://")
+}
+
 /// All that comes back for these bytes.
-fn raw(stack: &Stack, request: &str) -> String {
-    let mut socket = TcpStream::connect(stack.url.trim_start_matches("http://")).unwrap();
+fn raw(address: &str, request: &str) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     let mut said = String::new();

@@ -3,6 +3,7 @@
 mod accepting;
 mod auth;
 mod bodies;
+mod connections;
 mod errors;
 mod forms;
 mod idempotency;

@@ -10,6 +10,8 @@ use tokio::{
 
 use crate::support::{Answer, Client};
 
+const WITHIN: Duration = Duration::from_secs(30);
+
 /// A connection to the API.
 pub async fn connect(client: &Client) -> TcpStream {
     TcpStream::connect(client.base.trim_start_matches("http://")).await.unwrap()
@@ -32,9 +34,41 @@ pub async fn exchange(client: &Client, request: &[u8]) -> Answer {
 pub async fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
     // A reset after the answer (unread bytes at the server) is no matter.
-    let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await.expect("an answer");
+    let _ = tokio::time::timeout(WITHIN, stream.read_to_end(&mut bytes)).await.expect("an answer");
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    answer(head, body)
+}
+
+/// The answers on a connection until the server closes it. When there are `most` before that, the client closes its side,
+/// and nothing more may come.
+pub async fn read_all(stream: &mut TcpStream, most: usize) -> Vec<Answer> {
+    let mut bytes = Vec::new();
+    let reading = async {
+        // A reset after the last answer is no matter.
+        while answers(&bytes).len() < most && matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {}
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut bytes).await;
+    };
+    tokio::time::timeout(WITHIN, reading).await.expect("answers, and then the end of the connection");
+    answers(&bytes)
+}
+
+/// The answers that are there in full, each with a `Content-Length`.
+pub fn answers(bytes: &[u8]) -> Vec<Answer> {
+    let mut rest = std::str::from_utf8(bytes).unwrap();
+    let mut all = Vec::new();
+    while let Some((head, after)) = rest.split_once("\r\n\r\n") {
+        let shown = answer(head, "");
+        let length: usize = shown.header("content-length").parse().unwrap();
+        let Some(body) = after.get(..length) else { break };
+        all.push(answer(head, body));
+        rest = &after[length..];
+    }
+    all
+}
+
+fn answer(head: &str, body: &str) -> Answer {
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let mut headers = HeaderMap::new();
