@@ -26,12 +26,13 @@ pub enum FabricBackend {
     Simulated(SimulatedFabric),
 }
 
-/// The same call on whichever it is.
+/// Awaits the same call on whichever it is. Its future is on the heap: bollard's are tens of kilobytes, and every future
+/// that awaits one by value would hold a copy, which overflows a thread's stack in a debug build.
 macro_rules! chosen {
-    ($self:ident.$($call:tt)+) => {
+    ($self:ident.$call:ident($($argument:expr),*)) => {
         match $self {
-            Self::Docker(backend) => backend.$($call)+,
-            Self::Simulated(backend) => backend.$($call)+,
+            Self::Docker(backend) => Box::pin(backend.$call($($argument),*)).await,
+            Self::Simulated(backend) => Box::pin(backend.$call($($argument),*)).await,
         }
     };
 }
@@ -39,66 +40,69 @@ macro_rules! chosen {
 impl ComputeBackend {
     /// The runtime's version; proves that it answers.
     pub async fn version(&self) -> Result<String, BackendError> {
-        chosen!(self.version().await)
+        chosen!(self.version())
     }
 }
 
 impl Compute for ComputeBackend {
     async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
-        chosen!(self.ensure_image(image, progress).await)
+        chosen!(self.ensure_image(image, progress))
     }
 
     async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
-        chosen!(self.create(guest, attachment).await)
+        chosen!(self.create(guest, attachment))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.start(instance).await)
+        chosen!(self.start(instance))
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
-        chosen!(self.stop(instance, grace).await)
+        chosen!(self.stop(instance, grace))
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.remove(instance).await)
+        chosen!(self.remove(instance))
     }
 
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-        chosen!(self.inspect(instance).await)
+        chosen!(self.inspect(instance))
     }
 
     async fn list(&self) -> Result<Vec<Observed>, BackendError> {
-        chosen!(self.list().await)
+        chosen!(self.list())
     }
 
     fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
-        chosen!(self.changes())
+        match self {
+            Self::Docker(backend) => backend.changes(),
+            Self::Simulated(backend) => backend.changes(),
+        }
     }
 }
 
 impl Fabric for FabricBackend {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
-        chosen!(self.ensure_network(network).await)
+        chosen!(self.ensure_network(network))
     }
 
     async fn rejoin(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
-        chosen!(self.rejoin(instance, attachment).await)
+        chosen!(self.rejoin(instance, attachment))
     }
 
     async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
-        chosen!(self.publish(instance, attachment).await)
+        chosen!(self.publish(instance, attachment))
     }
 
     async fn unpublish(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.unpublish(instance).await)
+        chosen!(self.unpublish(instance))
     }
 
     async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
-        chosen!(self.release_network(network).await)
+        chosen!(self.release_network(network))
     }
 
     async fn networks(&self) -> Result<Vec<NetworkId>, BackendError> {
-        chosen!(self.networks().await)
+        chosen!(self.networks())
     }
 }
