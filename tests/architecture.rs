@@ -351,7 +351,9 @@ fn columns(source: &Source) -> Vec<Violation> {
 fn stands_for_columns(before: &str, behind: &str) -> bool {
     let before = before.trim_end();
     let last = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
-    let of_a_table = before.strip_suffix('.').is_some_and(|table| table.ends_with(is_word));
+    let of_a_table = before
+        .strip_suffix('.')
+        .is_some_and(|table| table.trim_end().ends_with(|c| is_word(c) || matches!(c, ')' | '"')));
     // A literal may be the rest of a statement that another one begins.
     let begins = before.is_empty() && behind.trim_start().starts_with("from");
     of_a_table || begins || before.ends_with(',') || ["select", "returning", "distinct", "all"].contains(&last)
@@ -943,6 +945,8 @@ mod catches {
                 (file, "q(\"SELECT j.* FROM jobs j\")"),
                 (file, "q(\"select id, * from jobs\")"),
                 (file, "q(\"select distinct\n * from jobs\")"),
+                (file, "q(\"select (j).* from jobs j\")"),
+                (file, "q(r#\"select \"j\".* from jobs j\"#)"),
                 (file, "q(\"select \\\n  j . id, j.* from jobs j\")"),
                 (file, "q(\"delete from jobs returning *\")"),
                 (file, "q(concat!(\"update jobs j set a = b * 2 \", \"returning j.*), x as (\"))"),

@@ -2,8 +2,8 @@
 # What run and test share, and the one place that says in which order things go.
 #
 #   SCRIPTS  the verbs of the Makefile, one file each
-#   LIB      what they source; it changes nothing outside the state directory
-#   MACHINE  what needs root and changes the machine: packages, a Docker engine of our own
+#   LIB      what they source; what it changes is in the state directory
+#   MACHINE  what needs root and changes the machine: packages (for all verbs), a Docker engine of our own
 #
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # variables for the parts

@@ -65,6 +65,10 @@ impl Compute for ComputeBackend {
         chosen!(self.remove(instance))
     }
 
+    async fn discard(&self, container: &Observed) -> Result<(), BackendError> {
+        chosen!(self.discard(container))
+    }
+
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
         chosen!(self.inspect(instance))
     }

@@ -131,7 +131,7 @@ pub enum ContainerState {
 }
 
 impl Observed {
-    /// Whether it belongs to this host; one that names no host does.
+    /// Returns whether it belongs to this host; one that names no host does.
     pub fn is_of(&self, host: HostId) -> bool {
         self.host.is_none_or(|made_on| made_on == host)
     }
@@ -172,8 +172,12 @@ pub trait Compute: Send + Sync {
     fn stop(&self, instance: InstanceId, grace: Duration) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Kills and removes it with all that it holds, its anonymous volumes included; absent is success. Only for a delete,
-    /// a purge, an orphan, or the undo of the attempt that created it.
+    /// a purge, or an orphan.
     fn remove(&self, instance: InstanceId) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Kills and removes this one container, and no other of its instance; absent is success. Its anonymous volumes go with it
+    /// only if it never ran, so that they hold nothing but what the image had.
+    fn discard(&self, container: &Observed) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// The container of this instance, if there is one.
     fn inspect(&self, instance: InstanceId) -> impl Future<Output = Result<Option<Observed>, BackendError>> + Send;

@@ -7,6 +7,9 @@
 //! (RFC 9112, 9.6). A connection ends when the client asks for it, when it offers an upgrade (none is taken, and actix
 //! reads on in its own way), and when an answer is ready before the request's body is there.
 //!
+//! One case is actix's own: it takes an answer's `Connection` from the request that it decoded last. Pipelined behind others, a
+//! request that asks for `close` may make their answers say so too, though it is still processed.
+//!
 //! It also ends when the client takes nothing of an answer for `WRITE_TIMEOUT`.
 
 use std::{
@@ -16,14 +19,14 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{
     Error, HttpMessage, HttpResponse,
     body::{BodySize, BodyStream, BoxBody, MessageBody},
     dev::{Extensions, Payload, ServiceRequest, ServiceResponse},
-    error::PayloadError,
+    error::{InternalError, PayloadError},
     http::{ConnectionType, StatusCode},
     middleware::Next,
     rt::net::TcpStream,
@@ -35,6 +38,8 @@ use socket2_05::SockRef;
 /// How long a client may take nothing of an answer. Then the kernel ends the connection: actix, which waits for it to take
 /// the next bytes, has no time-out of its own.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take for one answer, however steadily it reads: the largest, a page of 1 MiB, needs 3.5 KiB/s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the last answer has to reach the client when another request follows it: as long as actix waits itself before it
 /// closes a connection with unread bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -71,13 +76,23 @@ pub async fn middleware<B: MessageBody + 'static>(
     let body = RequestBody::share(&mut request);
     let is_last = request.head().connection_type() != ConnectionType::KeepAlive;
     closing.0.set(is_last);
-    let mut response = next.call(request).await?;
+    let mut response = match next.call(request).await {
+        Ok(response) => response,
+        // A panic. actix closes the connection after an error whose request has an unread body, and says so.
+        Err(error) if is_last || body.as_ref().is_some_and(|body| !body.has_ended()) => {
+            closing.0.set(true);
+            let mut response = error.error_response();
+            response.head_mut().set_connection_type(ConnectionType::Close);
+            return Err(InternalError::from_response(error, response).into());
+        }
+        Err(error) => return Err(error),
+    };
     let unread = body.filter(|body| !body.has_ended());
     if is_last || unread.is_some() {
         closing.0.set(true);
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| Answer { body: body.boxed(), next: Bytes::new(), _unread: unread }))
+    Ok(response.map_body(|_, body| Answer::new(body.boxed(), unread)))
 }
 
 /// Gives the answer before the time to arrive, and ends the connection. actix has no other way to do that from here than a
@@ -86,7 +101,7 @@ async fn drop_connection(request: ServiceRequest) -> ServiceResponse<Answer> {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
     let error = io::Error::other("a request followed the last one of its connection; closing the connection");
     let body = BoxBody::new(BodyStream::new(stream::iter([Err::<Bytes, _>(error)])));
-    let response = HttpResponse::with_body(StatusCode::BAD_REQUEST, Answer { body, next: Bytes::new(), _unread: None });
+    let response = HttpResponse::with_body(StatusCode::BAD_REQUEST, Answer::new(body, None));
     request.into_response(response)
 }
 
@@ -132,8 +147,15 @@ impl Stream for RequestBody {
 pub struct Answer {
     body: BoxBody,
     next: Bytes,
+    started: Instant,
     /// Kept until the answer is sent: if it were dropped, actix would go on reading a body in chunks, without a time-out.
     _unread: Option<RequestBody>,
+}
+
+impl Answer {
+    fn new(body: BoxBody, unread: Option<RequestBody>) -> Self {
+        Self { body, next: Bytes::new(), started: Instant::now(), _unread: unread }
+    }
 }
 
 impl MessageBody for Answer {
@@ -144,6 +166,11 @@ impl MessageBody for Answer {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.started.elapsed() > ANSWER_TIMEOUT {
+            return Poll::Ready(Some(Err(
+                io::Error::other("the client reads too slowly; closing the connection").into()
+            )));
+        }
         if self.next.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_next(cx)) {
                 Some(Ok(bytes)) => self.next = bytes,
@@ -152,5 +179,23 @@ impl MessageBody for Answer {
         }
         let piece = self.next.len().min(PIECE_BYTES);
         Poll::Ready(Some(Ok(self.next.split_to(piece))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_that_takes_too_long_breaks_off() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let long_ago =
+            Instant::now().checked_sub(ANSWER_TIMEOUT + Duration::from_secs(1)).expect("the machine runs for longer");
+
+        for (started, is_sent) in [(Instant::now(), true), (long_ago, false)] {
+            let mut answer = Answer { started, ..Answer::new(BoxBody::new("text"), None) };
+            let polled = Pin::new(&mut answer).poll_next(&mut context);
+            assert_eq!(matches!(polled, Poll::Ready(Some(Ok(_)))), is_sent, "{polled:?}");
+        }
     }
 }

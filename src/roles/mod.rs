@@ -1,5 +1,6 @@
 //! One composition root per subcommand: reads settings, wires parts, waits. Decides nothing else.
 
+mod background;
 mod dev;
 mod healthcheck;
 mod keys;

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::background;
 use crate::{
     api::{self, ApiState},
     backend::{
@@ -87,7 +88,7 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         return Ok(handle.clone());
     }
     let handle = telemetry::metrics()?;
-    tokio::spawn(telemetry::upkeep(handle.clone()));
+    background::run("metrics", telemetry::upkeep(handle.clone()));
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
@@ -181,8 +182,8 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let identity = if parts.identity.cache {
         cached.ask_once().await;
         let (news, outbox) = (cached.clone(), cached.revoker());
-        tokio::spawn(async move { news.run().await });
-        tokio::spawn(async move { outbox.run().await });
+        background::run("key_cache", async move { news.run().await });
+        background::run("key_outbox", async move { outbox.run().await });
         Identity::Cached(cached)
     } else {
         // It keeps no keys, but may not know that others do: what it revokes they have to hear of.
@@ -203,7 +204,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         stopping: shutdown.requested.clone(),
     });
     let (for_instances, for_jobs) = (parts.db.clone(), parts.db.clone());
-    tokio::spawn(async move {
+    background::run("instance_watch", async move {
         instance_watch
             .run(move |ids| {
                 let db = for_instances.clone();
@@ -211,7 +212,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
             })
             .await;
     });
-    tokio::spawn(async move {
+    background::run("job_watch", async move {
         job_watch
             .run(move |ids| {
                 let db = for_jobs.clone();
@@ -219,7 +220,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
             })
             .await;
     });
-    tokio::spawn(keeper::run(parts.db, parts.lease));
+    background::run("maintenance", keeper::run(parts.db, parts.lease));
     let address = socket.local_addr()?;
     let server = listener::serve(socket, parts.http.workers, parts.http.shutdown_timeout, move |config| {
         if let Err(error) = open_thread(&state) {
@@ -301,7 +302,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     tracing::info!(%address, "the worker's health and metrics listen");
     let handle = listener.handle();
     tokio::spawn(listener);
-    tokio::spawn(keeper::run(parts.db.clone(), parts.worker.times.lease));
+    background::run("maintenance", keeper::run(parts.db.clone(), parts.worker.times.lease));
     let shutdown = shutdown.clone();
     Ok(tokio::spawn(async move {
         worker::run(parts.db, me, parts.worker, backends, ear, health, shutdown).await;

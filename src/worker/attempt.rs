@@ -109,6 +109,8 @@ async fn crash(context: &Context, job: &Claimed, held: &Arc<Held>) {
     };
     if is_written {
         count(job, "crashed");
+        // What comes next on the instance waited for this.
+        context.wakeups.after(Duration::ZERO);
     }
 }
 

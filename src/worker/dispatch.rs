@@ -35,6 +35,8 @@ use crate::{
 };
 
 const IDLE_POLL: Duration = Duration::from_secs(2);
+/// How long a claim waits, at least, whose candidates were all locked by others.
+const CONTENTION_PAUSE: Duration = Duration::from_millis(20);
 const DEAF_POLL: Duration = Duration::from_millis(500);
 /// Our own time limit of a statement, and the server's.
 const STATEMENT: Duration = Duration::from_millis(4500);
@@ -167,6 +169,10 @@ impl Dispatch {
             Ok(batch) => {
                 // With all slots taken, messages stay in Redis, and jobs may have come by the time one is free.
                 let again = batch.more || batch.jobs.len() == free;
+                if batch.jobs.is_empty() && batch.more {
+                    // Another host is claiming all that this one chose; not in step with it the next time.
+                    tokio::time::sleep(CONTENTION_PAUSE.mul_f64(1.0 + 2.0 * random_unit())).await;
+                }
                 for job in batch.jobs {
                     self.start(job, claimed_at);
                 }

@@ -19,6 +19,8 @@ mod sweep;
 mod wakeups;
 mod watchdog;
 
+pub use watchdog::EXIT_STATUS;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;

@@ -96,7 +96,7 @@ async fn settle_failed(context: &Context, failed: &Expected, container: &Observe
         }
         ContainerState::Created => {
             tracing::warn!(instance = %failed.id, "removing a container that never ran, of a failed instance");
-            remove_unused(context, failed).await
+            remove_unused(context, failed, container).await
         }
     };
     if let Err(error) = settled {
@@ -104,9 +104,9 @@ async fn settle_failed(context: &Context, failed: &Expected, container: &Observe
     }
 }
 
-async fn remove_unused(context: &Context, failed: &Expected) -> Result<(), BackendError> {
+async fn remove_unused(context: &Context, failed: &Expected, container: &Observed) -> Result<(), BackendError> {
     context.fabric.unpublish(failed.id).await?;
-    context.compute.remove(failed.id).await?;
+    context.compute.discard(container).await?;
     context.fabric.release_network(failed.network).await.map(drop)
 }
 

@@ -1,7 +1,7 @@
 //! The steps of one attempt as its owner will see them; kept here, written along with the heartbeat.
 //!
-//! Each attempt starts with none and has seven at most (`jobs/`: five to provision, `undo` of the failure and `undo` of the
-//! deadline), each with a detail of 2 KiB at most, so what is written stays small.
+//! Each attempt starts with none and has eight at most (`jobs/`: the look for a container, five to provision, `undo` of the failure
+//! and `undo` of the deadline), each with a detail of 2 KiB at most, so what is written stays small.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -37,7 +37,7 @@ struct Findings {
     foreign: HashSet<InstanceId>,
 }
 
-/// Since when each thing has been found in all rounds.
+/// Keeps since when each thing has been found in all rounds.
 struct FoundSince<T>(HashMap<T, Instant>);
 
 impl<T> Default for FoundSince<T> {
@@ -119,7 +119,7 @@ async fn sweep(context: &Context, findings: &mut Findings) -> Result<(), SweepEr
     Ok(())
 }
 
-/// Those of the containers' instances that have a live row, on whichever host.
+/// Returns those of the containers' instances that have a live row, on whichever host.
 async fn live(context: &Context, containers: &[&Observed]) -> Result<HashMap<InstanceId, LiveInstance>, DbError> {
     if containers.is_empty() {
         return Ok(HashMap::new());
@@ -136,11 +136,11 @@ fn alarm(
     live: &HashMap<InstanceId, LiveInstance>,
     known: &mut HashSet<InstanceId>,
 ) {
-    let placed_on = |one: &Observed| {
-        let placed_on = live.get(&one.instance).and_then(|instance| instance.host.as_ref());
-        placed_on.filter(|(id, _)| *id != host)
-    };
-    let foreign: Vec<_> = unowned.iter().filter(|one| !one.is_of(host) || placed_on(one).is_some()).collect();
+    let placed_on = |one: &Observed| live.get(&one.instance).and_then(|instance| instance.host.as_ref());
+    // A live row that is placed here was placed after this round had read what is.
+    let is_elsewhere =
+        |one: &Observed| live.contains_key(&one.instance) && placed_on(one).is_none_or(|(id, _)| *id != host);
+    let foreign: Vec<_> = unowned.iter().filter(|one| !one.is_of(host) || is_elsewhere(one)).collect();
     #[allow(clippy::cast_precision_loss, reason = "a host has fewer than 2^52 containers")]
     metrics::gauge!("host_foreign_containers").set(foreign.len() as f64);
     for container in foreign.iter().filter(|container| !known.contains(&container.instance)) {

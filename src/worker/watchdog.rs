@@ -1,10 +1,10 @@
 //! A loop that stands still is worse than a process that ends: its jobs would wait for ever while the heartbeat keeps them.
 //!
-//! Each loop has a pulse. After a third of the limit without one it is counted and told; at the limit the process ends with
-//! status 70, whoever supervises it starts another, and that one takes the jobs over.
+//! Each loop has a pulse. After a third of the limit without one it is counted and logged; at the limit the process ends with
+//! status 70, its supervisor starts another, and that one takes the jobs over.
 //!
 //! Only time in which the watchdog's own thread ran counts, measured by its ticks: while the process is stopped (SIGSTOP, a
-//! paused virtual machine, a suspended laptop) no loop can move, and when it goes on each one has the whole limit again.
+//! paused virtual machine, a suspended laptop) no loop can move, and that time counts for 2 s at most.
 
 use std::{
     sync::{

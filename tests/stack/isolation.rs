@@ -26,6 +26,7 @@ pub async fn an_instance_reaches_nothing_of_the_system(stack: &Stack) {
         ("redis", "back", "6379"),
         ("prometheus", "back", "9090"),
         ("worker", "back", "9091"),
+        ("worker", "front", "9091"),
         ("api", "back", "8080"),
         ("api", "front", "8080"),
         ("nginx", "front", "8080"),

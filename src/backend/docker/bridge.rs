@@ -107,13 +107,13 @@ pub(super) async fn rejoin(
             return Ok(());
         }
         let leave = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
-        within(LONG, docker.disconnect_network(network, leave)).await.map_err(error::general)?;
+        within(LONG, docker.disconnect_network(network, leave)).await.map_err(error::joining)?;
     }
     let join = NetworkConnectRequest {
         container: container.to_owned(),
         endpoint_config: Some(spec::endpoint_settings(attachment)),
     };
-    within(LONG, docker.connect_network(network, join)).await.map_err(error::general)
+    within(LONG, docker.connect_network(network, join)).await.map_err(error::joining)
 }
 
 /// Under the network's exclusive lock.

@@ -29,7 +29,7 @@ use super::{
     spec,
 };
 use crate::{
-    backend::{Attachment, BackendError, Changed, Compute, Guest, NetworkPlan, Observed, Progress},
+    backend::{Attachment, BackendError, Changed, Compute, ContainerState, Guest, NetworkPlan, Observed, Progress},
     core::id::{ClusterId, InstanceId},
 };
 
@@ -220,8 +220,17 @@ impl Compute for DockerCompute {
         Ok(())
     }
 
+    async fn discard(&self, container: &Observed) -> Result<(), BackendError> {
+        let id = &container.container_id;
+        let Some(found) = observe::one(&self.engine, container.instance, id).await? else { return Ok(()) };
+        let never_ran = found.observed.state == ContainerState::Created;
+        self.remove_container(&found.placed(), if never_ran { Volumes::Remove } else { Volumes::Keep }).await
+    }
+
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-        Ok(observe::found(&self.engine, instance).await?.map(|found| found.observed))
+        let found = observe::found(&self.engine, instance).await?;
+        // One that the engine removes, or failed to remove, cannot be started: it is as good as gone.
+        Ok(found.filter(|found| !is_leaving(&found.raw)).map(|found| found.observed))
     }
 
     async fn list(&self) -> Result<Vec<Observed>, BackendError> {
@@ -239,10 +248,15 @@ async fn endpoints(network: Option<&NetworkLock>) -> Option<MutexGuard<'_, ()>> 
     time::timeout(LONG, network?.endpoints.lock()).await.ok()
 }
 
+/// Whether the engine is removing it, or has tried to and failed.
+fn is_leaving(found: &ContainerInspectResponse) -> bool {
+    let status = found.state.as_ref().and_then(|state| state.status);
+    matches!(status, Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD))
+}
+
 /// Whether it is what `create` would make, and stays.
 fn is_equal(engine: &Engine, found: &ContainerInspectResponse, guest: &Guest, attachment: &Attachment) -> bool {
-    let status = found.state.as_ref().and_then(|state| state.status);
-    if matches!(status, Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)) {
+    if is_leaving(found) {
         return false;
     }
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());

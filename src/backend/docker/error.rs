@@ -122,6 +122,14 @@ pub(super) fn starting(error: Error) -> BackendError {
     }
 }
 
+/// For a container that joins or leaves a network: either may have gone away since they were found.
+pub(super) fn joining(error: Error) -> BackendError {
+    match status(&error) {
+        Some(404 | 409) => unavailable(error),
+        _ => general(error),
+    }
+}
+
 pub(super) fn networking(cidr: impl std::fmt::Display, error: Error) -> BackendError {
     match answer(&error) {
         Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(

@@ -31,6 +31,9 @@ impl Fabric for DockerFabric {
         if found.observed.state == ContainerState::Running {
             return Ok(());
         }
+        let lock = self.engine.networks.of(attachment.network.id);
+        // No release between leaving the network and joining it.
+        let _using = lock.existence.read().await;
         let mut networks = found.raw.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let endpoint = networks.remove(&labels::network_name(attachment.network.id));
         bridge::rejoin(&self.engine, &found.observed.container_id, endpoint, attachment).await

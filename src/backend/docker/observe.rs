@@ -59,7 +59,7 @@ pub(super) async fn found(engine: &Engine, instance: InstanceId) -> Result<Optio
 }
 
 /// The container of this name or id, if it is the instance's.
-async fn one(engine: &Engine, instance: InstanceId, name: &str) -> Result<Option<Found>, BackendError> {
+pub(super) async fn one(engine: &Engine, instance: InstanceId, name: &str) -> Result<Option<Found>, BackendError> {
     let Some(raw) = raw(engine, name).await? else { return Ok(None) };
     let observed = ours(engine, &raw)?.filter(|observed| observed.instance == instance);
     Ok(observed.map(|observed| Found { observed, raw }))

@@ -8,7 +8,7 @@
 //!
 //! Promises: nothing is sent to a registry that is refused, but for the resolution of its name. Docker Hub is always
 //! allowed, and so is each registry that is named; they need not resolve here (behind a proxy they do not).
-//! Refuses: guarding what the engine does afterwards. It resolves the name again, and may be told another address by then;
+//! Refuses: guarding what the engine does afterwards. It resolves the name again, and may get another address by then;
 //! it follows redirects of a registry; it may have mirrors. What comes back from there is not shown (`error.rs`).
 
 use std::{
@@ -49,7 +49,9 @@ impl Registries {
             return Ok(());
         }
         tracing::info!(image, "refused to pull from a registry that is on no public address and not in APP_REGISTRIES");
-        let refusal = format!("{image}: the registry has no public address, and this installation does not allow it");
+        let refusal = format!(
+            "{image}: the registry's name does not resolve to public addresses, and this installation does not allow it"
+        );
         Err(BackendError::ImagePullFailed(refusal.into()))
     }
 }
@@ -137,9 +139,15 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// Whether this host has the address: then it can be bound.
+/// Whether this host has the address: then the kernel would send to it from that same address. Nothing is sent. (To bind the
+/// address would be no proof: with `net.ipv4.ip_nonlocal_bind` any can be bound.)
 fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address)
 }
 
 #[cfg(test)]

@@ -105,10 +105,14 @@ impl SimulatedCompute {
     }
 
     fn remove_now(&self, instance: InstanceId) -> Result<(), BackendError> {
+        self.remove_if(instance, |_| true)
+    }
+
+    fn remove_if(&self, instance: InstanceId, is_meant: impl Fn(&Observed) -> bool) -> Result<(), BackendError> {
         let _writing = self.machine.lock();
         match self.machine.load(instance)? {
-            Some(record) => self.machine.erase(&record),
-            None => Ok(()),
+            Some(record) if is_meant(&record.clone().observed()) => self.machine.erase(&record),
+            _ => Ok(()),
         }
     }
 }
@@ -152,6 +156,11 @@ impl Compute for SimulatedCompute {
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
         self.machine.chance.perform("remove", || self.remove_now(instance)).await
+    }
+
+    async fn discard(&self, container: &Observed) -> Result<(), BackendError> {
+        let is_meant = |found: &Observed| found.container_id == container.container_id;
+        self.machine.chance.perform("remove", || self.remove_if(container.instance, is_meant)).await
     }
 
     async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {

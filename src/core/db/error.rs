@@ -1,4 +1,4 @@
-//! What a statement can end with, as far as anybody acts on the difference: one table of SQLSTATEs.
+//! The errors of statements, by what callers do about them: one table of SQLSTATEs.
 
 use std::io;
 

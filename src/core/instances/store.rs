@@ -242,7 +242,7 @@ pub struct LiveInstance {
 /// Returns those of these instances that are not deleted, whichever host they are placed on.
 ///
 /// # Errors
-/// As the database says.
+/// `Unavailable` or `ReadOnly` when the primary cannot be asked; `Statement` for a bug.
 pub async fn live_among(db: &DualDb, ids: Vec<InstanceId>) -> Result<Vec<LiveInstance>, DbError> {
     let ids: &Vec<Uuid> = &ids.into_iter().map(InstanceId::uuid).collect();
     let rows = db

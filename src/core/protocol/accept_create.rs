@@ -161,7 +161,7 @@ pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<Accepted, Accep
             }
             Err(DbError::Refused { code, .. }) if code == "address_retry" || code == "port_retry" => {}
             // Two requests that wait for each other's ports: one was undone, so it may run again.
-            Err(DbError::RolledBack { .. }) => {}
+            Err(DbError::StaleStatement { .. } | DbError::RolledBack { .. }) => {}
             Err(error) => return Err(translate(error, request)),
         }
     }

@@ -163,7 +163,7 @@ select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_tok
   extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s,
   i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
   i.mac, i.ports, left_over.more
-from claimed j join placed i on i.id = j.instance_id cross join left_over";
+from left_over left join (claimed j join placed i on i.id = j.instance_id) on true";
 
 /// Claims at most `free` jobs, in the order that the module's header states. An error means that the outcome is unknown:
 /// `recover` asks.
@@ -199,7 +199,8 @@ pub async fn claim(
             ],
         )
         .await?;
-    let more = rows.first().is_some_and(|row| row.get("more"));
+    // One row at least: without a job where none was claimed.
+    let more = rows.first().and_then(|row| row.get::<_, Option<bool>>("more")).unwrap_or_default();
     Ok(Batch { jobs: readable(&rows, lease), more })
 }
 
@@ -229,7 +230,7 @@ pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Cl
 /// failed. The others of the batch go ahead.
 fn readable(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
     let read = |row: &Row| {
-        let job: Uuid = row.get("job_id");
+        let job: Uuid = row.get::<_, Option<Uuid>>("job_id")?;
         claimed(row, lease).inspect_err(|error| tracing::error!(%error, %job, "cannot read a job")).ok()
     };
     rows.iter().filter_map(read).collect()

@@ -30,7 +30,7 @@ const KILLED: i64 = 137;
 
 impl Seen {
     /// Says in the instance's reason how its process ended. The runtime tells whether *any* process of the container was
-    /// killed for memory: only with this exit code was it the one whose end is told here.
+    /// killed for memory: only with this exit code was it the instance's own.
     fn detail(self) -> String {
         match self {
             Self::Running => String::new(),

@@ -98,7 +98,7 @@ async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> 
 /// lease was lost, and nothing was written.
 ///
 /// # Errors
-/// As the database says; the statement may be repeated.
+/// `Unavailable`, `Locked`, `RolledBack` or `ReadOnly`: the statement may be repeated; `Statement` for a bug.
 pub async fn crashed(db: &DualDb, lease: Lease, lease_for: Duration) -> Result<bool, DbError> {
     let (kinds, was, becomes) = Transition::table_by_kind(Transition::Failed);
     let pause = lease_for.as_secs_f64() / 30.0;
@@ -129,7 +129,9 @@ async fn misfits(db: &DualDb) -> Result<usize, DbError> {
             "with stuck as materialized (
                select i.id, j.id as job_id,
                  case when fits.possible then 'no host had room before the deadline'
-                      else 'fits no host: ' || coalesce(fits.reasons, '') end as detail
+                      -- The client's own text is in it, and one reason per host: one line of at most 2 KiB.
+                      else left(regexp_replace('fits no host: ' || coalesce(fits.reasons, ''), '[[:cntrl:]]', ' ', 'g'), 500)
+                 end as detail
                from jobs j join instances i on i.id = j.instance_id
                cross join lateral (
                  select bool_or(r.reason is null) as possible, count(*) as hosts,

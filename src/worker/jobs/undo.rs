@@ -29,7 +29,7 @@ pub(super) async fn on_failure(
         Err(error) => error,
     };
     match &error {
-        // Another worker may be at it: hands off.
+        // Another worker may hold the lease: leave everything as it is.
         JobError::Halted(Halt::Lost) => {}
         JobError::Halted(Halt::Cancelled) | JobError::Backend(_) => undo(context, job, held).await,
     }
@@ -42,9 +42,9 @@ pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
     let instance = job.lease.instance;
     let undone: Result<(), BackendError> = async {
         let found = context.compute.inspect(instance).await?;
-        if found.is_some_and(|container| is_made_by(attempt(job), &container)) {
+        if let Some(container) = found.filter(|container| is_made_by(attempt(job), container)) {
             context.fabric.unpublish(instance).await?;
-            context.compute.remove(instance).await?;
+            context.compute.discard(&container).await?;
         }
         // A container that stays needs it, running or not, and the runtime knows.
         context.fabric.release_network(job.network).await?;

@@ -12,8 +12,8 @@ use std::{
 
 use app::{
     backend::{
-        Attachment, Attempt, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, PortPlan,
-        Released,
+        Attachment, Attempt, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, Observed,
+        PortPlan, Released,
     },
     core::id::{HostId, InstanceId, JobId, NetworkId},
 };
@@ -104,10 +104,13 @@ async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPla
     let new = compute.create(&next, &wires).await.expect("create the next generation");
     assert_ne!(old, new);
     let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
-    assert_eq!((seen.generation, seen.state, seen.container_id), (2, ContainerState::Created, new));
+    assert_eq!((seen.generation, seen.state, &seen.container_id), (2, ContainerState::Created, &new));
     assert_eq!(seen.made_by, Some(next.made_by));
     assert_eq!(compute.list().await.expect("list").len(), 1);
-    compute.remove(next.instance).await.expect("remove");
+    compute.discard(&Observed { container_id: old, ..seen.clone() }).await.expect("discard what was replaced");
+    assert_eq!(state(compute, next.instance).await, Some(ContainerState::Created), "another container");
+    compute.discard(&seen).await.expect("discard");
+    assert_eq!(state(compute, next.instance).await, None);
 }
 
 async fn an_exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {

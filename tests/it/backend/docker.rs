@@ -244,6 +244,10 @@ async fn container_with_our_name_wins_and_remove_takes_all() {
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!(seen.container_id, copy, "the newest");
     assert_eq!(compute.list().await.expect("list")[0].container_id, copy);
+    compute.discard(&seen).await.expect("discard");
+    let left = compute.inspect(id).await.expect("inspect").expect("the other one");
+    assert_eq!(left.container_id, container, "discarded one, not all");
+    engine.docker(&[&["create"], &labels[..], &[&engine.image]].concat());
     compute.remove(id).await.expect("remove");
     fabric.release_network(network.id).await.expect("release");
     is_clean(&compute, &fabric).await;
@@ -265,6 +269,19 @@ async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
     assert!(exists(&first) && exists(&second) && first != second);
     compute.remove(next.instance).await.expect("remove");
     assert!(exists(&first) && !exists(&second));
+
+    let discarded = async |run: bool| {
+        let volume = volume(&compute.create(&next, &wires).await.expect("create"));
+        if run {
+            compute.start(next.instance).await.expect("start");
+        }
+        let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
+        compute.discard(&seen).await.expect("discard");
+        volume
+    };
+    let (unused, used) = (discarded(false).await, discarded(true).await);
+    assert!(!exists(&unused) && exists(&used), "what ran may have written");
+    engine.docker(&["volume", "rm", &used]);
 
     engine.docker(&["volume", "rm", &first]);
     engine.docker(&["rmi", &image]);

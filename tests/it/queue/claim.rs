@@ -186,6 +186,15 @@ async fn claim_tells_whether_jobs_are_left() {
     assert_eq!((first.jobs.len(), first.more), (1, true));
     let second = claim(&lab.db, me, 4).await.unwrap();
     assert_eq!((second.jobs.len(), second.more), (0, false), "no reason to claim again at once");
+
+    // What another transaction holds is not waited for, and is a reason to claim again.
+    let held = lab.create(lab.tenant, &spec(32)).await;
+    lab.sql.batch_execute("begin").await.unwrap();
+    lab.sql.query("select 1 from instances where id = $1 for update", &[&held.id.uuid()]).await.unwrap();
+    let contended = claim(&lab.db, me, 4).await.unwrap();
+    lab.sql.batch_execute("rollback").await.unwrap();
+    assert_eq!((contended.jobs.len(), contended.more), (0, true), "locked, not gone");
+    assert_eq!(lab.claim_next(me, 4).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,10 +46,17 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     cluster.set("APP_ORPHAN_GRACE_MS", GRACE.as_millis());
     let id = ClusterId::from(cluster.id().await);
     let (_api, client) = cluster.serve();
-    let _worker = cluster.work();
+    let worker = cluster.work();
     let host: uuid::Uuid = cluster.sql().await.query_one("select id from hosts", &[]).await.unwrap().get(0);
     let (theirs, stranger) = container(cluster.state.path(), ClusterId::new(), host.into()).await;
     let (_, foreign) = container(cluster.state.path(), id, HostId::new()).await;
+    // It carries this host, and its row is placed on another one.
+    let moved = client.create_running(json!({"image": "web:1"})).await;
+    let moved: InstanceId = moved["id"].as_str().unwrap().parse().unwrap();
+    let elsewhere = "with h as (insert into hosts (id, name, cpu_millis, memory_mib, labels) select gen_random_uuid(), 'h2', cpu_millis, memory_mib, labels
+                                from hosts where id = $1 returning id)
+                     update instances set host_id = (select id from h) where id = $2";
+    cluster.sql().await.execute(elsewhere, &[&host, &moved.uuid()]).await.unwrap();
     let (ours, orphan) = container(cluster.state.path(), id, host.into()).await;
     let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
     let owned = client.create_running(json!({"image": "web:1"})).await;
@@ -66,6 +73,9 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     })
     .await;
     assert!(ours.inspect(foreign).await.unwrap().is_some(), "another host's");
+    assert!(ours.inspect(moved).await.unwrap().is_some(), "its row lives elsewhere");
+    let is_alarm = |line: &str| line.contains("belongs to another host") && line.contains(&moved.to_string());
+    assert!(worker.log().lines().any(is_alarm), "{}", worker.log());
     assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
     assert_eq!(theirs.fabric().networks().await.unwrap().len(), 1);
     let owned = owned["id"].as_str().unwrap();

@@ -85,7 +85,7 @@ async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_paus
     assert_eq!(pauses.iter().map(|pause| (pause * 10.0).round()).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0, 16.0]);
 }
 
-/// How an instance fails while its container runs, or before it ran, is told in one statement: it takes several crashes.
+/// Failing an instance while its container runs, or before it ran, takes several crashes: one statement sets the status instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
     let mut cluster = Cluster::simulated().await;

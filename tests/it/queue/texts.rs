@@ -56,7 +56,7 @@ async fn control_characters_and_megabytes_from_a_registry_fail_only_their_own_jo
 }
 
 /// Makes Postgres refuse what is written of a job of the image `poison/…` where `condition` holds, as it would refuse a
-/// text that nobody had cleaned.
+/// text that was not cleaned.
 async fn refuse(cluster: &Cluster, condition: &str) {
     let trigger = format!(
         "create function refuse() returns trigger language plpgsql as $$ begin

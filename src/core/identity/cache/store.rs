@@ -17,7 +17,7 @@ use crate::core::{
 /// connection was opened to a primary (a pooler in between may have exchanged the server).
 ///
 /// # Errors
-/// `ReadOnly`, or as the database says.
+/// `ReadOnly` when the server takes no writes; `Unavailable` when it does not answer.
 async fn of_primary(db: &DualDb, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
     db.read(Consistency::Primary, |c| async move {
         let rows = c.query(sql, params).await?;
