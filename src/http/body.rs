@@ -1,5 +1,5 @@
-//! JSON bodies: at most 1 MiB and `strict::VALUES_MAX` values, within 10 s, of the right media type, told apart as
-//! unreadable (400) or wrong (422). Reading one takes time in proportion to its length: the thread that does it answers
+//! JSON bodies: at most 1 MiB and `strict::VALUES_MAX` values, within 10 s, of the right media type; what cannot be
+//! read is 400, what is wrong 422. Reading one takes time in proportion to its length: the thread that does it answers
 //! other requests as well.
 
 use std::time::Duration;

@@ -63,7 +63,7 @@ pub fn accepted(stream: &dyn Any, data: &mut Extensions) {
 /// Decides whether a request is the last one of its connection. The outermost middleware.
 ///
 /// # Errors
-/// Those from inside.
+/// Those of the inner services: a panic of a handler.
 pub async fn middleware<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -95,8 +95,8 @@ pub async fn middleware<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| Answer::new(body.boxed(), unread)))
 }
 
-/// Gives the answer before the time to arrive, and ends the connection. actix has no other way to do that from here than a
-/// body that breaks off: nothing of this response is sent.
+/// Waits until the previous answer can have arrived, and ends the connection. From a middleware, actix ends one only by a body
+/// that fails: nothing of this response is sent.
 async fn drop_connection(request: ServiceRequest) -> ServiceResponse<Answer> {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
     let error = io::Error::other("a request followed the last one of its connection; closing the connection");

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn loop_that_hangs_is_told_after_a_third_and_ends_at_the_limit() {
+    fn loop_that_hangs_is_logged_at_a_third_and_ends_at_the_limit() {
         let verdicts = verdicts(still(0, 45));
 
         assert!(verdicts[..14].iter().all(|verdict| *verdict == Verdict::Fine));

@@ -1,4 +1,4 @@
-//! Text of a registry or an image that Postgres refuses or that is too long: it hurts no other job, whoever's it is.
+//! Text of a registry or an image that Postgres refuses or that is too long: it affects no other job of any tenant.
 
 use std::time::Duration;
 
