@@ -15,13 +15,7 @@ use actix_web::{
 };
 
 use super::{Access, ApiState, error::ApiError, routes};
-use crate::{
-    core::identity::{Caller, IdentityError, IdentityService, limit::Allowance},
-    http::{
-        problem::{Code, Problem},
-        route,
-    },
-};
+use crate::{core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance}, http::{problem::{Code, Problem}, route}};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

@@ -20,21 +20,7 @@ use super::{
     parameters::{ById, OnePage, Repeatable, Timeout},
     wait,
 };
-use crate::{
-    core::{
-        id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid},
-        identity::Scope,
-        instances::{
-            InstanceSpec, RawInstance, RestartPolicy, Status,
-            spec::{Placement, Port},
-            store::{self, InstanceFilter, InstanceRecord},
-        },
-        kind::JobKind,
-        protocol::{accept_create, accept_delete, finish},
-        queue::Door,
-    },
-    http::{body, problem::Problem, query::Query},
-};
+use crate::{core::{id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid}, identity::Scope, instances::{InstanceSpec, RawInstance, RestartPolicy, Status, create, delete, spec::{Placement, Port}, store::{self, InstanceFilter, InstanceRecord}}, queue::{finish, job::JobKind, notify::Door}}, http::{body, problem::Problem, query::Query}};
 
 /// An instance has at most so many labels.
 const LABEL_FILTERS_MAX: usize = 64;
@@ -184,20 +170,20 @@ pub async fn create(
     let idempotency = idempotency::key(&request, &body.sent)?;
     let range = &state.instances.port_range;
     let spec = InstanceSpec::parse(body.value, range).map_err(Problem::invalid)?;
-    let create = accept_create::Create {
+    let create = create::Create {
         tenant: caller.tenant,
         spec: &spec,
         idempotency: idempotency.as_ref(),
         port_range: range.clone(),
         queue_deadline_s: QUEUE_DEADLINE_S,
     };
-    match accept_create::create(&state.db, &create).await? {
-        accept_create::Accepted::New(record) => {
+    match create::create(&state.db, &create).await? {
+        create::Accepted::New(record) => {
             let ring = state.bell.ring(Door::Any, record.job, JobKind::Provision);
             tokio::join!(state.freshness.wrote(caller.tenant), ring);
             Ok(accepted(record.job, *record, false))
         }
-        accept_create::Accepted::Replayed(replay) => {
+        create::Accepted::Replayed(replay) => {
             // Its first answer may have been lost before the write was noted.
             state.freshness.wrote(caller.tenant).await;
             let record = store::get(&state.db, caller.tenant, replay.instance).await?.ok_or_else(Problem::not_found)?;
@@ -325,7 +311,7 @@ pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<
             return Err(problem.into());
         }
     };
-    let deletion = accept_delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
+    let deletion = delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
     let deletion = deletion.ok_or_else(Problem::not_found)?;
     let ring = async {
         if let Some(host) = deletion.host {

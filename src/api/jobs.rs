@@ -14,18 +14,7 @@ use super::{
     parameters::{ById, OnePage, Timeout},
     wait,
 };
-use crate::{
-    core::{
-        id::{InstanceId, JobId},
-        jobs::{
-            JobStatus,
-            step::Step,
-            store::{self, JobFilter, JobRecord},
-        },
-        kind::JobKind,
-    },
-    http::{problem::Problem, query::Query},
-};
+use crate::{core::{id::{InstanceId, JobId}, queue::{job::{JobKind, JobStatus}, step::Step, store::{self, JobFilter, JobRecord}}}, http::{problem::Problem, query::Query}};
 
 /// Asynchronous work on one instance.
 #[derive(Serialize, ToSchema)]

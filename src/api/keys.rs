@@ -7,34 +7,8 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{
-    ApiState,
-    auth::caller,
-    error::ApiError,
-    grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_change, may_have, may_see_again},
-    idempotency,
-    instances::{path_id, take_tenant},
-    judged::{Asked, asked, existing, judged, managed, target},
-    parameters::{ById, OnePage, Repeatable},
-};
-use crate::{
-    config::identity::RateLimit,
-    core::{
-        id::{KeyId, TenantId},
-        identity::{
-            Caller, Scope,
-            cache::Propagation,
-            limit,
-            store::{self, KeyRecord},
-        },
-        invalid::Invalid,
-        protocol::{
-            accept_key::{self, AcceptedKey},
-            change_key::{self, KeyPatch, Rotated},
-        },
-    },
-    http::{body, problem::Problem, query::Query, timestamp::Timestamp},
-};
+use super::{ApiState, auth::caller, error::ApiError, grants::{check_expiry, check_limits, check_name, check_scopes, judge, may_change, may_have, may_see_again}, idempotency, instances::{path_id, take_tenant}, key_change::{Asked, asked, existing, judged, managed, target}, parameters::{ById, OnePage, Repeatable}};
+use crate::{config::identity::RateLimit, core::{id::{KeyId, TenantId}, identity::{Caller, Scope, cache::Propagation, change::{self, KeyPatch, Rotated}, create::{self, AcceptedKey}, rate_limit, store::{self, KeyRecord}}, invalid::Invalid}, http::{body, problem::Problem, query::Query, timestamp::Timestamp}};
 
 /// The body of `POST /keys`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -66,7 +40,7 @@ pub struct Limits {
 
 impl Limits {
     pub(super) fn stored(self) -> serde_json::Value {
-        limit::stored(RateLimit { rps: self.rps, burst: self.burst })
+        rate_limit::stored(RateLimit { rps: self.rps, burst: self.burst })
     }
 }
 
@@ -221,7 +195,7 @@ pub async fn create(
     let body = body::json::<CreateKey>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
     let spec = judge(body.value, &caller, &state.limiter)?;
-    match accept_key::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
+    match create::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
         Some(made) => {
             if made.replayed {
                 may_see_again(&caller, &state.limiter, &made.record)?;
@@ -285,7 +259,7 @@ pub async fn patch(
     let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
     let patched = judged(&state, &caller, key, "the key is revoked", async |key| {
         may_change(&caller, &state.limiter, key, &patch)?;
-        Ok(change_key::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
+        Ok(change::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
     })
     .await?;
     state.freshness.wrote(tenant).await;
@@ -317,7 +291,7 @@ pub async fn rotate(
     let Rotated { new, changes } = judged(&state, &caller, old, "the key is revoked or expired", async |old| {
         may_have(&caller, &state.limiter, old)?;
         let target = target(old, &caller, idempotency.as_ref());
-        Ok(change_key::rotate(&state.db, &state.ring, target, grace_s).await?)
+        Ok(change::rotate(&state.db, &state.ring, target, grace_s).await?)
     })
     .await?;
     if new.replayed {

@@ -5,16 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    config::instances::InstanceConfig,
-    core::{
-        db::DualDb,
-        freshness::Freshness,
-        identity::{Identity, api_key::KeyRing, limit::Limiter},
-        queue::Bell,
-        watch::Watch,
-    },
-};
+use crate::{api::wait::Watch, config::instances::InstanceConfig, core::{db::DualDb, identity::{Identity, api_key::KeyRing, rate_limit::Limiter}, queue::notify::Bell, read_your_writes::Freshness}};
 
 pub struct ApiState {
     pub db: DualDb,

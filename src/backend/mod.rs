@@ -5,7 +5,7 @@
 //! after a crash; each has an undo. Everything created carries the cluster's id, and nothing of
 //! another cluster is ever touched.
 
-pub mod choice;
+pub mod any;
 pub mod docker;
 mod error;
 pub mod simulated;

@@ -13,24 +13,8 @@ use std::{
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Context,
-    chance::random_unit,
-    fault::Fault,
-    jobs::{self, JobError},
-    leases::{Halt, Held},
-};
-use crate::core::{
-    db::DbError,
-    jobs::retry,
-    kind::JobKind,
-    protocol::{
-        claim::Claimed,
-        finish::{Cause, Outcome, finish},
-        reap,
-    },
-    text::CleanText,
-};
+use super::{Context, fault::Fault, jobs::{self, JobError}, leases::{Halt, Held}, random::random_unit};
+use crate::core::{db::DbError, queue::{claim::Claimed, finish::{Cause, Outcome, finish}, job::JobKind, rescue, retry}, text::CleanText};
 
 /// While Postgres is away, how long until the end is written again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -102,7 +86,7 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
 /// Writes that the attempt crashed.
 async fn crash(context: &Context, job: &Claimed, held: &Arc<Held>) {
     let is_written = loop {
-        let result = reap::crashed(&context.db, job.lease, context.config.times.lease).await;
+        let result = rescue::crashed(&context.db, job.lease, context.config.times.lease).await;
         if let Some(is_written) = settled(held, result).await {
             break is_written;
         }

@@ -16,23 +16,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use super::{
-    Context, attempt,
-    chance::random_unit,
-    watchdog::{EXIT_STATUS, LONGEST_WAIT, Pulse},
-};
-use crate::{
-    core::{
-        db::DbError,
-        id::LeaseId,
-        protocol::{
-            boot,
-            claim::{self, Batch, Claimed, Lease},
-        },
-        queue::{Ear, Heard},
-    },
-    shutdown::Shutdown,
-};
+use super::{Context, attempt, random::random_unit, watchdog::{EXIT_STATUS, LONGEST_WAIT, Pulse}};
+use crate::{core::{db::DbError, id::LeaseId, queue::{claim::{self, Batch, Claimed, Lease}, notify::{Ear, Heard}, workers}}, shutdown::Shutdown};
 
 const IDLE_POLL: Duration = Duration::from_secs(2);
 /// How long a claim waits, at least, whose candidates were all locked by others.
@@ -227,7 +212,7 @@ impl Dispatch {
         // Nothing is claimed any more: nothing to watch.
         drop(self.pulse);
         self.tasks.close();
-        if let Err(error) = boot::draining(&self.context.db, self.context.me).await {
+        if let Err(error) = workers::draining(&self.context.db, self.context.me).await {
             tracing::warn!(%error, "could not say that this worker drains");
         }
         tokio::select! {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Context;
-use crate::core::protocol::census;
+use crate::core::queue::stats;
 
 const PERIOD: Duration = Duration::from_secs(5);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -16,7 +16,7 @@ pub(super) async fn run(context: &Context) {
         tick.tick().await;
         set_slots("busy", context.leases.count());
         set_slots("free", context.me.slots.saturating_sub(context.leases.count()));
-        match census::committed(&context.db, context.me.host).await {
+        match stats::committed(&context.db, context.me.host).await {
             Ok((cpu_millis, memory_mib)) => report(context, cpu_millis, memory_mib),
             Err(error) => tracing::debug!(%error, "could not count what is committed; the next round will"),
         }

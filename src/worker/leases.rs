@@ -14,17 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{health::Health, steps::Steps};
-use crate::{
-    config::worker::LeaseTimes,
-    core::{
-        db::{DbError, DualDb},
-        id::{InstanceId, JobId},
-        protocol::{
-            claim::{Claimant, Lease},
-            heartbeat::heartbeat,
-        },
-    },
-};
+use crate::{config::worker::LeaseTimes, core::{db::{DbError, DualDb}, id::{InstanceId, JobId}, queue::{claim::{Claimant, Lease}, heartbeat::heartbeat}}};
 
 /// Step changes of all jobs within this time go to Postgres together.
 const COALESCE: Duration = Duration::from_millis(250);

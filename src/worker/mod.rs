@@ -5,7 +5,7 @@
 //! side effect under a lease that may be lost; nothing of another cluster is touched.
 
 mod attempt;
-mod chance;
+mod random;
 mod dispatch;
 mod fault;
 mod gauges;
@@ -13,10 +13,10 @@ pub mod health;
 pub mod host_lock;
 mod jobs;
 mod leases;
-mod observer;
+mod reconcile;
 mod steps;
-mod sweep;
-mod wakeups;
+mod orphans;
+mod timers;
 mod watchdog;
 
 pub use watchdog::EXIT_STATUS;
@@ -26,18 +26,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    backend::choice::{ComputeBackend, FabricBackend},
-    config::worker::WorkerConfig,
-    core::{
-        db::DualDb,
-        id::InstanceId,
-        protocol::{boot, claim::Claimant},
-        queue::Ear,
-    },
-    shutdown::Shutdown,
-    telemetry,
-};
+use crate::{backend::any::{ComputeBackend, FabricBackend}, config::worker::WorkerConfig, core::{db::DualDb, id::InstanceId, queue::{claim::Claimant, notify::Ear, workers}}, shutdown::Shutdown, telemetry};
 
 /// What every part of the worker needs.
 pub(crate) struct Context {
@@ -47,7 +36,7 @@ pub(crate) struct Context {
     pub compute: ComputeBackend,
     pub fabric: FabricBackend,
     pub leases: leases::Leases,
-    pub wakeups: wakeups::Wakeups,
+    pub wakeups: timers::Wakeups,
     /// Asks the observer to look at an instance.
     pub look: mpsc::UnboundedSender<InstanceId>,
 }
@@ -66,7 +55,7 @@ pub async fn run(
     let (look, to_look_at) = mpsc::unbounded_channel();
     let context = Arc::new(Context {
         leases: leases::Leases::new(db.clone(), me, config.times, health),
-        wakeups: wakeups::Wakeups::default(),
+        wakeups: timers::Wakeups::default(),
         db,
         me,
         config,
@@ -96,7 +85,7 @@ pub async fn run(
     background.cancel();
     loops.close();
     loops.wait().await;
-    if let Err(error) = boot::stopped(&context.db, me).await {
+    if let Err(error) = workers::stopped(&context.db, me).await {
         tracing::warn!(%error, "could not say goodbye; the next worker of this name waits until the lease is over");
     }
 }
@@ -114,8 +103,8 @@ impl Task {
         match self {
             Self::Heartbeat => context.leases.run().await,
             Self::Fence => context.leases.fence().await,
-            Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
-            Self::Sweep => sweep::run(context).await,
+            Self::Observe(to_look_at) => reconcile::run(context, to_look_at).await,
+            Self::Sweep => orphans::run(context).await,
             Self::Gauges => gauges::run(context).await,
         }
     }

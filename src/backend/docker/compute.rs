@@ -17,17 +17,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{
-    bridge,
-    client::{Engine, LONG, within},
-    error, events,
-    fabric::DockerFabric,
-    image, labels,
-    locks::NetworkLock,
-    observe::{self, Placed},
-    registry::Registries,
-    spec,
-};
+use super::{bridge, client::{Engine, LONG, within}, error, events, image, labels, locks::NetworkLock, network::DockerFabric, observe::{self, Placed}, registry::Registries, spec};
 use crate::{
     backend::{Attachment, BackendError, Changed, Compute, ContainerState, Guest, NetworkPlan, Observed, Progress},
     core::id::{ClusterId, InstanceId},

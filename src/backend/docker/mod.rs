@@ -13,7 +13,7 @@ mod client;
 mod compute;
 mod error;
 mod events;
-mod fabric;
+mod network;
 mod image;
 mod labels;
 mod locks;
@@ -22,4 +22,4 @@ mod registry;
 mod spec;
 
 pub use compute::DockerCompute;
-pub use fabric::DockerFabric;
+pub use network::DockerFabric;

@@ -19,12 +19,7 @@ use tokio::{
     time::{self, Interval},
 };
 
-use super::{
-    Simulation,
-    fabric::SimulatedFabric,
-    machine::Machine,
-    record::{Record, State},
-};
+use super::{Simulation, machine::Machine, network::SimulatedFabric, record::{Record, State}};
 use crate::{
     backend::{Attachment, BackendError, Changed, Compute, Guest, Observed, Progress},
     core::id::{ClusterId, InstanceId},

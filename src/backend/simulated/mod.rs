@@ -29,14 +29,14 @@
 
 mod chance;
 mod compute;
-mod fabric;
+mod network;
 mod machine;
 mod record;
 
 use std::{path::PathBuf, time::Duration};
 
 pub use compute::SimulatedCompute;
-pub use fabric::SimulatedFabric;
+pub use network::SimulatedFabric;
 
 /// How the simulation behaves.
 #[derive(Clone, Debug)]

@@ -6,8 +6,10 @@
 pub mod api_key;
 pub mod cache;
 mod caller;
+pub mod change;
+pub mod create;
 mod error;
-pub mod limit;
+pub mod rate_limit;
 mod meter;
 mod service;
 pub mod store;

@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 use utoipa::ToSchema;
 
 use super::restart_policy::RestartPolicy;
-use crate::core::kind::JobKind;
+use crate::core::queue::job::JobKind;
 
 macro_rules! statuses {
     ($($name:ident = $text:literal),* $(,)?) => {

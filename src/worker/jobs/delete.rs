@@ -6,10 +6,7 @@ use super::{
     super::{Context, leases::Held},
     JobError, step,
 };
-use crate::{
-    backend::{Compute, Fabric},
-    core::protocol::claim::Claimed,
-};
+use crate::{backend::{Compute, Fabric}, core::queue::claim::Claimed};
 
 pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<(), JobError> {
     let instance = job.lease.instance;

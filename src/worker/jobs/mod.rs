@@ -11,10 +11,7 @@ use super::{
     Context,
     leases::{Halt, Held},
 };
-use crate::{
-    backend::{Attachment, Attempt, BackendError, Guest, NetworkPlan, PortPlan},
-    core::{instances::spec::Protocol, jobs::step::StepStatus, kind::JobKind, protocol::claim::Claimed},
-};
+use crate::{backend::{Attachment, Attempt, BackendError, Guest, NetworkPlan, PortPlan}, core::{instances::spec::Protocol, queue::{claim::Claimed, job::JobKind, step::StepStatus}}};
 
 /// Why an attempt did not succeed.
 #[derive(Debug)]

@@ -9,10 +9,7 @@ use super::{
     },
     JobError, attachment, guest, step,
 };
-use crate::{
-    backend::{Compute, Fabric},
-    core::{jobs::step::StepStatus, protocol::claim::Claimed},
-};
+use crate::{backend::{Compute, Fabric}, core::queue::{claim::Claimed, step::StepStatus}};
 
 pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
     let (guest, attachment) = (guest(context, job), attachment(job));

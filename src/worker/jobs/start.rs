@@ -9,10 +9,7 @@ use super::{
     super::{Context, leases::Held},
     JobError, attachment, provision, step,
 };
-use crate::{
-    backend::{Compute, Fabric},
-    core::protocol::claim::Claimed,
-};
+use crate::{backend::{Compute, Fabric}, core::queue::claim::Claimed};
 
 pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
     let (instance, attachment) = (job.lease.instance, attachment(job));

@@ -12,10 +12,7 @@ use super::{
     },
     JobError, attempt,
 };
-use crate::{
-    backend::{Attempt, BackendError, Compute, ContainerState, Fabric, Observed},
-    core::{jobs::step::StepStatus, protocol::claim::Claimed},
-};
+use crate::{backend::{Attempt, BackendError, Compute, ContainerState, Fabric, Observed}, core::queue::{claim::Claimed, step::StepStatus}};
 
 /// Does the work, and undoes it when it fails or is called off.
 pub(super) async fn on_failure(

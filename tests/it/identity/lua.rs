@@ -2,17 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use app::{
-    config::redis::RedisConfig,
-    core::{
-        id::ClusterId,
-        identity::cache::{
-            KeyHash,
-            entry::{LEASE_MS, Prefix, TOMBSTONE_MS},
-            tier::{BATCH, LogId, News, Tier},
-        },
-    },
-};
+use app::{config::redis::RedisConfig, core::{id::ClusterId, identity::cache::{KeyHash, entry::{LEASE_MS, Prefix, TOMBSTONE_MS}, redis_tier::{BATCH, LogId, News, Tier}}}};
 
 use crate::support::{eventually, redis_server::RedisServer};
 

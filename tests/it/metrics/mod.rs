@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use app::catalogue::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS};
 use reqwest::Method;
 use serde_json::json;
 

@@ -9,18 +9,7 @@ use std::{
     time::Duration,
 };
 
-use app::core::{
-    db::DualDb,
-    id::TenantId,
-    instances::InstanceSpec,
-    protocol::{
-        accept_delete,
-        claim::{Claimant, Claimed},
-        finish::{Outcome, finish},
-        heartbeat::heartbeat,
-        reap,
-    },
-};
+use app::core::{db::DualDb, id::TenantId, instances::{InstanceSpec, delete}, queue::{claim::{Claimant, Claimed}, finish::{Outcome, finish}, heartbeat::heartbeat, rescue}};
 use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
@@ -60,7 +49,7 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
             let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
                 tick.tick().await;
-                reap::reap(&db, LEASE).await.unwrap();
+                rescue::reap(&db, LEASE).await.unwrap();
             }
         }
     });
@@ -91,8 +80,8 @@ async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, spec: &InstanceSpec,
     let beats: Vec<(_, _)> = vec![(provision.lease, Some(json!([])))];
     let (finished, deleted, again, beat) = tokio::join!(
         finish(db, provision.lease, provision.kind, &outcome, json!([])),
-        accept_delete::delete(db, tenant, instance.id, None),
-        accept_delete::delete(db, tenant, instance.id, None),
+        delete::delete(db, tenant, instance.id, None),
+        delete::delete(db, tenant, instance.id, None),
         heartbeat(db, me, &beats, LEASE),
     );
     finished.map_err(|e| text(&e))?;

@@ -2,16 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use app::core::{
-    kind::JobKind,
-    protocol::{
-        accept_delete,
-        claim::{Claimant, Claimed, Lease},
-        finish::{Cause, Outcome, finish},
-        heartbeat::heartbeat,
-        reap,
-    },
-};
+use app::core::{instances::delete, queue::{claim::{Claimant, Claimed, Lease}, finish::{Cause, Outcome, finish}, heartbeat::heartbeat, job::JobKind, rescue}};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -152,7 +143,7 @@ impl Case<'_> {
             }
             Step::Delete => {
                 let before = self.state().await;
-                let deletion = accept_delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion = delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));
@@ -186,7 +177,7 @@ impl Case<'_> {
         )
         .await
         .unwrap();
-        reap::reap(&self.lab.db, LEASE).await.unwrap();
+        rescue::reap(&self.lab.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }

@@ -2,25 +2,7 @@
 
 use std::time::Duration;
 
-use app::{
-    config::{
-        database::{DatabaseConfig, PostgresUrl},
-        environment::Environment,
-    },
-    core::{
-        db::{DbError, DualDb},
-        hosts::HostSpec,
-        id::{JobId, LeaseId, TenantId},
-        instances::{InstanceSpec, RestartPolicy, spec::Placement, store::InstanceRecord},
-        protocol::{
-            accept_create::{self, Accepted, Create},
-            boot::{self, Process},
-            claim::{self, Batch, Claimant, Claimed},
-            finish::{self, Outcome},
-        },
-        tenants,
-    },
-};
+use app::{config::{database::{DatabaseConfig, PostgresUrl}, environment::Environment}, core::{db::{DbError, DualDb}, hosts::HostSpec, id::{JobId, LeaseId, TenantId}, instances::{InstanceSpec, RestartPolicy, create::{self, Accepted, Create}, spec::Placement, store::InstanceRecord}, queue::{claim::{self, Batch, Claimant, Claimed}, finish::{self, Outcome}, workers::{self, Process}}, tenants}};
 use serde_json::{Value, json};
 
 use crate::support::Cluster;
@@ -89,12 +71,12 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
 pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> Claimant {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
     let process = Process { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
-    boot::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
+    workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 
 pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
     let request = Create { tenant, spec, idempotency: None, port_range: 1..=60_000, queue_deadline_s: 600.0 };
-    match accept_create::create(db, &request).await {
+    match create::create(db, &request).await {
         Ok(Accepted::New(record)) => Ok(*record),
         other => Err(format!("{other:?}")),
     }

@@ -6,14 +6,14 @@
 
 pub mod entry;
 mod feed;
-mod flight;
+mod single_flight;
 mod l1;
-mod log;
+mod invalidations;
 mod refresh;
 mod revoke;
 mod service;
 pub mod store;
-pub mod tier;
+pub mod redis_tier;
 mod usage;
 pub mod verify;
 

@@ -11,14 +11,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    CachedIdentity, Fact,
-    l1::FENCE_MS,
-    name_of,
-    service::Inner,
-    store::{self, Change},
-    tier::{LogId, TierError},
-};
+use super::{CachedIdentity, Fact, l1::FENCE_MS, name_of, redis_tier::{LogId, TierError}, service::Inner, store::{self, Change}};
 
 /// How long Redis is tried before the outbox takes over.
 const TRY: Duration = Duration::from_secs(3);

@@ -10,17 +10,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{
-    Cached, Fact, KeyHash,
-    entry::{self, Found, Prefix, Seal, VALID_MS},
-    feed::Feed,
-    flight::{Flights, Seat, landed},
-    l1::{L1, Snapshot},
-    log, name_of, store,
-    tier::Tier,
-    usage::Usage,
-    verify::{Action, Answer, Event, Refusal, Verification},
-};
+use super::{Cached, Fact, KeyHash, entry::{self, Found, Prefix, Seal, VALID_MS}, feed::Feed, invalidations, l1::{L1, Snapshot}, name_of, redis_tier::Tier, single_flight::{Flights, Seat, landed}, store, usage::Usage, verify::{Action, Answer, Event, Refusal, Verification}};
 use crate::{
     config::redis::RedisConfig,
     core::{
@@ -120,7 +110,7 @@ impl CachedIdentity {
     /// Hears news for ever: the log, the feed, and the writing of uses.
     pub async fn run(&self) {
         let inner = &self.0;
-        let news = log::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
+        let news = invalidations::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
         tokio::join!(news, inner.feed.run(&inner.db), inner.usage.run(&inner.db), inner.report());
     }
 
@@ -328,7 +318,7 @@ impl Inner {
         &self,
         key: &str,
         hash: &[u8; 32],
-        value: Result<Option<fred::bytes::Bytes>, super::tier::TierError>,
+        value: Result<Option<fred::bytes::Bytes>, crate::core::identity::cache::redis_tier::TierError>,
     ) -> Event<Fact> {
         match value {
             Ok(value) => Event::Found(fact_found(self.open(key, hash, value.as_deref()))),
@@ -391,7 +381,7 @@ fn fact_found(found: Found<Arc<Cached>>) -> Found<Fact> {
     }
 }
 
-fn swapped(result: Result<bool, super::tier::TierError>) -> Event<Fact> {
+fn swapped(result: Result<bool, crate::core::identity::cache::redis_tier::TierError>) -> Event<Fact> {
     result.map_or(Event::RedisFailed, Event::Swapped)
 }
 

@@ -8,12 +8,8 @@ use std::fmt::Arguments;
 use futures_util::FutureExt;
 use tokio::sync::watch::Receiver;
 
-use super::{
-    super::flight::{Flight, Flights, Seat, landed},
-    World, fingerprint, goes_wrong, is_safe,
-    redis_rules::{Fact, OURS, Rules},
-    redis_world::Redis,
-};
+use super::{World, fingerprint, goes_wrong, is_safe, redis_rules::{Fact, OURS, Rules}, redis_world::Redis};
+use crate::core::identity::cache::single_flight::{Flight, Flights, Seat, landed};
 
 const KEY: [u8; 16] = [0; 16];
 

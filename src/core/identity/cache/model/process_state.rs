@@ -4,12 +4,7 @@
 //! longer than the real one, never shorter. Nothing has to happen within a tick, so a process may sleep at any point.
 //! Ages stop counting where they stop mattering, and versions are counted from the present one: finitely many states.
 
-use super::super::{
-    l1::{Frozen, Snapshot},
-    log::Reader,
-    revoke::SETTLED,
-    tier::{BATCH, LogId, News},
-};
+use crate::core::identity::cache::{invalidations::Reader, l1::{Frozen, Snapshot}, redis_tier::{BATCH, LogId, News}, revoke::SETTLED};
 
 /// By the process's clock: it is always now, and what was gets older.
 pub const NOW: u64 = 1_000_000;

@@ -2,16 +2,8 @@
 
 use std::{cell::RefCell, fmt::Arguments, sync::Arc, time::Duration};
 
-use super::{
-    super::{
-        Cached,
-        l1::{Frozen, L1, Snapshot},
-        revoke::all_have_heard,
-        tier::{BATCH, LogId},
-    },
-    World, fingerprint,
-    process_state::{Fetch, LONG, NOW, Question, Revoker, Rules, State, Told, Verify, Whom, ticks},
-};
+use super::{World, fingerprint, process_state::{Fetch, LONG, NOW, Question, Revoker, Rules, State, Told, Verify, Whom, ticks}};
+use crate::core::identity::cache::{Cached, l1::{Frozen, L1, Snapshot}, redis_tier::{BATCH, LogId}, revoke::all_have_heard};
 use crate::core::{
     id::{KeyId, TenantId},
     identity::Caller,
