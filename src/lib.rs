@@ -7,10 +7,10 @@ pub mod api;
 pub mod backend;
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod core;
 pub mod http;
-pub mod commands;
 pub mod shutdown;
 pub mod startup;
 pub mod telemetry;

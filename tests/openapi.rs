@@ -3,7 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use app::{api::{Access, docs::Document, routes}, core::{identity::Scope, instances::{RestartPolicy, Status}, invalid, queue::{finish, job::{JobKind, JobStatus}}}, http::problem::Code};
+use app::{
+    api::{Access, docs::Document, routes},
+    core::{
+        identity::Scope,
+        instances::{RestartPolicy, Status},
+        invalid,
+        queue::{
+            finish,
+            job::{JobKind, JobStatus},
+        },
+    },
+    http::problem::Code,
+};
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
 use utoipa::OpenApi;

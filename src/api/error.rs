@@ -9,7 +9,10 @@ use utoipa::{
     openapi::{Ref, RefOr, Response, ResponseBuilder, content::ContentBuilder},
 };
 
-use crate::{core::{db::DbError, identity::IdentityError, instances::create::AcceptError, invalid::Invalid}, http::problem::{Code, Problem, ProblemBody}};
+use crate::{
+    core::{db::DbError, identity::IdentityError, instances::create::AcceptError, invalid::Invalid},
+    http::problem::{Code, Problem, ProblemBody},
+};
 
 #[derive(Debug, Error)]
 pub enum ApiError {

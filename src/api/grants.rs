@@ -3,10 +3,26 @@
 use time::OffsetDateTime;
 
 use super::keys::{CreateKey, Limits};
-use crate::{config::identity::RateLimit, core::{id::{KeyId, TenantId}, identity::{Caller, Scope, change::KeyPatch, rate_limit::Limiter, store::{KeyRecord, KeySpec}}, invalid::Invalid}, http::{problem::{Code, Problem}, timestamp::Timestamp}};
+use crate::{
+    config::identity::RateLimit,
+    core::{
+        id::{KeyId, TenantId},
+        identity::{
+            Caller, Scope,
+            change::KeyPatch,
+            rate_limit::Limiter,
+            store::{KeyRecord, KeySpec},
+        },
+        invalid::Invalid,
+    },
+    http::{
+        problem::{Code, Problem},
+        timestamp::Timestamp,
+    },
+};
 
 /// A key grants only what it holds itself.
-pub(super) fn judge(body: CreateKey, caller: &Caller, limiter: &Limiter) -> Result<KeySpec, Problem> {
+pub(super) fn authorize(body: CreateKey, caller: &Caller, limiter: &Limiter) -> Result<KeySpec, Problem> {
     let mut wrong = Vec::new();
     let (not_before, expires_at) = (body.not_before.map(Timestamp::utc), body.expires_at.map(Timestamp::utc));
     check_name(&body.name, &mut wrong);

@@ -5,7 +5,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::instances::path_id;
-use crate::{core::{idempotency::IdempotencyKey, invalid::Invalid}, http::{problem::Problem, route}};
+use crate::{
+    core::{idempotency::IdempotencyKey, invalid::Invalid},
+    http::{problem::Problem, route},
+};
 
 const NAME: &str = "Idempotency-Key";
 

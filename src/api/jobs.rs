@@ -14,7 +14,17 @@ use super::{
     parameters::{ById, OnePage, Timeout},
     wait,
 };
-use crate::{core::{id::{InstanceId, JobId}, queue::{job::{JobKind, JobStatus}, step::Step, store::{self, JobFilter, JobRecord}}}, http::{problem::Problem, query::Query}};
+use crate::{
+    core::{
+        id::{InstanceId, JobId},
+        queue::{
+            job::{JobKind, JobStatus},
+            step::Step,
+            store::{self, JobFilter, JobRecord},
+        },
+    },
+    http::{problem::Problem, query::Query},
+};
 
 /// Asynchronous work on one instance.
 #[derive(Serialize, ToSchema)]
@@ -92,7 +102,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;
+    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Job::from).collect();
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }

@@ -7,7 +7,22 @@ use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
 use super::{ApiState, auth::caller, error::ApiError, idempotency, instances::path_id};
-use crate::{core::{id::{KeyId, TenantId}, idempotency::IdempotencyKey, identity::{Caller, Scope, change::Target, store::{self, KeyRecord}}}, http::{body::{self, Json}, problem::{Code, Problem}, query::Query}};
+use crate::{
+    core::{
+        id::{KeyId, TenantId},
+        idempotency::IdempotencyKey,
+        identity::{
+            Caller, Scope,
+            change::Target,
+            store::{self, KeyRecord},
+        },
+    },
+    http::{
+        body::{self, Json},
+        problem::{Code, Problem},
+        query::Query,
+    },
+};
 
 /// Whose keys the caller manages: its tenant's, or for an admin (`None`) any tenant's.
 pub(super) fn managed(caller: &Caller) -> Option<TenantId> {
@@ -20,7 +35,7 @@ pub(super) async fn existing(state: &ApiState, caller: &Caller, id: KeyId) -> Re
 }
 
 /// A request to change a key: who asks, the key as it is, and what is asked.
-pub(super) struct Asked<T> {
+pub(super) struct KeyChangeRequest<T> {
     pub caller: Arc<Caller>,
     pub key: KeyRecord,
     pub body: Json<T>,
@@ -35,13 +50,13 @@ pub(super) async fn asked<T: DeserializeOwned>(
     request: &HttpRequest,
     state: &ApiState,
     payload: web::Payload,
-) -> Result<Asked<T>, ApiError> {
+) -> Result<KeyChangeRequest<T>, ApiError> {
     let caller = caller(request);
     let key = existing(state, &caller, path_id(request)?.into()).await?;
     Query::of(request)?.finish()?;
     let body = body::json::<T>(request, payload).await?;
     let idempotency = idempotency::key(request, &body.sent)?;
-    Ok(Asked { caller, key, body, idempotency })
+    Ok(KeyChangeRequest { caller, key, body, idempotency })
 }
 
 /// How often a change is judged anew because the key was changed in between by somebody else.
@@ -49,7 +64,7 @@ const JUDGEMENTS: usize = 10;
 
 /// Judges and changes a key, in one closure: the change finds the key only as it was judged (else it is `None`), and is
 /// judged again otherwise. `gone`: why no change is possible.
-pub(super) async fn judged<T>(
+pub(super) async fn authorized<T>(
     state: &ApiState,
     caller: &Caller,
     mut key: KeyRecord,

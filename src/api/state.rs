@@ -5,18 +5,27 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{api::wait::Watch, config::instances::InstanceConfig, core::{db::DualDb, identity::{Identity, api_key::KeyRing, rate_limit::Limiter}, queue::notify::Bell, read_your_writes::Freshness}};
+use crate::{
+    api::wait::Watch,
+    config::instances::InstanceConfig,
+    core::{
+        db::DualDb,
+        identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        queue::notify::Notifier,
+        read_your_writes::ReadYourWrites,
+    },
+};
 
 pub struct ApiState {
     pub db: DualDb,
     pub identity: Identity,
     pub limiter: Limiter,
     pub ring: Arc<KeyRing>,
-    pub bell: Bell,
+    pub notifier: Notifier,
     pub instances: InstanceConfig,
     pub instance_watch: Watch,
     pub job_watch: Watch,
-    pub freshness: Freshness,
+    pub read_your_writes: ReadYourWrites,
     pub metrics: PrometheusHandle,
     /// Readiness fails from here on.
     pub stopping: CancellationToken,

@@ -93,7 +93,8 @@ pub fn take_deadline(query: &mut Query) -> tokio::time::Instant {
     let seconds = query.take_parsed("timeout", "must be a number of seconds from 0", |text| {
         text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
     });
-    let timeout = seconds.map_or(TIMEOUT_DEFAULT, |seconds| Duration::from_secs_f64(seconds.min(TIMEOUT_MAX.as_secs_f64())));
+    let timeout =
+        seconds.map_or(TIMEOUT_DEFAULT, |seconds| Duration::from_secs_f64(seconds.min(TIMEOUT_MAX.as_secs_f64())));
     tokio::time::Instant::now() + timeout
 }
 

@@ -7,19 +7,24 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use super::{Attachment, BackendError, Changed, Compute, Fabric, Guest, NetworkPlan, Observed, Progress, Released, docker::{DockerCompute, DockerFabric}, simulated::{SimulatedCompute, SimulatedFabric}};
+use super::{
+    BackendError, Changed, Compute, ContainerSpec, Network, NetworkAttachment, NetworkPlan, Observed, Progress,
+    Released,
+    docker::{DockerCompute, DockerNetwork},
+    simulated::{SimulatedCompute, SimulatedNetwork},
+};
 use crate::core::id::{InstanceId, NetworkId};
 
 #[derive(Clone)]
-pub enum ComputeBackend {
+pub enum AnyCompute {
     Docker(DockerCompute),
     Simulated(SimulatedCompute),
 }
 
 #[derive(Clone)]
-pub enum FabricBackend {
-    Docker(DockerFabric),
-    Simulated(SimulatedFabric),
+pub enum AnyNetwork {
+    Docker(DockerNetwork),
+    Simulated(SimulatedNetwork),
 }
 
 /// Awaits the same call on whichever it is. Its future is on the heap: bollard's are tens of kilobytes, and every future
@@ -33,20 +38,20 @@ macro_rules! chosen {
     };
 }
 
-impl ComputeBackend {
+impl AnyCompute {
     /// The runtime's version; proves that it answers.
     pub async fn version(&self) -> Result<String, BackendError> {
         chosen!(self.version())
     }
 }
 
-impl Compute for ComputeBackend {
+impl Compute for AnyCompute {
     async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
         chosen!(self.ensure_image(image, progress))
     }
 
-    async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
-        chosen!(self.create(guest, attachment))
+    async fn create(&self, spec: &ContainerSpec, attachment: &NetworkAttachment) -> Result<String, BackendError> {
+        chosen!(self.create(spec, attachment))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
@@ -81,16 +86,16 @@ impl Compute for ComputeBackend {
     }
 }
 
-impl Fabric for FabricBackend {
+impl Network for AnyNetwork {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
         chosen!(self.ensure_network(network))
     }
 
-    async fn rejoin(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+    async fn rejoin(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
         chosen!(self.rejoin(instance, attachment))
     }
 
-    async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+    async fn publish(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
         chosen!(self.publish(instance, attachment))
     }
 

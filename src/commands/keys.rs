@@ -6,7 +6,16 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 
 use crate::startup;
-use crate::{cli::KeysCreateArgs, config::{environment::Environment, setting}, core::{id::KeyId, identity::{Scope, api_key::KeyRing, create, rate_limit, store::KeySpec}, instances::spec::is_label, tenants}};
+use crate::{
+    cli::KeysCreateArgs,
+    config::{environment::Environment, setting},
+    core::{
+        id::KeyId,
+        identity::{Scope, api_key::KeyRing, create, rate_limit, store::KeySpec},
+        instances::spec::is_label,
+        tenants,
+    },
+};
 
 pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let scopes = args

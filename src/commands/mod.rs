@@ -1,6 +1,5 @@
 //! One composition root per subcommand: reads settings, wires parts, waits. Decides nothing else.
 
-
 mod dev;
 mod healthcheck;
 mod keys;

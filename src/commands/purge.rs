@@ -10,7 +10,7 @@ use anyhow::bail;
 
 use crate::startup;
 use crate::{
-    backend::{Compute, Fabric, Released},
+    backend::{Compute, Network, Released},
     cli::PurgeArgs,
     config::{environment::Environment, setting},
 };
@@ -20,8 +20,8 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
     let backend = args.backend.resolve(environment)?;
     let yes = setting("APP_PURGE_YES", &args.yes, "true").flag()?;
     let (_, cluster) = startup::database(&database).await?;
-    let (compute, fabric) = startup::backends(&backend, cluster).await?;
-    let (containers, networks) = (compute.list().await?, fabric.networks().await?);
+    let (compute, network_backend) = startup::backends(&backend, cluster).await?;
+    let (containers, networks) = (compute.list().await?, network_backend.networks().await?);
     say(&format!("cluster {cluster}: {} containers with their volumes, {} networks", containers.len(), networks.len()));
     let nothing = containers.is_empty() && networks.is_empty();
     if !(nothing || yes || confirmed()?) {
@@ -33,7 +33,7 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
     }
     let mut stuck = Vec::new();
     for network in networks {
-        match fabric.release_network(network).await? {
+        match network_backend.release_network(network).await? {
             Released::Gone => say(&format!("removed network {network}")),
             Released::Used => say(&format!("kept network {network}: a container is in it")),
             Released::Stuck(why) => {
@@ -42,7 +42,7 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
             }
         }
     }
-    let mut left = fabric.networks().await?;
+    let mut left = network_backend.networks().await?;
     left.retain(|network| !stuck.contains(network));
     if !(compute.list().await?.is_empty() && left.is_empty()) {
         bail!("something is left: is a worker still running here? stop it, then run app purge again");

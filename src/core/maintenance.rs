@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::core::{db::DualDb, queue::{rescue, stats}};
+use crate::core::{
+    db::DualDb,
+    queue::{rescue, stats},
+};
 
 /// Keeps house for ever. `lease`: the length of a job's lease; reaping goes six times in it.
 pub async fn run(db: DualDb, lease: Duration) {
@@ -11,15 +14,15 @@ pub async fn run(db: DualDb, lease: Duration) {
     let mut rounds: u32 = 0;
     loop {
         tick.tick().await;
-        match rescue::reap(&db, lease).await {
-            Ok(reaped) if reaped != rescue::Reaped::default() => {
-                tracing::info!(?reaped, "reaped");
+        match rescue::rescue_expired_leases(&db, lease).await {
+            Ok(rescued) if rescued != rescue::Rescued::default() => {
+                tracing::info!(?rescued, "rescued");
                 for (what, count) in [
-                    ("lease", reaped.expired_leases),
-                    ("misfit", reaped.misfits),
-                    ("silent_instance", reaped.silent_instances),
+                    ("lease", rescued.expired_leases),
+                    ("misfit", rescued.fail_unschedulable_jobs),
+                    ("silent_instance", rescued.silent_instances),
                 ] {
-                    metrics::counter!("queue_reaped_total", "what" => what).increment(count as u64);
+                    metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);
                 }
             }
             Ok(_) => {}

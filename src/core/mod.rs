@@ -5,20 +5,19 @@
 
 pub mod breaker;
 pub mod db;
-pub mod read_your_writes;
 pub mod hosts;
 pub mod id;
 pub mod identity;
 pub mod instances;
 pub mod invalid;
+pub mod read_your_writes;
 
 pub mod maintenance;
 
+pub mod idempotency;
 pub mod networks;
 pub mod page;
-pub mod idempotency;
 pub mod queue;
 pub mod redis;
 pub mod tenants;
 pub mod text;
-

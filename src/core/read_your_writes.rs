@@ -20,7 +20,12 @@ use fred::{
     types::{Expiration, scripts::Script},
 };
 
-use super::{breaker::Breaker, db::Consistency, id::{ClusterId, TenantId}, redis::{self, RedisError}};
+use super::{
+    breaker::Breaker,
+    db::Consistency,
+    id::{ClusterId, TenantId},
+    redis::{self, RedisError},
+};
 use crate::config::redis::RedisConfig;
 
 /// A replica that lags longer than this is out of order.
@@ -47,18 +52,18 @@ return redis.call('EXISTS', KEYS[1], KEYS[2])";
 
 /// Which tenants wrote a moment ago: noted here, and in Redis for the other processes. Cheap to clone.
 #[derive(Clone)]
-pub struct Freshness(Option<Arc<Inner>>);
+pub struct ReadYourWrites(Option<Arc<Inner>>);
 
 struct Inner {
     local: Mutex<HashMap<TenantId, Instant>>,
     client: Client,
     cluster: ClusterId,
     breaker: Breaker,
-    wrote: Script,
+    record_write: Script,
     suspecting: AtomicBool,
 }
 
-impl Freshness {
+impl ReadYourWrites {
     /// `has_replica`: whether there is a read replica, so that lists can lag at all.
     ///
     /// # Errors
@@ -72,13 +77,13 @@ impl Freshness {
             client: redis::client(config, TELL)?,
             cluster,
             breaker: Breaker::default(),
-            wrote: Script::from_lua(WROTE),
+            record_write: Script::from_lua(WROTE),
             suspecting: AtomicBool::default(),
         }))))
     }
 
     /// Notes a committed write of what belongs to this tenant; to be awaited before it is answered.
-    pub async fn wrote(&self, tenant: TenantId) {
+    pub async fn record_write(&self, tenant: TenantId) {
         let Some(inner) = &self.0 else { return };
         inner.note(tenant);
         if inner.breaker.is_open() || !inner.tell(tenant).await {
@@ -112,7 +117,7 @@ impl Inner {
     /// Whether Redis has taken it.
     async fn tell(&self, who: impl Display) -> bool {
         let set = self.client.set::<(), _, _>(self.name(who), 1, Some(Expiration::PX(WINDOW_MS)), None, false);
-        self.judged(TELL, set).await.is_some()
+        self.authorized(TELL, set).await.is_some()
     }
 
     /// A write that Redis does not know of: as soon as it can be told anything, it is told that anybody may have written.
@@ -135,12 +140,12 @@ impl Inner {
             return true;
         }
         let keys = vec![self.name(tenant), self.name(ALL), self.name("run")];
-        let ask = self.wrote.evalsha_with_reload::<i64, _, _>(&self.client, keys, vec![WINDOW_MS]);
-        self.judged(ASK, ask).await != Some(0)
+        let ask = self.record_write.evalsha_with_reload::<i64, _, _>(&self.client, keys, vec![WINDOW_MS]);
+        self.authorized(ASK, ask).await != Some(0)
     }
 
     /// The answer, if there is one in time; the breaker hears of it.
-    async fn judged<T>(
+    async fn authorized<T>(
         &self,
         limit: Duration,
         asked: impl Future<Output = Result<T, fred::error::Error>>,
@@ -159,6 +164,6 @@ impl Inner {
     }
 
     fn name(&self, who: impl Display) -> String {
-        format!("app:{}:wrote:{who}", self.cluster)
+        format!("app:{}:record_write:{who}", self.cluster)
     }
 }

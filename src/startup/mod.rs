@@ -14,8 +14,47 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-
-use crate::{api::{self, ApiState, wait::Watch}, backend::{any::{ComputeBackend, FabricBackend}, docker::DockerCompute, simulated::{SimulatedCompute, Simulation}}, config::{backend::{BackendConfig, BackendKind}, database::DatabaseConfig, http::HttpConfig, identity::IdentityConfig, instances::InstanceConfig, redis::RedisConfig, secrets::KeySecrets, worker::WorkerConfig}, core::{db::{DualDb, migrate}, hosts::{self, HostSpec}, id::ClusterId, identity::{Identity, PgIdentity, api_key::KeyRing, cache::{CachedIdentity, Start, entry::Seal}, rate_limit::Limiter}, instances, maintenance, queue::{self, notify::{Bell, Ear}, workers::{self, Process}}, read_your_writes::Freshness, redis}, http::listener, shutdown::Shutdown, telemetry, worker::{self, health, host_lock::HostLock}};
+use crate::{
+    api::{self, ApiState, wait::Watch},
+    backend::{
+        any::{AnyCompute, AnyNetwork},
+        docker::DockerCompute,
+        simulated::{SimulatedCompute, Simulation},
+    },
+    config::{
+        backend::{BackendConfig, BackendKind},
+        database::DatabaseConfig,
+        http::HttpConfig,
+        identity::IdentityConfig,
+        instances::InstanceConfig,
+        redis::RedisConfig,
+        secrets::KeySecrets,
+        worker::WorkerConfig,
+    },
+    core::{
+        db::{DualDb, migrate},
+        hosts::{self, HostSpec},
+        id::ClusterId,
+        identity::{
+            Identity, PgIdentity,
+            api_key::KeyRing,
+            cache::{CachedIdentity, Start, entry::EntrySigner},
+            rate_limit::Limiter,
+        },
+        instances, maintenance,
+        queue::{
+            self,
+            notify::{Notifier, Subscriber},
+            workers::{self, ProcessInfo},
+        },
+        read_your_writes::ReadYourWrites,
+        redis,
+    },
+    http::listener,
+    shutdown::Shutdown,
+    telemetry,
+    worker::{self, health, host_lock::HostLock},
+};
 
 /// The databases, once the primary answers and its schema is there.
 ///
@@ -60,7 +99,7 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
 ///
 /// # Errors
 /// When the runtime does not answer, or the state directory cannot be used.
-pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Result<(ComputeBackend, FabricBackend)> {
+pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Result<(AnyCompute, AnyNetwork)> {
     match config.compute {
         BackendKind::Docker => {
             let unusable = |error| {
@@ -73,8 +112,8 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
             let compute = compute.allowing(&config.registries);
             let version = compute.version().await.map_err(unusable)?;
             tracing::info!(version, "docker answers");
-            let fabric = compute.fabric();
-            Ok((ComputeBackend::Docker(compute), FabricBackend::Docker(fabric)))
+            let network_backend = compute.network();
+            Ok((AnyCompute::Docker(compute), AnyNetwork::Docker(network_backend)))
         }
         BackendKind::Simulated => {
             let simulation = Simulation {
@@ -90,8 +129,8 @@ pub async fn backends(config: &BackendConfig, cluster: ClusterId) -> anyhow::Res
                 )
             })?;
             tracing::warn!("simulated backend: no containers run");
-            let fabric = compute.fabric();
-            Ok((ComputeBackend::Simulated(compute), FabricBackend::Simulated(fabric)))
+            let network_backend = compute.network();
+            Ok((AnyCompute::Simulated(compute), AnyNetwork::Simulated(network_backend)))
         }
     }
 }
@@ -123,11 +162,11 @@ pub fn cached_identity(
     config: IdentityConfig,
     max_conns: usize,
 ) -> anyhow::Result<CachedIdentity> {
-    let seal = Seal::new(secrets.cache.iter().map(|versioned| versioned.secret.clone()).collect());
+    let signer = EntrySigner::new(secrets.cache.iter().map(|versioned| versioned.secret.clone()).collect());
     let ring = Arc::new(KeyRing::new(&secrets));
     // Two fifths: lookups of keys must not starve the requests that have theirs.
     let primary_reads = max_conns * 2 / 5;
-    Ok(CachedIdentity::new(Start { db: db.clone(), redis, cluster, ring, seal, l1: config.l1, primary_reads })?)
+    Ok(CachedIdentity::new(Start { db: db.clone(), redis, cluster, ring, signer, l1: config.l1, primary_reads })?)
 }
 
 /// Starts the API; it runs until the task ends.
@@ -138,7 +177,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     // First: what is recorded before there is a recorder is lost.
     let metrics = metrics()?;
     let socket = parts.socket;
-    let bell = Bell::new(&parts.redis, parts.cluster)?;
+    let notifier = Notifier::new(&parts.redis, parts.cluster)?;
     redis::check(&parts.redis).await?;
     let ring = Arc::new(KeyRing::new(&parts.secrets));
     let (config, max_conns) = (parts.identity, parts.max_conns);
@@ -159,11 +198,11 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         limiter: Limiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster),
         db: parts.db.clone(),
         ring,
-        bell,
+        notifier,
         instances: parts.instances,
         instance_watch: instance_watch.clone(),
         job_watch: job_watch.clone(),
-        freshness: Freshness::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
+        read_your_writes: ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
         metrics,
         stopping: shutdown.requested.clone(),
     });
@@ -250,7 +289,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
         cpu_millis: host.cpu_millis,
         memory_mib: host.memory_mib,
     };
-    let process = Process {
+    let process = ProcessInfo {
         machine_id: machine_id(),
         pid: i32::try_from(std::process::id()).unwrap_or(i32::MAX),
         version: env!("CARGO_PKG_VERSION"),
@@ -259,7 +298,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     let (me, requeued) =
         workers::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
-    let ear = Ear::new(&parts.redis, parts.cluster, me.host)?;
+    let subscriber = Subscriber::new(&parts.redis, parts.cluster, me.host)?;
     let health = health::Health::new(parts.db.clone(), parts.worker.times.lease, shutdown.requested.clone());
     let address = socket.local_addr()?;
     let listener = health::serve(socket, health.clone(), metrics)?;
@@ -269,7 +308,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     supervisor::run("maintenance", maintenance::run(parts.db.clone(), parts.worker.times.lease));
     let shutdown = shutdown.clone();
     Ok(tokio::spawn(async move {
-        worker::run(parts.db, me, parts.worker, backends, ear, health, shutdown).await;
+        worker::run(parts.db, me, parts.worker, backends, subscriber, health, shutdown).await;
         handle.stop(false).await;
         drop(lock);
     }))

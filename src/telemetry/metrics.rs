@@ -53,10 +53,10 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "db_conns_discarded_total", "Connections closed instead of being used again, by cause."),
     (Counter, "db_deadlocks_total", "Statements that Postgres ended to resolve a deadlock."),
     // --- the queue
-    (Counter, "queue_bell_total", "Jobs rung in Redis."),
+    (Counter, "queue_notifications_total", "Jobs rung in Redis."),
     (Gauge, "queue_jobs", "Unfinished jobs of the whole cluster, 10000 queued ones at most."),
     (Gauge, "queue_oldest_due_seconds", "How long the oldest queued job of the cluster has been due."),
-    (Counter, "queue_reaped_total", "What was left by workers that went silent, and put right."),
+    (Counter, "queue_rescued_total", "What was left by workers that went silent, and put right."),
     // --- the worker
     (Histogram, "job_wait_seconds", "From when a job was due until it was claimed."),
     (Histogram, "job_attempt_seconds", "One attempt of a job."),

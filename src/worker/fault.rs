@@ -1,6 +1,9 @@
 //! What an error means for a job: try again, or give up with the API's name for the cause. One table, exhaustive.
 
-use crate::{backend::BackendError, core::{queue::finish::Cause, text::CleanText}};
+use crate::{
+    backend::BackendError,
+    core::{queue::finish::Cause, text::CleanText},
+};
 
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Context;
+use super::ProvisionWorker;
 use crate::{
-    backend::{BackendError, Compute, Fabric, Observed, Released},
+    backend::{BackendError, Compute, Network, Observed, Released},
     core::{
         db::DbError,
         id::{HostId, InstanceId, NetworkId},
@@ -61,14 +61,14 @@ impl<T: Copy + Eq + Hash> FoundSince<T> {
 }
 
 /// Sweeps for ever.
-pub(super) async fn run(context: &Arc<Context>) {
-    let period = PERIOD.min(context.config.orphan_grace.max(Duration::from_millis(500)));
+pub(super) async fn run(worker: &Arc<ProvisionWorker>) {
+    let period = PERIOD.min(worker.config.orphan_grace.max(Duration::from_millis(500)));
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut findings = Findings::default();
     loop {
         tick.tick().await;
-        if let Err(error) = sweep(context, &mut findings).await {
+        if let Err(error) = sweep(worker, &mut findings).await {
             tracing::warn!(%error, "could not sweep; the next round will");
         }
     }
@@ -82,24 +82,24 @@ enum SweepError {
     Backend(#[from] BackendError),
 }
 
-async fn sweep(context: &Context, findings: &mut Findings) -> Result<(), SweepError> {
-    let (host, grace) = (context.me.host, context.config.orphan_grace);
+async fn sweep(worker: &ProvisionWorker, findings: &mut Findings) -> Result<(), SweepError> {
+    let (host, grace) = (worker.me.host, worker.config.orphan_grace);
     // First the containers, then the rows: what is created in between has a row, and is not in the list.
-    let containers = context.compute.list().await?;
-    let networks = context.fabric.networks().await?;
-    let rows = store::expected_on(&context.db, host, None).await?;
+    let containers = worker.compute.list().await?;
+    let networks = worker.network_backend.networks().await?;
+    let rows = store::expected_on(&worker.db, host, None).await?;
     let owned: HashSet<InstanceId> = rows.iter().map(|row| row.id).collect();
     let used: HashSet<NetworkId> = rows.iter().map(|row| row.network).collect();
 
     let unowned: Vec<&Observed> = containers.iter().filter(|one| !owned.contains(&one.instance)).collect();
-    let live = live(context, &unowned).await?;
+    let live = live(worker, &unowned).await?;
     alarm(host, &unowned, &live, &mut findings.foreign);
     let orphans = unowned.iter().filter(|one| one.is_of(host) && !live.contains_key(&one.instance));
     let orphans: HashSet<InstanceId> = orphans.map(|one| one.instance).collect();
     // From when its row was missed, not from its creation: a restored database misses old ones too.
     for orphan in findings.orphans.older_than(grace, &orphans) {
         tracing::warn!(instance = %orphan, "removing a container without an owner");
-        match context.compute.remove(orphan).await {
+        match worker.compute.remove(orphan).await {
             Ok(()) => metrics::counter!("host_orphans_removed_total").increment(1),
             Err(error) => tracing::warn!(%error, instance = %orphan, "could not remove it; the next round will"),
         }
@@ -108,7 +108,7 @@ async fn sweep(context: &Context, findings: &mut Findings) -> Result<(), SweepEr
     let unused: HashSet<NetworkId> = networks.into_iter().filter(|network| !used.contains(network)).collect();
     // Not at once either: another worker of this engine may just be about to create a container in it.
     for network in findings.unused.older_than(grace, &unused) {
-        match context.fabric.release_network(network).await {
+        match worker.network_backend.release_network(network).await {
             Ok(Released::Used) => findings.unused.forget(network),
             Ok(Released::Gone | Released::Stuck(_)) => {}
             Err(error) => {
@@ -120,12 +120,15 @@ async fn sweep(context: &Context, findings: &mut Findings) -> Result<(), SweepEr
 }
 
 /// Returns those of the containers' instances that have a live row, on whichever host.
-async fn live(context: &Context, containers: &[&Observed]) -> Result<HashMap<InstanceId, LiveInstance>, DbError> {
+async fn live(
+    worker: &ProvisionWorker,
+    containers: &[&Observed],
+) -> Result<HashMap<InstanceId, LiveInstance>, DbError> {
     if containers.is_empty() {
         return Ok(HashMap::new());
     }
     let ids = containers.iter().map(|container| container.instance).collect();
-    let live = store::live_among(&context.db, ids).await?;
+    let live = store::live_among(&worker.db, ids).await?;
     Ok(live.into_iter().map(|instance| (instance.id, instance)).collect())
 }
 

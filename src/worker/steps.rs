@@ -9,7 +9,10 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::core::{queue::step::{Step, StepStatus}, text::CleanText};
+use crate::core::{
+    queue::step::{Step, StepStatus},
+    text::CleanText,
+};
 
 pub struct Steps {
     state: Mutex<State>,

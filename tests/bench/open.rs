@@ -39,7 +39,7 @@ async fn anybody<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Resu
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tokio::spawn(telemetry::upkeep(app::telemetry::recorder()?));
+    tokio::spawn(telemetry::upkeep(telemetry::metrics()?));
     let socket = listener::bind("APP_LISTEN", "127.0.0.1:0".parse()?)?;
     let mut out = std::io::stdout();
     writeln!(out, "http://{}", socket.local_addr()?)?;

@@ -1,6 +1,6 @@
 //! Joins containers to Docker's own bridge networks.
 //!
-//! Promises: what `Fabric` does. Docker plugs, addresses and publishes at start, so `publish` only verifies, and
+//! Promises: what `Network` does. Docker plugs, addresses and publishes at start, so `publish` only verifies, and
 //! `unpublish` has nothing to do: the ports go with the container.
 //! Refuses: isolation between networks beyond Docker's own; overlapping CIDRs on one host.
 
@@ -10,23 +10,23 @@ use bollard::models::PortMap;
 
 use super::{bridge, client::Engine, labels, observe, spec};
 use crate::{
-    backend::{Attachment, BackendError, ContainerState, Fabric, NetworkPlan, PortPlan, Released},
+    backend::{BackendError, ContainerState, Network, NetworkAttachment, NetworkPlan, PortPlan, Released},
     core::id::{InstanceId, NetworkId},
 };
 
 #[derive(Clone)]
-pub struct DockerFabric {
+pub struct DockerNetwork {
     pub(super) engine: Arc<Engine>,
 }
 
-impl Fabric for DockerFabric {
+impl Network for DockerNetwork {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
         let lock = self.engine.networks.of(network.id);
         let _changing = lock.existence.write().await;
         bridge::ensure(&self.engine, network).await
     }
 
-    async fn rejoin(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+    async fn rejoin(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
         let Some(found) = observe::found(&self.engine, instance).await? else { return Ok(()) };
         if found.observed.state == ContainerState::Running {
             return Ok(());
@@ -39,7 +39,7 @@ impl Fabric for DockerFabric {
         bridge::rejoin(&self.engine, &found.observed.container_id, endpoint, attachment).await
     }
 
-    async fn publish(&self, instance: InstanceId, attachment: &Attachment) -> Result<(), BackendError> {
+    async fn publish(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
         let gone = || BackendError::Unavailable(format!("the container of {instance} is gone").into());
         let found = observe::found(&self.engine, instance).await?.ok_or_else(gone)?;
         if found.observed.state != ContainerState::Running {

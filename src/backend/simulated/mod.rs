@@ -29,14 +29,14 @@
 
 mod chance;
 mod compute;
-mod network;
 mod machine;
+mod network;
 mod record;
 
 use std::{path::PathBuf, time::Duration};
 
 pub use compute::SimulatedCompute;
-pub use network::SimulatedFabric;
+pub use network::SimulatedNetwork;
 
 /// How the simulation behaves.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Pretends to join containers to networks.
 //!
-//! Promises: what `Fabric` does. A network is a directory with one entry per container, so removing it while it is in
+//! Promises: what `Network` does. A network is a directory with one entry per container, so removing it while it is in
 //! use fails by itself, between processes too.
 //! Refuses: any packet; overlapping CIDRs are nobody's concern here.
 
@@ -8,26 +8,26 @@ use std::{fs, io::ErrorKind, sync::Arc};
 
 use super::machine::{Machine, broken};
 use crate::{
-    backend::{Attachment, BackendError, Fabric, NetworkPlan, Released},
+    backend::{BackendError, Network, NetworkAttachment, NetworkPlan, Released},
     core::id::{InstanceId, NetworkId},
 };
 
 #[derive(Clone)]
-pub struct SimulatedFabric {
+pub struct SimulatedNetwork {
     pub(super) machine: Arc<Machine>,
 }
 
-impl Fabric for SimulatedFabric {
+impl Network for SimulatedNetwork {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
         let ensure = || fs::create_dir_all(self.machine.network(network.id)).map_err(broken);
         self.machine.chance.perform("ensure_network", ensure).await
     }
 
-    async fn rejoin(&self, _instance: InstanceId, _attachment: &Attachment) -> Result<(), BackendError> {
+    async fn rejoin(&self, _instance: InstanceId, _attachment: &NetworkAttachment) -> Result<(), BackendError> {
         self.machine.chance.perform("rejoin", || Ok(())).await
     }
 
-    async fn publish(&self, _instance: InstanceId, _attachment: &Attachment) -> Result<(), BackendError> {
+    async fn publish(&self, _instance: InstanceId, _attachment: &NetworkAttachment) -> Result<(), BackendError> {
         self.machine.chance.perform("publish", || Ok(())).await
     }
 

@@ -8,7 +8,6 @@
 use time::OffsetDateTime;
 
 use super::create::{self, AcceptedKey};
-use crate::core::{idempotency::{self, IdempotencyKey, NoReplay}, instances::create::AcceptError};
 use crate::core::{
     db::{DbError, DualDb, WriteConn},
     id::{KeyId, TenantId},
@@ -18,6 +17,10 @@ use crate::core::{
         cache::store::{Change, change},
         store::{self, key_columns},
     },
+};
+use crate::core::{
+    idempotency::{self, IdempotencyKey, NoReplay},
+    instances::create::AcceptError,
 };
 
 /// Which key is changed, and by whom.

@@ -6,7 +6,6 @@
 
 use secrecy::SecretString;
 
-use crate::core::{idempotency::IdempotencyKey, instances::create::AcceptError};
 use crate::core::{
     db::{DbError, DualDb, WriteConn},
     id::TenantId,
@@ -15,6 +14,7 @@ use crate::core::{
         store::{self, KeyRecord, KeySpec, key_columns},
     },
 };
+use crate::core::{idempotency::IdempotencyKey, instances::create::AcceptError};
 
 /// A key accepted now, or by the first request with the same idempotency key.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ mod caller;
 pub mod change;
 pub mod create;
 mod error;
-pub mod rate_limit;
 mod meter;
+pub mod rate_limit;
 mod service;
 pub mod store;
 

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::core::{db::{DbError, DualDb}, id::{HostId, JobId}, instances::{Transition, store::Expected}, queue::job::JobKind};
+use crate::core::{
+    db::{DbError, DualDb},
+    id::{HostId, JobId},
+    instances::{Transition, store::Expected},
+    queue::job::JobKind,
+};
 
 /// What was seen of a container whose instance should be running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Observation {
     Running,
     /// Its process ended; what follows is decided by `verdict`.
     Ended {
@@ -23,7 +28,7 @@ pub enum Seen {
 /// 128 + SIGKILL: the exit code of a process that was killed for memory.
 const KILLED: i64 = 137;
 
-impl Seen {
+impl Observation {
     /// Says in the instance's reason how its process ended. The runtime tells whether *any* process of the container was
     /// killed for memory: only with this exit code was it the instance's own.
     fn detail(self) -> String {
@@ -46,7 +51,7 @@ const LASTED: Duration = Duration::from_secs(60);
 
 /// What follows, by the instance's restart policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RestartDecision {
     Alive,
     Stopped,
     /// Start it again after the pause; the streak as it is from now on.
@@ -58,12 +63,18 @@ pub enum Verdict {
 }
 
 /// Decides what follows. `ran_for`: how long its process had run; `backoff`: the first pause, doubled each time.
-pub fn verdict(seen: Seen, policy: &str, streak: i32, ran_for: Duration, backoff: Duration) -> Verdict {
+pub fn restart_decision(
+    seen: Observation,
+    policy: &str,
+    streak: i32,
+    ran_for: Duration,
+    backoff: Duration,
+) -> RestartDecision {
     let exit_code = match seen {
-        Seen::Running => return Verdict::Alive,
-        Seen::Ended { exit_code, .. } => exit_code,
+        Observation::Running => return RestartDecision::Alive,
+        Observation::Ended { exit_code, .. } => exit_code,
         // Somebody removed it: for a policy that is a failure, and the next start creates it again.
-        Seen::Gone => -1,
+        Observation::Gone => -1,
     };
     let wanted = match policy {
         "always" => true,
@@ -72,9 +83,9 @@ pub fn verdict(seen: Seen, policy: &str, streak: i32, ran_for: Duration, backoff
     };
     let streak = if ran_for >= LASTED { 0 } else { streak };
     match (wanted, streak) {
-        (false, _) => Verdict::Stopped,
-        (true, CRASH_LOOP..) => Verdict::CrashLoop,
-        (true, streak) => Verdict::Restart { after: backoff * (1 << streak.clamp(0, 16)), streak: streak + 1 },
+        (false, _) => RestartDecision::Stopped,
+        (true, CRASH_LOOP..) => RestartDecision::CrashLoop,
+        (true, streak) => RestartDecision::Restart { after: backoff * (1 << streak.clamp(0, 16)), streak: streak + 1 },
     }
 }
 
@@ -87,22 +98,22 @@ pub async fn observe(
     db: &DualDb,
     host: HostId,
     instance: &Expected,
-    seen: Seen,
-    verdict: Verdict,
+    seen: Observation,
+    restart_decision: RestartDecision,
 ) -> Result<Option<Option<JobId>>, DbError> {
-    let (transition, code) = match verdict {
-        Verdict::Alive => (Transition::SeenRunning, None),
-        Verdict::Stopped => (Transition::Exited, Some("container_exited")),
-        Verdict::Restart { .. } => (Transition::Restarting, Some("container_exited")),
-        Verdict::CrashLoop => (Transition::CrashLooped, Some("crash_loop")),
+    let (transition, code) = match restart_decision {
+        RestartDecision::Alive => (Transition::SeenRunning, None),
+        RestartDecision::Stopped => (Transition::Exited, Some("container_exited")),
+        RestartDecision::Restart { .. } => (Transition::Restarting, Some("container_exited")),
+        RestartDecision::CrashLoop => (Transition::CrashLooped, Some("crash_loop")),
     };
     let exit_code = match seen {
-        Seen::Ended { exit_code, .. } => Some(exit_code),
-        Seen::Running | Seen::Gone => None,
+        Observation::Ended { exit_code, .. } => Some(exit_code),
+        Observation::Running | Observation::Gone => None,
     };
     let detail = seen.detail();
-    let (after, streak) = match verdict {
-        Verdict::Restart { after, streak } => (Some(after.as_secs_f64()), streak),
+    let (after, streak) = match restart_decision {
+        RestartDecision::Restart { after, streak } => (Some(after.as_secs_f64()), streak),
         _ => (None, instance.restart_streak),
     };
     let (was, becomes) = transition.table();
@@ -163,38 +174,43 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn ended(exit_code: i64) -> Seen {
-        Seen::Ended { exit_code, oom_killed: false }
+    fn ended(exit_code: i64) -> Observation {
+        Observation::Ended { exit_code, oom_killed: false }
     }
 
     #[test]
     fn the_policy_decides_whether_an_ended_process_starts_again() {
-        let after_first = Verdict::Restart { after: SECOND, streak: 1 };
+        let after_first = RestartDecision::Restart { after: SECOND, streak: 1 };
         for (policy, exit_code, expected) in [
-            ("no", 1, Verdict::Stopped),
-            ("on_failure", 0, Verdict::Stopped),
+            ("no", 1, RestartDecision::Stopped),
+            ("on_failure", 0, RestartDecision::Stopped),
             ("on_failure", 1, after_first),
             ("always", 0, after_first),
         ] {
-            assert_eq!(verdict(ended(exit_code), policy, 0, SECOND, SECOND), expected, "{policy} {exit_code}");
+            assert_eq!(restart_decision(ended(exit_code), policy, 0, SECOND, SECOND), expected, "{policy} {exit_code}");
         }
-        assert_eq!(verdict(Seen::Running, "no", 3, SECOND, SECOND), Verdict::Alive);
-        assert_eq!(verdict(Seen::Gone, "no", 0, SECOND, SECOND), Verdict::Stopped);
-        assert_eq!(verdict(Seen::Gone, "on_failure", 0, SECOND, SECOND), after_first);
+        assert_eq!(restart_decision(Observation::Running, "no", 3, SECOND, SECOND), RestartDecision::Alive);
+        assert_eq!(restart_decision(Observation::Gone, "no", 0, SECOND, SECOND), RestartDecision::Stopped);
+        assert_eq!(restart_decision(Observation::Gone, "on_failure", 0, SECOND, SECOND), after_first);
     }
 
     /// Waits rely on what `happens_by_itself` says of restart policies.
     #[test]
     fn transitions_of_a_policy_are_those_of_its_verdicts() {
         for policy in RestartPolicy::ALL {
-            let seen = [ended(0), ended(1), Seen::Gone].into_iter();
-            let verdicts: Vec<Verdict> = seen
-                .flat_map(|seen| [0, CRASH_LOOP].map(|streak| verdict(seen, policy.as_str(), streak, SECOND, SECOND)))
+            let seen = [ended(0), ended(1), Observation::Gone].into_iter();
+            let verdicts: Vec<RestartDecision> = seen
+                .flat_map(|seen| {
+                    [0, CRASH_LOOP].map(|streak| restart_decision(seen, policy.as_str(), streak, SECOND, SECOND))
+                })
                 .collect();
             for (transition, happens) in [
-                (Transition::Exited, verdicts.contains(&Verdict::Stopped)),
-                (Transition::Restarting, verdicts.iter().any(|verdict| matches!(verdict, Verdict::Restart { .. }))),
-                (Transition::CrashLooped, verdicts.contains(&Verdict::CrashLoop)),
+                (Transition::Exited, verdicts.contains(&RestartDecision::Stopped)),
+                (
+                    Transition::Restarting,
+                    verdicts.iter().any(|restart_decision| matches!(restart_decision, RestartDecision::Restart { .. })),
+                ),
+                (Transition::CrashLooped, verdicts.contains(&RestartDecision::CrashLoop)),
             ] {
                 assert_eq!(transition.happens_by_itself(*policy), happens, "{transition:?} with {policy}");
             }
@@ -210,18 +226,18 @@ mod tests {
             (7, true, "exit code 7; a process in it ran out of memory"),
             (7, false, "exit code 7"),
         ] {
-            assert_eq!(Seen::Ended { exit_code, oom_killed }.detail(), expected);
+            assert_eq!(Observation::Ended { exit_code, oom_killed }.detail(), expected);
         }
     }
 
     #[test]
     fn pauses_double_until_it_is_given_up_unless_a_run_lasted() {
         for streak in 0..CRASH_LOOP {
-            let expected = Verdict::Restart { after: SECOND * (1 << streak), streak: streak + 1 };
-            assert_eq!(verdict(ended(1), "always", streak, SECOND, SECOND), expected);
+            let expected = RestartDecision::Restart { after: SECOND * (1 << streak), streak: streak + 1 };
+            assert_eq!(restart_decision(ended(1), "always", streak, SECOND, SECOND), expected);
         }
-        assert_eq!(verdict(ended(1), "always", CRASH_LOOP, SECOND, SECOND), Verdict::CrashLoop);
-        let fresh = Verdict::Restart { after: SECOND, streak: 1 };
-        assert_eq!(verdict(ended(1), "always", CRASH_LOOP, LASTED, SECOND), fresh);
+        assert_eq!(restart_decision(ended(1), "always", CRASH_LOOP, SECOND, SECOND), RestartDecision::CrashLoop);
+        let fresh = RestartDecision::Restart { after: SECOND, streak: 1 };
+        assert_eq!(restart_decision(ended(1), "always", CRASH_LOOP, LASTED, SECOND), fresh);
     }
 }

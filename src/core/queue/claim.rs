@@ -11,11 +11,16 @@ use cidr::{IpCidr, Ipv4Cidr};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::core::{db::{DbError, DualDb, Row}, id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId}, instances::{Transition, spec::Port}, queue::job::JobKind};
+use crate::core::{
+    db::{DbError, DualDb, Row},
+    id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId},
+    instances::{Transition, spec::Port},
+    queue::job::JobKind,
+};
 
 /// The worker that claims: one run of one process on one host.
 #[derive(Clone, Copy, Debug)]
-pub struct Claimant {
+pub struct WorkerIdentity {
     pub host: HostId,
     pub boot: BootId,
     pub epoch: i64,
@@ -42,7 +47,7 @@ pub struct Claimed {
     pub max_attempts: u32,
     pub crashes: u32,
     /// The owner wants the instance gone: anything but a delete has nothing to do.
-    pub unwanted: bool,
+    pub deletion_requested: bool,
     pub generation: i64,
     pub image: String,
     pub command: Option<Vec<String>>,
@@ -167,7 +172,7 @@ from left_over left join (claimed j join placed i on i.id = j.instance_id) on tr
 /// As the database says.
 pub async fn claim(
     db: &DualDb,
-    me: Claimant,
+    me: WorkerIdentity,
     free: usize,
     lease: LeaseId,
     times: (Duration, Duration),
@@ -203,7 +208,7 @@ pub async fn claim(
 ///
 /// # Errors
 /// As the database says.
-pub async fn recover(db: &DualDb, me: Claimant, lease: LeaseId) -> Result<Vec<Claimed>, DbError> {
+pub async fn recover(db: &DualDb, me: WorkerIdentity, lease: LeaseId) -> Result<Vec<Claimed>, DbError> {
     let rows = db
         .write()
         .await?
@@ -251,7 +256,7 @@ fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
         attempt: number("attempt"),
         max_attempts: number("max_attempts"),
         crashes: number("crashes"),
-        unwanted: row.get::<_, &str>("desired") == "deleted",
+        deletion_requested: row.get::<_, &str>("desired") == "deleted",
         generation: row.get("generation"),
         image: row.get("image"),
         command: serde_json::from_value(json("command")).map_err(|_| broken("command"))?,

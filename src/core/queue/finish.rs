@@ -7,7 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::claim::Lease;
-use crate::core::{db::{DbError, DualDb}, instances::Transition, queue::job::{JobEvent, JobKind, JobStatus}, text::CleanText};
+use crate::core::{
+    db::{DbError, DualDb},
+    instances::Transition,
+    queue::job::{JobEvent, JobKind, JobStatus},
+    text::CleanText,
+};
 
 /// A cause as the API names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

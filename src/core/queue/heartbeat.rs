@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::claim::{Claimant, Lease};
+use super::claim::{Lease, WorkerIdentity};
 use crate::core::{
     db::{DbError, DualDb},
     id::JobId,
@@ -28,7 +28,7 @@ pub struct Beat {
 /// As the database says.
 pub async fn heartbeat(
     db: &DualDb,
-    me: Claimant,
+    me: WorkerIdentity,
     leases: &[(Lease, Option<Value>)],
     lease_for: Duration,
 ) -> Result<Option<HashMap<JobId, Beat>>, DbError> {

@@ -6,13 +6,18 @@
 use std::time::Duration;
 
 use super::claim::Lease;
-use crate::core::{db::{DbError, DualDb, WriteConn}, id::{BootId, HostId}, instances::Transition, queue::job::JobKind};
+use crate::core::{
+    db::{DbError, DualDb, WriteConn},
+    id::{BootId, HostId},
+    instances::Transition,
+    queue::job::JobKind,
+};
 
 /// What one round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reaped {
+pub struct Rescued {
     pub expired_leases: usize,
-    pub misfits: usize,
+    pub fail_unschedulable_jobs: usize,
     pub silent_instances: usize,
 }
 
@@ -20,10 +25,10 @@ pub struct Reaped {
 ///
 /// # Errors
 /// As the database says.
-pub async fn reap(db: &DualDb, lease: Duration) -> Result<Reaped, DbError> {
-    Ok(Reaped {
+pub async fn rescue_expired_leases(db: &DualDb, lease: Duration) -> Result<Rescued, DbError> {
+    Ok(Rescued {
         expired_leases: expired_leases(db, lease).await?,
-        misfits: misfits(db).await?,
+        fail_unschedulable_jobs: fail_unschedulable_jobs(db).await?,
         silent_instances: silent_hosts(db, lease).await?,
     })
 }
@@ -41,7 +46,7 @@ macro_rules! requeue_sql {
   order by i.id limit 1000 for update of i, j ",
             $locked,
             "),
-reaped as (
+rescued as (
   update jobs j set
     status = t.becomes, finished_at = case when t.becomes <> 'queued' then now() end,
     error = case when t.becomes = 'failed' then jsonb_build_object(
@@ -57,14 +62,14 @@ reaped as (
   where j.id = late.job_id
   returning j.id, j.instance_id, j.kind, j.status, j.error),
 changed as (
-  update instances i set status = t.becomes, status_reason = reaped.error, updated_at = now(), finished_at = now()
-  from reaped, unnest($2::text[], $3::text[], $4::text[]) as t (kind, was, becomes)
-  where reaped.status = 'failed' and i.id = reaped.instance_id and t.kind = reaped.kind and t.was = i.status
-  returning i.tenant_id, i.id, reaped.id as job_id, i.status, i.status_reason),
+  update instances i set status = t.becomes, status_reason = rescued.error, updated_at = now(), finished_at = now()
+  from rescued, unnest($2::text[], $3::text[], $4::text[]) as t (kind, was, becomes)
+  where rescued.status = 'failed' and i.id = rescued.instance_id and t.kind = rescued.kind and t.was = i.status
+  returning i.tenant_id, i.id, rescued.id as job_id, i.status, i.status_reason),
 event as (
   insert into events (tenant_id, instance_id, job_id, kind, detail)
   select tenant_id, id, job_id, 'instance.' || status, status_reason from changed)
-select 1 from reaped"
+select 1 from rescued"
         )
     };
 }
@@ -115,7 +120,7 @@ pub(super) async fn requeue_earlier_boots(conn: &WriteConn, host: HostId, boot: 
 }
 
 /// A job that no host could ever hold fails at once, with each host's reason; one that waited too long for room, too.
-async fn misfits(db: &DualDb) -> Result<usize, DbError> {
+async fn fail_unschedulable_jobs(db: &DualDb) -> Result<usize, DbError> {
     let (was, becomes) = Transition::Failed(JobKind::Provision).table();
     let rows = db
         .write()

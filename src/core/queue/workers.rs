@@ -9,7 +9,7 @@ use serde_json::json;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{claim::Claimant, rescue};
+use super::{claim::WorkerIdentity, rescue};
 use crate::core::{
     db::{DbError, DualDb},
     hosts::HostSpec,
@@ -32,7 +32,7 @@ pub enum BootError {
 
 /// This process, as it introduces itself.
 #[derive(Clone, Debug)]
-pub struct Process {
+pub struct ProcessInfo {
     /// Tells machines apart, so that a pid means something.
     pub machine_id: String,
     pub pid: i32,
@@ -47,10 +47,10 @@ pub struct Process {
 pub async fn register(
     db: &DualDb,
     host: &HostSpec,
-    process: &Process,
+    process: &ProcessInfo,
     silence: Duration,
     is_alive: impl Fn(i32) -> bool,
-) -> Result<(Claimant, usize), BootError> {
+) -> Result<(WorkerIdentity, usize), BootError> {
     let conn = db.write().await?;
     conn.begin().await?;
     let rows = conn
@@ -82,7 +82,7 @@ pub async fn register(
             return Err(BootError::NameInUse { name: host.name.clone(), pid, seen_s });
         }
     }
-    let me = Claimant {
+    let me = WorkerIdentity {
         host: row.get::<_, Uuid>("id").into(),
         boot: BootId::new(),
         epoch: row.get("epoch"),
@@ -117,7 +117,7 @@ pub async fn register(
 ///
 /// # Errors
 /// As the database says.
-pub async fn draining(db: &DualDb, me: Claimant) -> Result<(), DbError> {
+pub async fn draining(db: &DualDb, me: WorkerIdentity) -> Result<(), DbError> {
     db.write()
         .await?
         .query("update workers set state = 'draining' where boot_id = $1", &[&me.boot.uuid()])
@@ -129,7 +129,7 @@ pub async fn draining(db: &DualDb, me: Claimant) -> Result<(), DbError> {
 ///
 /// # Errors
 /// As the database says.
-pub async fn stopped(db: &DualDb, me: Claimant) -> Result<(), DbError> {
+pub async fn stopped(db: &DualDb, me: WorkerIdentity) -> Result<(), DbError> {
     db.write()
         .await?
         .query("update workers set state = 'stopped', stopped_at = now() where boot_id = $1", &[&me.boot.uuid()])

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     crash::{column, step_begun},
-    lab::{Lab, spec},
+    lab::{QueueFixture, spec},
     ledger::leftovers,
 };
 use crate::support::{Cluster, eventually};
@@ -91,7 +91,7 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
 /// Back-off goes up to five minutes; a delete must not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_first() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let instance = lab.create(lab.tenant, &spec(1)).await;
     let provision = lab.claim_next(me, 1).await.remove(0);
@@ -107,7 +107,7 @@ async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_
 /// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
-    let mut lab = Lab::new().await;
+    let mut lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let instance = lab.create(lab.tenant, &spec(1)).await;
     lab.succeed(&lab.claim_next(me, 1).await[0]).await;

@@ -2,14 +2,23 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use app::core::{instances::delete, queue::{claim::{Claimant, Claimed, Lease}, finish::{Cause, Outcome, finish}, heartbeat::heartbeat, job::JobKind, rescue}};
+use app::core::{
+    instances::delete,
+    queue::{
+        claim::{Claimed, Lease, WorkerIdentity},
+        finish::{Cause, Outcome, finish},
+        heartbeat::heartbeat,
+        job::JobKind,
+        rescue,
+    },
+};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, Lab, claim, spec};
+use super::lab::{LEASE, QueueFixture, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -69,8 +78,8 @@ struct State {
 }
 
 struct Case<'a> {
-    lab: &'a Lab,
-    workers: [Claimant; 2],
+    lab: &'a QueueFixture,
+    workers: [WorkerIdentity; 2],
     instance: app::core::id::InstanceId,
     /// Every claim of each worker, the newest first.
     claims: [Vec<Claimed>; 2],
@@ -81,7 +90,7 @@ struct Case<'a> {
 fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (lab, workers) = runtime.block_on(async {
-        let lab = Lab::new().await;
+        let lab = QueueFixture::new().await;
         let workers = [lab.host("h1", None).await, lab.host("h2", None).await];
         (lab, workers)
     });
@@ -98,7 +107,7 @@ fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
     runtime.block_on(async move { drop(lab) });
 }
 
-async fn run(lab: &Lab, workers: [Claimant; 2], steps: &[Step]) {
+async fn run(lab: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
     // What a failed case left must not be found by this one's claims.
     lab.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
     let instance = lab.create(lab.tenant, &spec(1)).await.id;
@@ -177,7 +186,7 @@ impl Case<'_> {
         )
         .await
         .unwrap();
-        rescue::reap(&self.lab.db, LEASE).await.unwrap();
+        rescue::rescue_expired_leases(&self.lab.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
@@ -235,11 +244,11 @@ impl Case<'_> {
 
 /// What a worker would say: it gives up a delete never, and a wanted instance only for a cause.
 fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
-    let unwanted = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
+    let deletion_requested = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
     let after = Duration::ZERO;
     match how {
-        _ if claimed.unwanted && claimed.kind != JobKind::Delete => Outcome::Superseded,
-        How::Stopped if unwanted => Outcome::Cancelled,
+        _ if claimed.deletion_requested && claimed.kind != JobKind::Delete => Outcome::Superseded,
+        How::Stopped if deletion_requested => Outcome::Cancelled,
         How::Success | How::Stopped => Outcome::Succeeded { container_id: Some("c".into()) },
         How::Failure if claimed.kind != JobKind::Delete => {
             Outcome::Failed(Cause { code: "image_not_found", detail: "no".into() })

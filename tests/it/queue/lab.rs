@@ -2,21 +2,43 @@
 
 use std::time::Duration;
 
-use app::{config::{database::{DatabaseConfig, PostgresUrl}, environment::Environment}, core::{db::{DbError, DualDb}, hosts::HostSpec, id::{JobId, LeaseId, TenantId}, instances::{InstanceSpec, RestartPolicy, create::{self, Accepted, Create}, spec::Placement, store::InstanceRecord}, queue::{claim::{self, Batch, Claimant, Claimed}, finish::{self, Outcome}, workers::{self, Process}}, tenants}};
+use app::{
+    config::{
+        database::{DatabaseConfig, PostgresUrl},
+        environment::Environment,
+    },
+    core::{
+        db::{DbError, DualDb},
+        hosts::HostSpec,
+        id::{JobId, LeaseId, TenantId},
+        instances::{
+            InstanceSpec, RestartPolicy,
+            create::{self, Accepted, Create},
+            spec::Placement,
+            store::InstanceRecord,
+        },
+        queue::{
+            claim::{self, Batch, Claimed, WorkerIdentity},
+            finish::{self, Outcome},
+            workers::{self, ProcessInfo},
+        },
+        tenants,
+    },
+};
 use serde_json::{Value, json};
 
 use crate::support::Cluster;
 
 pub const LEASE: Duration = Duration::from_secs(3);
 
-pub struct Lab {
+pub struct QueueFixture {
     pub cluster: Cluster,
     pub db: DualDb,
     pub sql: tokio_postgres::Client,
     pub tenant: TenantId,
 }
 
-impl Lab {
+impl QueueFixture {
     pub async fn new() -> Self {
         let cluster = Cluster::simulated().await;
         let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
@@ -37,11 +59,11 @@ impl Lab {
     }
 
     /// A worker of 16 slots that has registered.
-    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> Claimant {
+    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
         register(&self.db, name, memory_mib).await
     }
 
-    pub async fn claim_next(&self, me: Claimant, free: usize) -> Vec<Claimed> {
+    pub async fn claim_next(&self, me: WorkerIdentity, free: usize) -> Vec<Claimed> {
         claim(&self.db, me, free).await.unwrap().jobs
     }
 
@@ -68,9 +90,9 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
     tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
 }
 
-pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> Claimant {
+pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
-    let process = Process { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
+    let process = ProcessInfo { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
     workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 
@@ -82,7 +104,7 @@ pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Resul
     }
 }
 
-pub async fn claim(db: &DualDb, me: Claimant, free: usize) -> Result<Batch, DbError> {
+pub async fn claim(db: &DualDb, me: WorkerIdentity, free: usize) -> Result<Batch, DbError> {
     claim::claim(db, me, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
 }
 

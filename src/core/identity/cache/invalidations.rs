@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{l1::L1, redis_tier::{BATCH, LogId, News, Tier}};
+use super::{
+    l1::L1,
+    redis_tier::{BATCH, InvalidationBatch, LogId, RedisTier},
+};
 
 const PERIOD: Duration = Duration::from_millis(50);
 
@@ -31,7 +34,7 @@ impl Reader {
     }
 
     /// Takes news from a question sent at `sent_at` into `l1`.
-    pub fn take(&mut self, news: &News, l1: &L1, sent_at: u64) -> Pace {
+    pub fn take(&mut self, news: &InvalidationBatch, l1: &L1, sent_at: u64) -> Pace {
         let known = (self.epoch.as_deref() == Some(&news.epoch)).then_some(self.last).flatten();
         let Some(last) = known else {
             // The first question, or a Redis that forgot everything.
@@ -54,7 +57,7 @@ impl Reader {
         if news.entries.is_empty() { Pace::Later } else { Pace::Again }
     }
 
-    fn start_over(&mut self, news: &News, l1: &L1) -> Pace {
+    fn start_over(&mut self, news: &InvalidationBatch, l1: &L1) -> Pace {
         l1.flush();
         self.last = Some(news.newest);
         self.epoch = Some(news.epoch.clone());
@@ -62,7 +65,7 @@ impl Reader {
     }
 
     /// Nothing can be heard: start over when it can.
-    pub fn deaf(&mut self, l1: &L1) {
+    pub fn disconnected(&mut self, l1: &L1) {
         *self = Self::default();
         l1.flush();
     }
@@ -70,7 +73,7 @@ impl Reader {
 
 /// Asks for ever. `registers`: the process says what it has seen, and revocations wait for it. `clock`: monotonic
 /// milliseconds, the same that `l1` is asked with.
-pub async fn run(tier: &Tier, l1: &L1, registers: bool, instance: &str, clock: impl Fn() -> u64) {
+pub async fn run(tier: &RedisTier, l1: &L1, registers: bool, instance: &str, clock: impl Fn() -> u64) {
     let mut reader = Reader::default();
     loop {
         let asked_at = Instant::now();
@@ -82,7 +85,7 @@ pub async fn run(tier: &Tier, l1: &L1, registers: bool, instance: &str, clock: i
                 if reader != Reader::default() {
                     tracing::warn!(%error, "no news of revocations; keys in this process are not used");
                 }
-                reader.deaf(l1);
+                reader.disconnected(l1);
                 Pace::Later
             }
         };

@@ -15,7 +15,10 @@ use fred::{
     types::{Value, scripts::Script},
 };
 
-use super::{CachedIdentity, KeyHash, entry::{LEASE_MS, Prefix, TOMBSTONE_MS}};
+use super::{
+    CachedIdentity, KeyHash,
+    entry::{CasToken, LEASE_MS, TOMBSTONE_MS},
+};
 use crate::{
     config::redis::RedisConfig,
     core::{
@@ -50,7 +53,7 @@ const REVOKE_SCRIPT: &str = "
 if ARGV[1] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', 100000, '*', 'h', ARGV[3], 'v', ARGV[4])";
 
-// News since the last question, and in the same reply the proof that it was asked; so their order needs no argument.
+// InvalidationBatch since the last question, and in the same reply the proof that it was asked; so their order needs no argument.
 const NEWS_SCRIPT: &str = "
 local t = redis.call('TIME')
 local now = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
@@ -117,7 +120,7 @@ impl std::str::FromStr for LogId {
 
 /// The answer to a question for news.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct News {
+pub struct InvalidationBatch {
     pub epoch: String,
     pub oldest: LogId,
     pub newest: LogId,
@@ -144,7 +147,7 @@ impl From<RedisError> for TierError {
 type Result<T> = std::result::Result<T, TierError>;
 
 #[derive(Clone)]
-pub struct Tier(Arc<Inner>);
+pub struct RedisTier(Arc<Inner>);
 
 struct Inner {
     verifying: PerThread,
@@ -159,7 +162,7 @@ struct Inner {
     seen: Script,
 }
 
-impl Tier {
+impl RedisTier {
     /// # Errors
     /// When a client cannot be built; not when Redis is away.
     pub fn new(config: &RedisConfig, cluster: ClusterId) -> std::result::Result<Self, RedisError> {
@@ -196,19 +199,19 @@ impl Tier {
     }
 
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
-        self.judged(|redis| redis.get(key)).await
+        self.authorized(|redis| redis.get(key)).await
     }
 
     /// What is there; if nothing, the lease is now.
-    pub async fn get_or_lease(&self, key: &str, lease: &Prefix) -> Result<Option<Bytes>> {
+    pub async fn get_or_lease(&self, key: &str, lease: &CasToken) -> Result<Option<Bytes>> {
         let arguments: Vec<Value> = vec![bytes(&lease.0), LEASE_MS.into()];
-        self.judged(|redis| self.0.get_or_lease.evalsha_with_reload(redis, key, arguments)).await
+        self.authorized(|redis| self.0.get_or_lease.evalsha_with_reload(redis, key, arguments)).await
     }
 
     /// Puts `value` in place of what begins with `expected`; an empty one: removes that.
-    pub async fn swap(&self, key: &str, expected: &Prefix, value: &[u8], ms: i64) -> Result<bool> {
+    pub async fn swap(&self, key: &str, expected: &CasToken, value: &[u8], ms: i64) -> Result<bool> {
         let arguments: Vec<Value> = vec![bytes(&expected.0), bytes(value), ms.into()];
-        let swapped: i64 = self.judged(|redis| self.0.swap.evalsha_with_reload(redis, key, arguments)).await?;
+        let swapped: i64 = self.authorized(|redis| self.0.swap.evalsha_with_reload(redis, key, arguments)).await?;
         Ok(swapped == 1)
     }
 
@@ -235,8 +238,13 @@ impl Tier {
         Ok((behind >= 0).then_some(behind))
     }
 
-    /// News after `last` (`None`: from now on). `instance`: who says to have seen all up to `last`.
-    pub async fn news(&self, last: Option<LogId>, instance: Option<&str>, new_epoch: &str) -> Result<News> {
+    /// InvalidationBatch after `last` (`None`: from now on). `instance`: who says to have seen all up to `last`.
+    pub async fn news(
+        &self,
+        last: Option<LogId>,
+        instance: Option<&str>,
+        new_epoch: &str,
+    ) -> Result<InvalidationBatch> {
         let keys = vec![self.special("epoch"), self.special("log"), self.special("seen")];
         let last = last.map(|last| last.to_string()).unwrap_or_default();
         let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
@@ -255,7 +263,7 @@ impl Tier {
     }
 
     /// Asks, and the breaker hears how it went.
-    async fn judged<'a, T, F>(&'a self, question: impl FnOnce(&'a Client) -> F) -> Result<T>
+    async fn authorized<'a, T, F>(&'a self, question: impl FnOnce(&'a Client) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, fred::error::Error>>,
     {
@@ -282,7 +290,7 @@ fn bytes(value: &[u8]) -> Value {
     Value::Bytes(Bytes::copy_from_slice(value))
 }
 
-fn parse_news(mut parts: Vec<String>) -> Result<News> {
+fn parse_news(mut parts: Vec<String>) -> Result<InvalidationBatch> {
     let wrong = || TierError("not news".into());
     if parts.len() < 3 {
         return Err(wrong());
@@ -294,7 +302,7 @@ fn parse_news(mut parts: Vec<String>) -> Result<News> {
         let name = data_encoding::HEXLOWER.decode(name.as_bytes()).map_err(|_| wrong())?;
         Ok((id(at)?, name.try_into().map_err(|_| wrong())?))
     });
-    Ok(News {
+    Ok(InvalidationBatch {
         oldest: id(&parts[1])?,
         newest: id(&parts[2])?,
         entries: entries.collect::<Result<_>>()?,

@@ -11,7 +11,14 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CachedIdentity, Fact, l1::FENCE_MS, name_of, redis_tier::{LogId, TierError}, service::Inner, store::{self, Change}};
+use super::{
+    CachedIdentity, KeyLookup,
+    l1::FENCE_MS,
+    name_of,
+    redis_tier::{LogId, TierError},
+    service::Inner,
+    store::{self, Change},
+};
 
 /// How long Redis is tried before the outbox takes over.
 const TRY: Duration = Duration::from_secs(3);
@@ -82,8 +89,8 @@ impl Revoker {
         let name = name_of(&change.hash);
         let key = self.0.tier.redis_key(&name);
         let tombstone = change.refused.then(|| {
-            let fact = Fact::Refused { ver: change.ver };
-            self.0.seal.seal(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
+            let fact = KeyLookup::Refused { ver: change.ver };
+            self.0.signer.sign(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
         });
         loop {
             let told = self.0.tier.revoke(&name, tombstone.as_deref(), change.ver);

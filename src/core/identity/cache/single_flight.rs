@@ -16,7 +16,7 @@ use super::KeyHash;
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// The flights of a process.
-pub struct Flights<T> {
+pub struct SingleFlight<T> {
     state: Mutex<State<T>>,
 }
 
@@ -28,32 +28,32 @@ struct State<T> {
 /// A caller's part in a flight.
 pub enum Seat<'a, T> {
     /// Does the work and lands.
-    Pilot(Flight<'a, T>),
-    Passenger(watch::Receiver<Option<T>>),
+    Leader(Flight<'a, T>),
+    Follower(watch::Receiver<Option<T>>),
 }
 
 /// A flight on its way; dropped without landing, its passengers ask again.
 pub struct Flight<'a, T> {
-    flights: &'a Flights<T>,
+    flights: &'a SingleFlight<T>,
     key: KeyHash,
     landing: watch::Sender<Option<T>>,
     airborne: Option<OwnedMutexGuard<()>>,
 }
 
-impl<T: Clone> Flights<T> {
+impl<T: Clone> SingleFlight<T> {
     pub fn new() -> Self {
         Self { state: Mutex::new(State { boarding: HashMap::new(), turns: HashMap::new() }) }
     }
 
     /// Joins the flight that boards, or opens one.
-    pub fn board(&self, key: KeyHash) -> Seat<'_, T> {
+    pub fn join(&self, key: KeyHash) -> Seat<'_, T> {
         let mut state = self.state();
-        if let Some(passenger) = state.boarding.get(&key) {
-            return Seat::Passenger(passenger.clone());
+        if let Some(follower) = state.boarding.get(&key) {
+            return Seat::Follower(follower.clone());
         }
-        let (landing, passenger) = watch::channel(None);
-        state.boarding.insert(key, passenger);
-        Seat::Pilot(Flight { flights: self, key, landing, airborne: None })
+        let (landing, follower) = watch::channel(None);
+        state.boarding.insert(key, follower);
+        Seat::Leader(Flight { flights: self, key, landing, airborne: None })
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -63,7 +63,7 @@ impl<T: Clone> Flights<T> {
 
 impl<T: Clone> Flight<'_, T> {
     /// Waits until the flight before has landed; from here on nobody may join, and the primary may be read.
-    pub async fn take_off(&mut self) {
+    pub async fn seal(&mut self) {
         if self.airborne.is_some() {
             return;
         }
@@ -73,7 +73,7 @@ impl<T: Clone> Flight<'_, T> {
     }
 
     /// Hands the answer to all who joined.
-    pub fn land(self, answer: T) {
+    pub fn complete(self, answer: T) {
         self.landing.send_replace(Some(answer));
     }
 
@@ -103,8 +103,8 @@ impl<T> Drop for Flight<'_, T> {
 }
 
 /// Waits for the landing; `None`: the flight was lost, board again.
-pub async fn landed<T: Clone>(mut passenger: watch::Receiver<Option<T>>) -> Option<T> {
-    passenger.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+pub async fn completed<T: Clone>(mut follower: watch::Receiver<Option<T>>) -> Option<T> {
+    follower.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
 }
 
 #[cfg(test)]
@@ -113,27 +113,27 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_joins_once_the_primary_is_being_read() {
-        let flights = Flights::new();
-        let Seat::Pilot(mut first) = flights.board([1; 16]) else { panic!("the first opens a flight") };
-        let Seat::Passenger(early) = flights.board([1; 16]) else { panic!("joins before take-off") };
-        first.take_off().await;
-        let Seat::Pilot(mut second) = flights.board([1; 16]) else { panic!("too late for the first") };
-        assert!(matches!(flights.board([1; 16]), Seat::Passenger(_)), "boards the second");
-        assert!(futures_util::poll!(Box::pin(second.take_off())).is_pending(), "until the first has landed");
-        first.land("read before");
-        assert_eq!(landed(early).await, Some("read before"));
-        second.take_off().await;
-        second.land("read after");
+        let flights = SingleFlight::new();
+        let Seat::Leader(mut first) = flights.join([1; 16]) else { panic!("the first opens a flight") };
+        let Seat::Follower(early) = flights.join([1; 16]) else { panic!("joins before take-off") };
+        first.seal().await;
+        let Seat::Leader(mut second) = flights.join([1; 16]) else { panic!("too late for the first") };
+        assert!(matches!(flights.join([1; 16]), Seat::Follower(_)), "boards the second");
+        assert!(futures_util::poll!(Box::pin(second.seal())).is_pending(), "until the first has landed");
+        first.complete("read before");
+        assert_eq!(completed(early).await, Some("read before"));
+        second.seal().await;
+        second.complete("read after");
         assert!(flights.state().boarding.is_empty() && flights.state().turns.is_empty());
     }
 
     #[tokio::test]
     async fn a_lost_flight_strands_nobody() {
-        let flights = Flights::<u8>::new();
-        let Seat::Pilot(first) = flights.board([1; 16]) else { panic!("opens") };
-        let Seat::Passenger(stranded) = flights.board([1; 16]) else { panic!("joins") };
+        let flights = SingleFlight::<u8>::new();
+        let Seat::Leader(first) = flights.join([1; 16]) else { panic!("opens") };
+        let Seat::Follower(stranded) = flights.join([1; 16]) else { panic!("joins") };
         drop(first);
-        assert_eq!(landed(stranded).await, None);
-        assert!(matches!(flights.board([1; 16]), Seat::Pilot(_)));
+        assert_eq!(completed(stranded).await, None);
+        assert!(matches!(flights.join([1; 16]), Seat::Leader(_)));
     }
 }

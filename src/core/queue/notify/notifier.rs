@@ -8,8 +8,15 @@ use std::{
 
 use fred::{clients::Client, interfaces::ListInterface};
 
-use super::{Door, ProvisionJob};
-use crate::{config::redis::RedisConfig, core::{id::{ClusterId, JobId}, queue::job::JobKind, redis::{self, RedisError}}};
+use super::{Channel, ProvisionJob};
+use crate::{
+    config::redis::RedisConfig,
+    core::{
+        id::{ClusterId, JobId},
+        queue::job::JobKind,
+        redis::{self, RedisError},
+    },
+};
 
 /// How long a caller waits for Redis at most.
 const BUDGET: Duration = Duration::from_millis(100);
@@ -21,7 +28,7 @@ const MEMORY: Duration = Duration::from_secs(1);
 const BREAK: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-pub struct Bell {
+pub struct Notifier {
     client: Client,
     cluster: ClusterId,
     state: Arc<Mutex<State>>,
@@ -29,11 +36,11 @@ pub struct Bell {
 
 #[derive(Default)]
 struct State {
-    lengths: HashMap<Door, (i64, Instant)>,
+    lengths: HashMap<Channel, (i64, Instant)>,
     broken_until: Option<Instant>,
 }
 
-impl Bell {
+impl Notifier {
     /// # Errors
     /// When the client cannot be built; not when Redis is away.
     pub fn new(config: &RedisConfig, cluster: ClusterId) -> Result<Self, RedisError> {
@@ -46,21 +53,21 @@ impl Bell {
     }
 
     /// Tells that a job waits.
-    pub async fn ring(&self, door: Door, job: JobId, kind: JobKind) {
+    pub async fn notify(&self, channel: Channel, job: JobId, kind: JobKind) {
         let now = Instant::now();
         let skip = {
             let state = self.state();
-            let loud = state.lengths.get(&door).is_some_and(|(n, at)| *n >= LOUD_ENOUGH && now - *at < MEMORY);
+            let loud = state.lengths.get(&channel).is_some_and(|(n, at)| *n >= LOUD_ENOUGH && now - *at < MEMORY);
             loud || state.broken_until.is_some_and(|until| now < until)
         };
         if skip {
-            metrics::counter!("queue_bell_total", "outcome" => "skipped").increment(1);
+            metrics::counter!("queue_notifications_total", "outcome" => "skipped").increment(1);
             return;
         }
-        let push = self.client.rpush::<i64, _, _>(door.list(self.cluster), ProvisionJob::new(job, kind).encode());
+        let push = self.client.rpush::<i64, _, _>(channel.list(self.cluster), ProvisionJob::new(job, kind).encode());
         let outcome = match tokio::time::timeout(BUDGET, push).await {
             Ok(Ok(length)) => {
-                self.state().lengths.insert(door, (length, now));
+                self.state().lengths.insert(channel, (length, now));
                 "rung"
             }
             failed => {
@@ -69,7 +76,7 @@ impl Bell {
                 "failed"
             }
         };
-        metrics::counter!("queue_bell_total", "outcome" => outcome).increment(1);
+        metrics::counter!("queue_notifications_total", "outcome" => outcome).increment(1);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

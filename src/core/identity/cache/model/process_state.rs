@@ -4,7 +4,12 @@
 //! longer than the real one, never shorter. Nothing has to happen within a tick, so a process may sleep at any point.
 //! Ages stop counting where they stop mattering, and versions are counted from the present one: finitely many states.
 
-use crate::core::identity::cache::{invalidations::Reader, l1::{Frozen, Snapshot}, redis_tier::{BATCH, LogId, News}, revoke::SETTLED};
+use crate::core::identity::cache::{
+    invalidations::Reader,
+    l1::{Frozen, Snapshot},
+    redis_tier::{BATCH, InvalidationBatch, LogId},
+    revoke::SETTLED,
+};
 
 /// By the process's clock: it is always now, and what was gets older.
 pub const NOW: u64 = 1_000_000;
@@ -213,7 +218,7 @@ impl State {
 }
 
 impl Told {
-    pub fn news(&self) -> News {
+    pub fn news(&self) -> InvalidationBatch {
         let mut entries = Vec::new();
         for (id, whom) in &self.entries {
             match whom {
@@ -222,7 +227,7 @@ impl Told {
             }
         }
         entries.truncate(BATCH);
-        News { epoch: self.epoch.to_string(), oldest: self.oldest, newest: self.newest, entries }
+        InvalidationBatch { epoch: self.epoch.to_string(), oldest: self.oldest, newest: self.newest, entries }
     }
 }
 
