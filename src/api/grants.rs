@@ -70,7 +70,7 @@ pub(super) fn check_scopes(texts: &[String], wrong: &mut Vec<Invalid>) -> Vec<Sc
     for (at, text) in texts.iter().enumerate() {
         match text.parse::<Scope>() {
             Ok(scope) => scopes.push(scope),
-            Err(()) => wrong.push(Invalid::new(format!("/scopes/{at}"), "invalid", "is not a scope")),
+            Err(_) => wrong.push(Invalid::new(format!("/scopes/{at}"), "invalid", "is not a scope")),
         }
     }
     scopes.sort_unstable();

@@ -23,7 +23,7 @@ pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::
         .iter()
         .map(|text| {
             let known = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
-            text.parse::<Scope>().map_err(|()| {
+            text.parse::<Scope>().map_err(|_| {
                 setting("APP_KEY_SCOPES", text, "admin").wrong(format_args!("\"{text}\" is not one of {known}"))
             })
         })

@@ -49,7 +49,7 @@ pub(super) async fn read(
     let id = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Uuid>().ok());
     match (id("instance_id"), id("job_id")) {
         (Some(instance), Some(job)) => Ok(Ok(Replay { instance: instance.into(), job: job.into() })),
-        _ => Err(DbError::Statement { code: "02000".into(), message: "an idempotency record without ids".into() }),
+        _ => Err(DbError::Invariant("an idempotency record without ids".into())),
     }
 }
 

@@ -21,3 +21,4 @@ pub mod queue;
 pub mod redis;
 pub mod tenants;
 pub mod text;
+pub mod text_enum;

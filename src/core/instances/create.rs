@@ -232,7 +232,7 @@ async fn under_network_lock(conn: WriteConn, request: &Create<'_>) -> Result<Opt
 async fn replay(db: &DualDb, request: &Create<'_>) -> Result<Accepted, AcceptError> {
     let Some(key) = request.idempotency else {
         let message = "accepted nothing and refused nothing".into();
-        return Err(AcceptError::Db(DbError::Statement { code: "02000".into(), message }));
+        return Err(AcceptError::Db(DbError::Invariant(message)));
     };
     match idempotency::read(db, request.tenant, key).await.map_err(AcceptError::Db)? {
         Ok(replay) => Ok(Accepted::Replayed(replay)),

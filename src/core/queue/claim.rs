@@ -237,7 +237,7 @@ fn readable(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
 }
 
 fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
-    let broken = |what: &str| DbError::Statement { code: "02000".into(), message: format!("job row: {what}") };
+    let broken = |what: &str| DbError::Invariant(format!("job row: {what}"));
     let address: std::net::IpAddr = row.get("address");
     let (std::net::IpAddr::V4(address), IpCidr::V4(cidr)) = (address, row.get("cidr")) else {
         return Err(broken("not an IPv4 network"));
@@ -252,7 +252,7 @@ fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
             token: row.get("lease_token"),
             id: lease,
         },
-        kind: row.get::<_, &str>("kind").parse().map_err(|()| broken("kind"))?,
+        kind: row.get::<_, &str>("kind").parse().map_err(|_| broken("kind"))?,
         attempt: number("attempt"),
         max_attempts: number("max_attempts"),
         crashes: number("crashes"),

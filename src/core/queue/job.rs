@@ -8,58 +8,36 @@
 //! queued ── newer intent: superseded;  fits nowhere, queue deadline: failed
 //! ```
 
-use std::{fmt, str::FromStr};
+use crate::core::text_enum::text_enum;
 
-use utoipa::ToSchema;
-
-/// What is to be done. A worker leaves kinds that it does not know to a newer one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub enum JobKind {
-    /// Create the container with its network and start it.
-    Provision,
-    /// Start the container that is there, by its restart policy.
-    Start,
-    /// Remove the container and what belongs to it.
-    Delete,
-}
-
-impl JobKind {
-    pub const ALL: &'static [Self] = &[Self::Provision, Self::Start, Self::Delete];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Provision => "provision",
-            Self::Start => "start",
-            Self::Delete => "delete",
-        }
+text_enum! {
+    /// The work that a job does. A worker leaves kinds that it does not know to workers of a newer release.
+    pub enum JobKind as JobKind {
+        /// Creates the container with its network and starts it.
+        Provision = "provision",
+        /// Starts the container that exists, by the instance's restart policy.
+        Start = "start",
+        /// Removes the container and everything that belongs to it.
+        Delete = "delete",
     }
 }
 
-impl FromStr for JobKind {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or(())
+text_enum! {
+    /// A job's status.
+    pub enum JobStatus as JobStatus {
+        /// Waits to be claimed.
+        Queued = "queued",
+        /// Is leased to a worker.
+        Running = "running",
+        /// Has done its work.
+        Succeeded = "succeeded",
+        /// Has failed and is not tried again.
+        Failed = "failed",
+        /// Was stopped because its owner asked for it.
+        Cancelled = "cancelled",
+        /// Was replaced by a newer job of the same instance.
+        Superseded = "superseded",
     }
-}
-
-impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A job's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub enum JobStatus {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Cancelled,
-    Superseded,
 }
 
 /// What happens to a job.
@@ -75,20 +53,7 @@ pub enum JobEvent {
 }
 
 impl JobStatus {
-    pub const ALL: &'static [Self] =
-        &[Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Superseded];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Superseded => "superseded",
-        }
-    }
-
+    /// Returns whether the job is never worked on again.
     pub const fn has_ended(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
@@ -104,20 +69,6 @@ impl JobStatus {
             (Self::Queued | Self::Running, JobEvent::Superseded) => Some(Self::Superseded),
             _ => None,
         }
-    }
-}
-
-impl FromStr for JobStatus {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().copied().find(|status| status.as_str() == text).ok_or(())
-    }
-}
-
-impl fmt::Display for JobStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -148,20 +99,5 @@ mod tests {
             }
             assert_eq!(from.has_ended(), row == [None; 6], "what has ended stays as it is");
         }
-    }
-
-    #[test]
-    fn texts_read_back() {
-        for status in JobStatus::ALL {
-            assert_eq!(status.as_str().parse(), Ok(*status));
-        }
-    }
-
-    #[test]
-    fn kinds_read_back() {
-        for kind in JobKind::ALL {
-            assert_eq!(kind.as_str().parse(), Ok(*kind));
-        }
-        assert!("unknown".parse::<JobKind>().is_err());
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::core::text::CleanText;
+use crate::core::{text::CleanText, text_enum::text_enum};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
@@ -20,11 +20,13 @@ pub struct Step {
     pub detail: Option<CleanText>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StepStatus {
-    Running,
-    Succeeded,
-    Failed,
-    Undone,
+text_enum! {
+    /// How a step stands.
+    pub enum StepStatus as StepStatus {
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        /// What it made was removed again.
+        Undone = "undone",
+    }
 }

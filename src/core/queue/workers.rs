@@ -66,7 +66,7 @@ pub async fn register(
             &[&HostId::new().uuid(), &host.name],
         )
         .await?;
-    let row = rows.first().ok_or_else(|| DbError::Statement { code: "02000".into(), message: "no host".into() })?;
+    let row = rows.first().ok_or_else(|| DbError::Invariant("no host".into()))?;
     let state: String = row.get("state");
     if state == "fenced" || state == "retired" {
         return Err(BootError::Fenced(host.name.clone()));
