@@ -19,7 +19,7 @@ use crate::{
     core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance},
     http::{
         problem::{Code, Problem},
-        route,
+        request_log, route,
     },
 };
 
@@ -94,6 +94,7 @@ async fn authorize(request: &ServiceRequest) -> Judged {
         Ok(caller) => caller,
         Err(error) => return unlimited(Err(ApiError::Identity(error))),
     };
+    request_log::record_caller(caller.tenant, caller.key);
     // Counted whatever becomes of it: a refusal costs as well.
     let allowance = state.limiter.count(&caller).await;
     let verdict = if allowance.is_some_and(|allowance| !allowance.allowed) {

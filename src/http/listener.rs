@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web};
 use anyhow::Context;
 
-use super::{connection, metrics, panics, problem::Problem, request_id};
+use super::{connection, metrics, panics, problem::Problem, request_id, request_log};
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +27,7 @@ pub fn serve(
             // The last is the outermost.
             .wrap(from_fn(panics::middleware))
             .wrap(from_fn(metrics::middleware))
+            .wrap(from_fn(request_log::middleware))
             .wrap(from_fn(request_id::middleware))
             .wrap(from_fn(connection::middleware))
             .configure(configure.clone())

@@ -11,6 +11,7 @@ pub mod panics;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+pub mod request_log;
 pub mod route;
 pub mod strict;
 pub mod timestamp;

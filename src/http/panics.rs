@@ -10,23 +10,17 @@ use actix_web::{
 };
 use futures_util::FutureExt;
 
-use super::{
-    problem::{Code, Problem},
-    request_id, route,
-};
+use super::problem::{Code, Problem};
 
 /// Answers 500 when what is inside panics.
 ///
 /// # Errors
 /// Those from inside; `internal` for a panic.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
-    let method = request.method().clone();
-    let route = route::pattern(request.request());
     // Whatever the panic left half-done is dropped with the request; what requests share is behind locks and channels.
     let answered = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     answered.unwrap_or_else(|panic| {
-        let (request_id, route) = (request_id::current(), route.as_deref().unwrap_or("unknown"));
-        tracing::error!(request_id, %method, route, panic = message(&*panic), "a handler panicked; answering 500");
+        tracing::error!(panic = message(&*panic), "a handler panicked; answering 500");
         Err(Problem::new(Code::Internal, "the request id leads to the log").into())
     })
 }
