@@ -167,12 +167,12 @@ docker_probe() {
 
 # Prints the pid of another dockerd in this network namespace.
 docker_find_other() {
-	local comm pid ours
-	ours=$(process_alive "$DOCKER_BASE/dockerd.pid" || true)
+	local comm pid own
+	own=$(process_alive "$DOCKER_BASE/dockerd.pid" || true)
 	for comm in /proc/[0-9]*/comm; do
 		[ "$(cat "$comm" 2>/dev/null)" = dockerd ] || continue
 		pid=${comm#/proc/} pid=${pid%/comm}
-		[ "$pid" != "$ours" ] || continue
+		[ "$pid" != "$own" ] || continue
 		[ "$(as_root readlink "/proc/$pid/ns/net")" = "$(readlink /proc/self/ns/net)" ] || continue
 		printf '%s' "$pid"
 		return

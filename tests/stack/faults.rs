@@ -73,7 +73,7 @@ pub async fn a_read_replica_that_was_away_for_too_long_is_copied_anew(stack: &St
     stack.sql("postgres", "select pg_drop_replication_slot('replica')");
     stack.compose(&["start", "replica"]);
     stack.settled(3).await;
-    let copied = || stack.compose(&["logs", "--no-color", "replica"]).matches("copying anew").count();
+    let copied = || stack.compose(&["logs", "--no-color", "replica"]).matches("copying the primary again").count();
     assert_eq!(copied(), 1);
     // While it runs, it cannot mend itself; but it says so.
     for statement in [
