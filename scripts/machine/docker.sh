@@ -222,7 +222,7 @@ docker_netfilter_save() {
 	local before=$DOCKER_BASE/netfilter
 	[ ! -e "$before" ] || return 0
 	if docker_find_other >/dev/null || as_root iptables-save 2>/dev/null | grep -q '^:DOCKER'; then
-		echo keep >"$before"
+		echo theirs >"$before"
 	else
 		as_root iptables-save -t filter 2>/dev/null | sed -n 's/^:FORWARD \([A-Z]*\).*/\1/p' >"$before"
 	fi
@@ -234,18 +234,18 @@ docker_netfilter_restore() {
 	[ -e "$before" ] || return 0
 	policy=$(cat "$before")
 	rm -f "$before"
-	! docker_find_other >/dev/null || policy=keep
+	! docker_find_other >/dev/null || policy=theirs
 	for tool in iptables ip6tables; do
 		for table in raw mangle nat filter; do
 			docker_rules_drop "$tool" "$table" "$(printf ' %s |' "$@")%"
-			[ "$policy" != keep ] || continue
+			[ "$policy" != theirs ] || continue
 			docker_rules_drop "$tool" "$table" ' -j DOCKER|^-A DOCKER'
 			for chain in $(as_root "$tool-save" -t "$table" 2>/dev/null | sed -n 's/^:\(DOCKER[^ ]*\).*/\1/p'); do
 				as_root "$tool" -w -t "$table" -X "$chain" || true
 			done
 		done
 	done
-	[ "$policy" = keep ] || as_root iptables -w -P FORWARD "${policy:-ACCEPT}" || true
+	[ "$policy" = theirs ] || as_root iptables -w -P FORWARD "${policy:-ACCEPT}" || true
 }
 
 # docker_rules_drop TOOL TABLE PATTERN: deletes the rules that match.
