@@ -1,6 +1,6 @@
 //! The load generator. Each user has its own API key and connection, polls its instance (80 % of requests), lists the
-//! instances of its tenant (15 %), and deletes its instance or creates a new one (5 %). goose runs the users and measures
-//! the response times.
+//! instances of its tenant (15 %), and deletes its instance or creates a new one (5 %). goose runs the users and
+//! measures the response times.
 //!
 //! `APP_LOAD_KEYS` names a file with one API key per line; each user takes one. `APP_LOAD_THINK_MS` is the think time
 //! between two requests of a user. goose's options set the target and the amount (`--host`, `--users`, `--run-time`,
