@@ -1,7 +1,8 @@
 # root.sh: the only way by which a script becomes root. `git grep as_root` lists every use.
 #
-# Used to install packages (install.sh), to run the private Docker engine (docker.sh), and to
-# remove files and processes that this engine left.
+# It is used to install packages (install.sh), to run the private Docker engine (docker.sh), to
+# remove files and processes that this engine left, and, where no registry can be reached, to
+# build the images of the stack test (tests/stack/images/).
 #
 # Sourced after process.sh.
 # shellcheck shell=bash
