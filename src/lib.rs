@@ -5,12 +5,13 @@
 
 pub mod api;
 pub mod backend;
-pub mod catalogue;
+
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod core;
 pub mod http;
-pub mod roles;
 pub mod shutdown;
+pub mod startup;
 pub mod telemetry;
 pub mod worker;

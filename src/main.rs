@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use app::{cli::Cli, roles, telemetry};
+use app::{cli::Cli, commands, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(roles::run(cli)) {
+    match runtime.block_on(commands::run(cli)) {
         Ok(code) => code,
         Err(error) => {
             telemetry::last_line(&format!("app: {error:#}"));

@@ -7,7 +7,7 @@
 
 use std::{fmt, fs, ops::Range, path::Path};
 
-use app::catalogue::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS};
 
 // ---------------------------------------------------------------- the rules' tables
 
@@ -826,7 +826,7 @@ mod catches {
                 ("src/api/jobs.rs", "use crate::worker::Context;"),
                 ("src/api/mod.rs", "use crate::{core::id::JobId, backend::{self, Compute as C}};"),
                 ("src/api/jobs.rs", "use super::super::worker;"),
-                ("src/api/jobs.rs", "fn f() { crate::roles::parts::start(); }"),
+                ("src/api/jobs.rs", "fn f() { app::startup::start(); }"),
                 ("src/api/jobs.rs", "use crate::*;"),
                 ("src/worker/jobs/mod.rs", "use crate::api::ApiState;"),
                 ("src/backend/docker/spec.rs", "fn f(p: &crate::core::instances::spec::Port) {}"),
@@ -874,8 +874,8 @@ mod catches {
                 ("src/core/hosts/store.rs", "use crate::core::{db::DualDb, protocol::claim};"),
                 ("src/core/jobs/store.rs", "use crate::core;"),
                 ("src/core/id.rs", "use crate::core::db::DualDb;"),
-                ("src/core/db/mod.rs", "use crate::core::jobs::JobStatus;"),
-                ("src/core/newcomer.rs", "use crate::core::jobs::JobStatus;"),
+                ("src/core/db/mod.rs", "use app::core::queue::job::JobStatus;"),
+                ("src/core/newcomer.rs", "use app::core::queue::job::JobStatus;"),
             ],
         );
         assert_lets_pass(
@@ -886,7 +886,7 @@ mod catches {
                     "use super::state; use crate::core::{db::DbError, id::{JobId, TenantId}, page::*};",
                 ),
                 ("src/core/protocol/claim.rs", "use crate::core::{instances::Transition, jobs::JobStatus};"),
-                ("src/core/keeper.rs", "use crate::core::protocol::reap;"),
+                ("src/core/keeper.rs", "use app::core::queue::rescue;"),
             ],
         );
     }

@@ -9,9 +9,10 @@ use app::{
         identity::Scope,
         instances::{RestartPolicy, Status},
         invalid,
-        jobs::JobStatus,
-        kind::JobKind,
-        protocol::finish,
+        queue::{
+            finish,
+            job::{JobKind, JobStatus},
+        },
     },
     http::problem::Code,
 };

@@ -16,7 +16,7 @@ use actix_web::{
 
 use super::{Access, ApiState, error::ApiError, routes};
 use crate::{
-    core::identity::{Caller, IdentityError, IdentityService, limit::Allowance},
+    core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance},
     http::{
         problem::{Code, Problem},
         route,
@@ -33,7 +33,7 @@ pub async fn middleware<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let Judged { verdict, allowance, stale } = judge(&request).await;
+    let Judged { verdict, allowance, stale } = authorize(&request).await;
     let mut response = match verdict {
         Ok(caller) => {
             if let Some(caller) = caller {
@@ -80,7 +80,7 @@ struct Judged {
     stale: bool,
 }
 
-async fn judge(request: &ServiceRequest) -> Judged {
+async fn authorize(request: &ServiceRequest) -> Judged {
     let access = access(request);
     let unlimited = |verdict| Judged { verdict, allowance: None, stale: false };
     if access == Some(Access::Public) {

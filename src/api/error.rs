@@ -10,7 +10,7 @@ use utoipa::{
 };
 
 use crate::{
-    core::{db::DbError, identity::IdentityError, invalid::Invalid, protocol::accept_create::AcceptError},
+    core::{db::DbError, identity::IdentityError, instances::create::AcceptError, invalid::Invalid},
     http::problem::{Code, Problem, ProblemBody},
 };
 
@@ -88,7 +88,7 @@ fn db(error: &DbError) -> Problem {
             tracing::warn!(%error, "answering 503");
             Problem::new(Code::Unavailable, "nothing was changed; send the request again later")
         }
-        DbError::Refused { .. } | DbError::Conflict { .. } | DbError::Statement { .. } => {
+        DbError::Refused { .. } | DbError::Conflict { .. } | DbError::Statement { .. } | DbError::Invariant(_) => {
             tracing::error!(%error, "answering 500");
             Problem::new(Code::Internal, "the request id leads to the log")
         }

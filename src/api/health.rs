@@ -51,7 +51,7 @@ pub async fn live() -> HttpResponse {
     responses((status = 200, description = "It can serve", body = Ready),
               (status = 503, description = "It cannot serve, or is stopping", body = Ready)))]
 pub async fn ready(state: web::Data<ApiState>) -> HttpResponse {
-    let (db, redis) = tokio::join!(state.db.health(), redis::answers(state.bell.client()));
+    let (db, redis) = tokio::join!(state.db.health(), redis::answers(state.notifier.client()));
     let status = match (state.stopping.is_cancelled(), db.primary, db.replica != Some(false) && redis) {
         (true, ..) => ReadyStatus::Stopping,
         (_, false, _) => ReadyStatus::Unavailable,

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::instances::path_id;
 use crate::{
-    core::{invalid::Invalid, protocol::IdempotencyKey},
+    core::{idempotency::IdempotencyKey, invalid::Invalid},
     http::{problem::Problem, route},
 };
 

@@ -25,13 +25,11 @@ use crate::{
         id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid},
         identity::Scope,
         instances::{
-            InstanceSpec, RawInstance, RestartPolicy, Status,
+            InstanceSpec, RawInstance, RestartPolicy, Status, create, delete,
             spec::{Placement, Port},
             store::{self, InstanceFilter, InstanceRecord},
         },
-        kind::JobKind,
-        protocol::{accept_create, accept_delete, finish},
-        queue::Door,
+        queue::{finish, job::JobKind, notify::Channel},
     },
     http::{body, problem::Problem, query::Query},
 };
@@ -184,22 +182,22 @@ pub async fn create(
     let idempotency = idempotency::key(&request, &body.sent)?;
     let range = &state.instances.port_range;
     let spec = InstanceSpec::parse(body.value, range).map_err(Problem::invalid)?;
-    let create = accept_create::Create {
+    let create = create::Create {
         tenant: caller.tenant,
         spec: &spec,
         idempotency: idempotency.as_ref(),
         port_range: range.clone(),
         queue_deadline_s: QUEUE_DEADLINE_S,
     };
-    match accept_create::create(&state.db, &create).await? {
-        accept_create::Accepted::New(record) => {
-            let ring = state.bell.ring(Door::Any, record.job, JobKind::Provision);
-            tokio::join!(state.freshness.wrote(caller.tenant), ring);
+    match create::create(&state.db, &create).await? {
+        create::Accepted::New(record) => {
+            let notify = state.notifier.notify(Channel::Any, record.job, JobKind::Provision);
+            tokio::join!(state.read_your_writes.record_write(caller.tenant), notify);
             Ok(accepted(record.job, *record, false))
         }
-        accept_create::Accepted::Replayed(replay) => {
+        create::Accepted::Replayed(replay) => {
             // Its first answer may have been lost before the write was noted.
-            state.freshness.wrote(caller.tenant).await;
+            state.read_your_writes.record_write(caller.tenant).await;
             let record = store::get(&state.db, caller.tenant, replay.instance).await?.ok_or_else(Problem::not_found)?;
             Ok(accepted(replay.job, record, true))
         }
@@ -240,7 +238,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         host: query.take("host").map(name_or_id),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;
+    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Instance::from).collect();
     Ok(HttpResponse::Ok().json(InstanceList { items, next_cursor: page.next_cursor }))
 }
@@ -325,13 +323,13 @@ pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<
             return Err(problem.into());
         }
     };
-    let deletion = accept_delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
+    let deletion = delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
     let deletion = deletion.ok_or_else(Problem::not_found)?;
-    let ring = async {
+    let notify = async {
         if let Some(host) = deletion.host {
-            state.bell.ring(Door::Host(host), deletion.job, JobKind::Delete).await;
+            state.notifier.notify(Channel::Host(host), deletion.job, JobKind::Delete).await;
         }
     };
-    tokio::join!(state.freshness.wrote(caller.tenant), ring);
+    tokio::join!(state.read_your_writes.record_write(caller.tenant), notify);
     Ok(accepted(deletion.job, deletion.instance, deletion.replayed))
 }

@@ -17,12 +17,11 @@ use super::{
 use crate::{
     core::{
         id::{InstanceId, JobId},
-        jobs::{
-            JobStatus,
+        queue::{
+            job::{JobKind, JobStatus},
             step::Step,
             store::{self, JobFilter, JobRecord},
         },
-        kind::JobKind,
     },
     http::{problem::Problem, query::Query},
 };
@@ -103,7 +102,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.freshness.of(tenant).await, filter, page).await?;
+    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Job::from).collect();
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }

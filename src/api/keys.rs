@@ -11,10 +11,10 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    grant::{check_expiry, check_limits, check_name, check_scopes, judge, may_change, may_have, may_see_again},
+    grants::{authorize, check_expiry, check_limits, check_name, check_scopes, may_change, may_have, may_see_again},
     idempotency,
     instances::{path_id, take_tenant},
-    judged::{Asked, asked, existing, judged, managed, target},
+    key_change::{KeyChangeRequest, asked, authorized, existing, managed, target},
     parameters::{ById, OnePage, Repeatable},
 };
 use crate::{
@@ -24,14 +24,12 @@ use crate::{
         identity::{
             Caller, Scope,
             cache::Propagation,
-            limit,
+            change::{self, KeyPatch, Rotated},
+            create::{self, AcceptedKey},
+            rate_limit,
             store::{self, KeyRecord},
         },
         invalid::Invalid,
-        protocol::{
-            accept_key::{self, AcceptedKey},
-            change_key::{self, KeyPatch, Rotated},
-        },
     },
     http::{body, problem::Problem, query::Query, timestamp::Timestamp},
 };
@@ -66,7 +64,7 @@ pub struct Limits {
 
 impl Limits {
     pub(super) fn stored(self) -> serde_json::Value {
-        limit::stored(RateLimit { rps: self.rps, burst: self.burst })
+        rate_limit::stored(RateLimit { rps: self.rps, burst: self.burst })
     }
 }
 
@@ -220,13 +218,13 @@ pub async fn create(
     Query::of(&request)?.finish()?;
     let body = body::json::<CreateKey>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
-    let spec = judge(body.value, &caller, &state.limiter)?;
-    match accept_key::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
+    let spec = authorize(body.value, &caller, &state.limiter)?;
+    match create::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
         Some(made) => {
             if made.replayed {
                 may_see_again(&caller, &state.limiter, &made.record)?;
             }
-            state.freshness.wrote(made.record.tenant).await;
+            state.read_your_writes.record_write(made.record.tenant).await;
             Ok(shown(made, None))
         }
         None => {
@@ -243,7 +241,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.freshness.of(tenant).await, Some(tenant), page).await?;
+    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, Some(tenant), page).await?;
     let items = page.items.into_iter().map(ListedKey::from).collect();
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
@@ -265,7 +263,7 @@ pub async fn patch(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let Asked { caller, key, body, idempotency } = asked::<PatchKey>(&request, &state, payload).await?;
+    let KeyChangeRequest { caller, key, body, idempotency } = asked::<PatchKey>(&request, &state, payload).await?;
     let (id, tenant) = (key.id, key.tenant);
     let mut wrong = Vec::new();
     if let Some(name) = &body.value.name {
@@ -283,12 +281,12 @@ pub async fn patch(
     let limits =
         body.sent.get("limits").map(|_| body.value.limits.map_or_else(|| serde_json::json!({}), Limits::stored));
     let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
-    let patched = judged(&state, &caller, key, "the key is revoked", async |key| {
+    let patched = authorized(&state, &caller, key, "the key is revoked", async |key| {
         may_change(&caller, &state.limiter, key, &patch)?;
-        Ok(change_key::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
+        Ok(change::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
     })
     .await?;
-    state.freshness.wrote(tenant).await;
+    state.read_your_writes.record_write(tenant).await;
     let (mut response, effective_by) = match state.identity.propagate(&patched.changes, true).await {
         Propagation::Complete => (HttpResponse::Ok(), None),
         Propagation::Pending { effective_by } => (HttpResponse::Accepted(), Some(effective_by)),
@@ -308,22 +306,23 @@ pub async fn rotate(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let Asked { caller, key: old, body, idempotency } = asked::<RotateKey>(&request, &state, payload).await?;
+    let KeyChangeRequest { caller, key: old, body, idempotency } =
+        asked::<RotateKey>(&request, &state, payload).await?;
     let grace_s = u32::try_from(body.value.grace_s.unwrap_or_default()).ok().filter(|grace_s| *grace_s <= GRACE_S_MAX);
     let Some(grace_s) = grace_s else {
         let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {GRACE_S_MAX}"));
         return Err(Problem::invalid(vec![wrong]).into());
     };
-    let Rotated { new, changes } = judged(&state, &caller, old, "the key is revoked or expired", async |old| {
+    let Rotated { new, changes } = authorized(&state, &caller, old, "the key is revoked or expired", async |old| {
         may_have(&caller, &state.limiter, old)?;
         let target = target(old, &caller, idempotency.as_ref());
-        Ok(change_key::rotate(&state.db, &state.ring, target, grace_s).await?)
+        Ok(change::rotate(&state.db, &state.ring, target, grace_s).await?)
     })
     .await?;
     if new.replayed {
         may_see_again(&caller, &state.limiter, &new.record)?;
     }
-    state.freshness.wrote(new.record.tenant).await;
+    state.read_your_writes.record_write(new.record.tenant).await;
     let effective_by = match state.identity.propagate(&changes, true).await {
         Propagation::Complete => None,
         Propagation::Pending { effective_by } => Some(effective_by),
@@ -376,7 +375,7 @@ pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<
     };
     let changes = store::revoke(&state.db, managed(&caller), id, caller.key).await?;
     let (tenant, changes) = changes.ok_or_else(Problem::not_found)?;
-    state.freshness.wrote(tenant).await;
+    state.read_your_writes.record_write(tenant).await;
     match state.identity.propagate(&changes, wait).await {
         Propagation::Complete => Ok(HttpResponse::NoContent().finish()),
         Propagation::Pending { effective_by } => Ok(pending(effective_by)),

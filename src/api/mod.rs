@@ -7,18 +7,18 @@ mod accepted;
 mod auth;
 pub mod docs;
 mod error;
-mod grant;
+mod grants;
 mod health;
 mod idempotency;
 mod instances;
 mod jobs;
-mod judged;
+mod key_change;
 mod keys;
 mod metrics;
 mod networks;
 mod parameters;
 mod state;
-mod wait;
+pub mod wait;
 
 use actix_web::{
     Route as Handler, Scope as Routes, guard,

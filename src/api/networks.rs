@@ -60,7 +60,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.freshness.of(tenant).await, Some(tenant), page).await?;
+    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, Some(tenant), page).await?;
     let items = page.items.into_iter().map(Network::from).collect();
     Ok(HttpResponse::Ok().json(NetworkList { items, next_cursor: page.next_cursor }))
 }

@@ -6,13 +6,13 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::wait::Watch,
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
-        freshness::Freshness,
-        identity::{Identity, api_key::KeyRing, limit::Limiter},
-        queue::Bell,
-        watch::Watch,
+        identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        queue::notify::Notifier,
+        read_your_writes::ReadYourWrites,
     },
 };
 
@@ -21,11 +21,11 @@ pub struct ApiState {
     pub identity: Identity,
     pub limiter: Limiter,
     pub ring: Arc<KeyRing>,
-    pub bell: Bell,
+    pub notifier: Notifier,
     pub instances: InstanceConfig,
     pub instance_watch: Watch,
     pub job_watch: Watch,
-    pub freshness: Freshness,
+    pub read_your_writes: ReadYourWrites,
     pub metrics: PrometheusHandle,
     /// Readiness fails from here on.
     pub stopping: CancellationToken,

@@ -1,11 +1,11 @@
 //! What runs containers and joins them to networks, behind two traits.
 //!
-//! `Compute` owns containers, `Fabric` owns networks. Both know only ids and specs: nothing of jobs,
+//! `Compute` owns containers, `Network` owns networks. Both know only ids and specs: nothing of jobs,
 //! leases or Postgres. Each operation is idempotent and named by our id, so that it can be repeated
 //! after a crash; each has an undo. Everything created carries the cluster's id, and nothing of
 //! another cluster is ever touched.
 
-pub mod choice;
+pub mod any;
 pub mod docker;
 mod error;
 pub mod simulated;
@@ -24,7 +24,7 @@ pub use error::BackendError;
 
 /// A container to be: all that a compute backend needs.
 #[derive(Clone)]
-pub struct Guest {
+pub struct ContainerSpec {
     pub instance: InstanceId,
     /// The instance's generation: +1 with each intent of its owner.
     pub generation: i64,
@@ -43,9 +43,12 @@ pub struct Guest {
 }
 
 // `env` may hold the tenant's secrets.
-impl fmt::Debug for Guest {
+impl fmt::Debug for ContainerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("instance", &self.instance).field("image", &self.image).finish_non_exhaustive()
+        f.debug_struct("ContainerSpec")
+            .field("instance", &self.instance)
+            .field("image", &self.image)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,7 +96,7 @@ pub struct PortPlan {
 
 /// How one instance is joined to its network.
 #[derive(Clone, Debug)]
-pub struct Attachment {
+pub struct NetworkAttachment {
     pub network: NetworkPlan,
     pub address: Ipv4Addr,
     /// `02:…`, lower case.
@@ -161,8 +164,8 @@ pub trait Compute: Send + Sync {
     /// generation or spec is replaced, and its anonymous volumes stay on the host.
     fn create(
         &self,
-        guest: &Guest,
-        attachment: &Attachment,
+        spec: &ContainerSpec,
+        attachment: &NetworkAttachment,
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
 
     /// Starts it; running already is success.
@@ -190,7 +193,7 @@ pub trait Compute: Send + Sync {
 }
 
 /// Joins containers to networks.
-pub trait Fabric: Send + Sync {
+pub trait Network: Send + Sync {
     /// Makes sure that the network exists on this host.
     fn ensure_network(&self, network: &NetworkPlan) -> impl Future<Output = Result<(), BackendError>> + Send;
 
@@ -199,14 +202,14 @@ pub trait Fabric: Send + Sync {
     fn rejoin(
         &self,
         instance: InstanceId,
-        attachment: &Attachment,
+        attachment: &NetworkAttachment,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Makes sure that the running instance is reachable as planned: called after `start`, before `running` shows.
     fn publish(
         &self,
         instance: InstanceId,
-        attachment: &Attachment,
+        attachment: &NetworkAttachment,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Undoes `publish`; not published is success.

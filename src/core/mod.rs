@@ -5,20 +5,20 @@
 
 pub mod breaker;
 pub mod db;
-pub mod freshness;
 pub mod hosts;
 pub mod id;
 pub mod identity;
 pub mod instances;
 pub mod invalid;
-pub mod jobs;
-pub mod keeper;
-pub mod kind;
+pub mod read_your_writes;
+
+pub mod maintenance;
+
+pub mod idempotency;
 pub mod networks;
 pub mod page;
-pub mod protocol;
 pub mod queue;
 pub mod redis;
 pub mod tenants;
 pub mod text;
-pub mod watch;
+pub mod text_enum;

@@ -1,47 +1,84 @@
-//! Metrics for Prometheus, as `catalogue` lists them.
+//! Every metric there is: what it counts, and in which unit. What is recorded under a name that is not here fails a test.
+//!
+//! Names end in their unit (`_seconds`, `_bytes`, `_cores`), counters in `_total`. Labels have few values, all known in
+//! advance: never an id, a path, a name that a tenant chose. What a process says of itself (`process_*`) comes on top.
 
-use std::time::Duration;
-
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-
-use super::logs;
-use crate::catalogue::{Kind, METRICS};
-
-/// Starts recording metrics, and says what each is.
-///
-/// # Errors
-/// When a recorder is installed already.
-pub fn metrics() -> anyhow::Result<PrometheusHandle> {
-    let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-    // A key that is kept in the process is checked in microseconds.
-    let identity =
-        [&[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_25, 0.000_3][..], &seconds]
-            .concat();
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full("identity_verify_seconds".into()), &identity)?
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
-        .install_recorder()?;
-    for (kind, name, help) in METRICS {
-        match kind {
-            Kind::Counter => ::metrics::describe_counter!(*name, *help),
-            Kind::Gauge => ::metrics::describe_gauge!(*name, *help),
-            Kind::Histogram => ::metrics::describe_histogram!(*name, *help),
-        }
-    }
-    Ok(handle)
+/// How a metric moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
 }
 
-/// Keeps histograms from growing until they are scraped, and records what this process uses and how many log lines it
-/// dropped. Runs until the process ends.
-pub async fn upkeep(handle: PrometheusHandle) {
-    let process = metrics_process::Collector::default();
-    process.describe();
-    let mut reported = 0;
-    let mut tick = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        tick.tick().await;
-        process.collect();
-        reported = logs::report_dropped(reported);
-        handle.run_upkeep();
-    }
-}
+use Kind::{Counter, Gauge, Histogram};
+
+/// Kind, name, help.
+pub const METRICS: &[(Kind, &str, &str)] = &[
+    // --- the HTTP edge
+    (Counter, "http_requests_total", "Requests answered, by route pattern."),
+    (Histogram, "http_request_seconds", "From a request's head to its answer's head."),
+    (Counter, "rate_limit_local_total", "Requests that this process counted alone, since Redis did not answer."),
+    // --- identity
+    (Counter, "identity_verify_total", "Keys checked, by where the answer was found."),
+    (Histogram, "identity_verify_seconds", "Checking a key."),
+    (Counter, "identity_cache_fill_total", "Facts about keys put into Redis."),
+    (Counter, "identity_flight_joins_total", "Questions that joined another about the same key."),
+    (Histogram, "identity_lease_wait_seconds", "Pauses while another process asked about the same key."),
+    (Counter, "identity_refresh_ahead_total", "Cached keys asked for again before they ran out."),
+    (Gauge, "identity_l1_entries", "Keys kept in this process."),
+    (Counter, "identity_l1_epoch_bumps_total", "Times this process forgot all keys, since it may have missed news."),
+    (
+        Gauge,
+        "identity_l1_fence_age_seconds",
+        "Age of the latest news from Redis; past one second no kept key is believed.",
+    ),
+    (Gauge, "identity_feed_age_seconds", "Age of the latest news of changed keys from the primary."),
+    (Gauge, "identity_redis_breaker_state", "1: Redis is left alone after failures."),
+    (Counter, "identity_mac_fail_total", "Values in Redis that nobody of ours wrote."),
+    (Histogram, "identity_revoke_seconds", "From a committed change of a key until the stage."),
+    (Gauge, "identity_revoke_pending", "Changes of keys that Redis has not heard of for seconds, 500 at most."),
+    (Counter, "identity_revoke_pending_total", "Changes answered before every process had heard of them."),
+    (Gauge, "identity_outbox_oldest_seconds", "Age of the oldest such change."),
+    // --- Postgres
+    (Gauge, "db_pool_max", "Connections that this process may have."),
+    (Gauge, "db_pool_size", "Connections that this process has."),
+    (Gauge, "db_pool_available", "Connections that nobody uses."),
+    (Gauge, "db_pool_waiting", "Who waits for a connection now."),
+    (Histogram, "db_checkout_seconds", "Waiting for a connection."),
+    (Histogram, "db_query_seconds", "Statements, from sending to the last row."),
+    (Counter, "db_read_routed_total", "Reads, by how fresh they had to be and who served them."),
+    (Counter, "db_fallback_total", "Reads that failed at the replica and went to the primary."),
+    (Gauge, "db_replica_paused", "1: the replica is left alone after a failure."),
+    (Counter, "db_conns_discarded_total", "Connections closed instead of being used again, by cause."),
+    (Counter, "db_deadlocks_total", "Statements that Postgres ended to resolve a deadlock."),
+    // --- the queue
+    (Counter, "queue_notifications_total", "Jobs rung in Redis."),
+    (Gauge, "queue_jobs", "Unfinished jobs of the whole cluster, 10000 queued ones at most."),
+    (Gauge, "queue_oldest_due_seconds", "How long the oldest queued job of the cluster has been due."),
+    (Counter, "queue_rescued_total", "What was left by workers that went silent, and put right."),
+    // --- the worker
+    (Histogram, "job_wait_seconds", "From when a job was due until it was claimed."),
+    (Histogram, "job_attempt_seconds", "One attempt of a job."),
+    (Counter, "jobs_ended_total", "Attempts, by how they ended."),
+    (Histogram, "instance_provisioning_seconds", "From an accepted POST until its instance ran."),
+    (Gauge, "worker_slots", "Jobs that this worker can do at a time."),
+    (
+        Counter,
+        "worker_loop_stalls_total",
+        "Seconds in which a loop had stood still for long: 15 s at the default lease.",
+    ),
+    (Gauge, "host_containers", "Containers of this cluster on this host."),
+    (Counter, "host_orphans_removed_total", "Containers removed that nobody owned."),
+    (Gauge, "host_foreign_containers", "Containers of this cluster on this engine that belong to another host."),
+    (Gauge, "host_cpu_capacity_cores", "Processors that instances here may be promised."),
+    (Gauge, "host_cpu_committed_cores", "Processors that instances here were promised."),
+    (Gauge, "host_memory_capacity_bytes", "Memory that instances here may be promised."),
+    (Gauge, "host_memory_committed_bytes", "Memory that instances here were promised."),
+    // --- the process
+    (
+        Counter,
+        "log_lines_dropped_total",
+        "Log lines dropped, since standard error was not read fast enough or is closed.",
+    ),
+];

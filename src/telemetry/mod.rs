@@ -1,7 +1,8 @@
 //! Logs to standard error; metrics for Prometheus. Neither ever holds a key, a body or an environment value.
 
 mod logs;
-mod metrics;
+pub mod metrics;
+mod recorder;
 
 pub use logs::{FlushOnDrop, exit, flush, last_line, log};
-pub use metrics::{metrics, upkeep};
+pub use recorder::{metrics, upkeep};

@@ -14,20 +14,19 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context,
-    chance::random_unit,
+    ProvisionWorker,
     fault::Fault,
     jobs::{self, JobError},
-    leases::{Halt, Held},
+    leases::{ActiveJob, StopReason},
+    random::random_unit,
 };
 use crate::core::{
     db::DbError,
-    jobs::retry,
-    kind::JobKind,
-    protocol::{
+    queue::{
         claim::Claimed,
         finish::{Cause, Outcome, finish},
-        reap,
+        job::JobKind,
+        rescue, retry,
     },
     text::CleanText,
 };
@@ -39,46 +38,51 @@ const UNDO: Duration = Duration::from_secs(30);
 
 /// Does the job and writes how it ended. `release`: it is to be given back.
 pub(super) async fn run(
-    context: &Context,
+    worker: &ProvisionWorker,
     job: &Claimed,
     claimed_at: Instant,
-    held: &Arc<Held>,
+    active: &Arc<ActiveJob>,
     release: &CancellationToken,
 ) {
     let attempt = async {
-        if let Some(outcome) = attempt(context, job, held, release).await {
-            end(context, job, claimed_at, held, outcome).await;
+        if let Some(outcome) = attempt(worker, job, active, release).await {
+            end(worker, job, claimed_at, active, outcome).await;
         }
     };
     // What it shared is not left half changed: locks recover from poisoning, and files and rows are replaced whole.
     if let Err(panic) = AssertUnwindSafe(attempt).catch_unwind().await {
         let panic = CleanText::new(text_of(&*panic));
         tracing::error!(%panic, "the attempt panicked; counting it as a crash of the worker");
-        crash(context, job, held).await;
+        crash(worker, job, active).await;
     }
 }
 
 /// One attempt. `None`: the lease is lost, nothing may be written.
-async fn attempt(context: &Context, job: &Claimed, held: &Arc<Held>, release: &CancellationToken) -> Option<Outcome> {
-    if job.unwanted && job.kind != JobKind::Delete {
+async fn attempt(
+    worker: &ProvisionWorker,
+    job: &Claimed,
+    active: &Arc<ActiveJob>,
+    release: &CancellationToken,
+) -> Option<Outcome> {
+    if job.deletion_requested && job.kind != JobKind::Delete {
         return Some(Outcome::Superseded);
     }
-    let deadline = context.config.times.job_deadline;
+    let deadline = worker.config.times.job_deadline;
     let started = Instant::now();
     let result = tokio::select! {
-        result = tokio::time::timeout(deadline, jobs::perform(context, job, held)) => result,
-        () = held.lost.cancelled() => return None,
+        result = tokio::time::timeout(deadline, jobs::perform(worker, job, active)) => result,
+        () = active.lost.cancelled() => return None,
         () = release.cancelled() => return Some(Outcome::Again { after: Duration::ZERO, cause: None, counts: false }),
     };
     let outcome = match result {
         Ok(Ok(container_id)) => Outcome::Succeeded { container_id: container_id.map(CleanText::from) },
-        Ok(Err(JobError::Halted(Halt::Lost))) => return None,
-        Ok(Err(JobError::Halted(Halt::Cancelled))) => Outcome::Cancelled,
+        Ok(Err(JobError::Halted(StopReason::Lost))) => return None,
+        Ok(Err(JobError::Halted(StopReason::Cancelled))) => Outcome::Cancelled,
         Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
         Err(_) => {
             tokio::select! {
-                _ = tokio::time::timeout(UNDO, jobs::abandon(context, job, held)) => {}
-                () = held.lost.cancelled() => return None,
+                _ = tokio::time::timeout(UNDO, jobs::abandon(worker, job, active)) => {}
+                () = active.lost.cancelled() => return None,
             }
             let detail = format!("the attempt took longer than {} s", deadline.as_secs()).into();
             after_fault(job, Fault::GiveUp(Cause { code: "deadline_exceeded", detail }))
@@ -100,29 +104,35 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
 }
 
 /// Writes that the attempt crashed.
-async fn crash(context: &Context, job: &Claimed, held: &Arc<Held>) {
+async fn crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
     let is_written = loop {
-        let result = reap::crashed(&context.db, job.lease, context.config.times.lease).await;
-        if let Some(is_written) = settled(held, result).await {
+        let result = rescue::crashed(&worker.db, job.lease, worker.config.times.lease).await;
+        if let Some(is_written) = settled(active, result).await {
             break is_written;
         }
     };
     if is_written {
         count(job, "crashed");
         // What comes next on the instance waited for this.
-        context.wakeups.after(Duration::ZERO);
+        worker.wakeups.after(Duration::ZERO);
     }
 }
 
 /// Writes how the attempt ended.
-async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<Held>, mut outcome: Outcome) {
+async fn end(
+    worker: &ProvisionWorker,
+    job: &Claimed,
+    claimed_at: Instant,
+    active: &Arc<ActiveJob>,
+    mut outcome: Outcome,
+) {
     let is_written = loop {
-        let result = finish(&context.db, job.lease, job.kind, &outcome, held.steps.all()).await;
+        let result = finish(&worker.db, job.lease, job.kind, &outcome, active.steps.all()).await;
         if result.as_ref().is_err_and(DbError::is_about_the_data) {
-            held.steps.drop_details();
+            active.steps.drop_details();
             outcome.drop_details();
         }
-        if let Some(is_written) = settled(held, result).await {
+        if let Some(is_written) = settled(active, result).await {
             break is_written;
         }
     };
@@ -145,26 +155,26 @@ async fn end(context: &Context, job: &Claimed, claimed_at: Instant, held: &Arc<H
                 metrics::histogram!("instance_provisioning_seconds").record(job.age + claimed_at.elapsed());
             }
             // First: the observer leaves alone what is held.
-            context.leases.release(job.lease);
+            worker.leases.release(job.lease);
             // The observer ends only after the jobs.
-            let _ = context.look.send(job.lease.instance);
+            let _ = worker.look.send(job.lease.instance);
         }
         Outcome::Again { after, cause, .. } => {
             tracing::info!(?cause, ?after, "will be tried again");
-            context.wakeups.after(after);
+            worker.wakeups.after(after);
         }
         Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = %cause.detail, "failed"),
         Outcome::Cancelled | Outcome::Superseded => {
             tracing::info!(label, "ended");
             // What comes next on the instance waited for this.
-            context.wakeups.after(Duration::ZERO);
+            worker.wakeups.after(Duration::ZERO);
         }
         Outcome::Succeeded { container_id: None } => tracing::info!("done"),
     }
 }
 
 /// Whether the job's end was written; `None`, after a pause: it could not be, and the lease is still ours.
-async fn settled(held: &Held, result: Result<bool, DbError>) -> Option<bool> {
+async fn settled(active: &ActiveJob, result: Result<bool, DbError>) -> Option<bool> {
     match result {
         Ok(true) => Some(true),
         Ok(false) => {
@@ -174,7 +184,7 @@ async fn settled(held: &Held, result: Result<bool, DbError>) -> Option<bool> {
         Err(error) => {
             tracing::warn!(%error, "could not write the job's end; trying again");
             tokio::select! {
-                () = held.lost.cancelled() => Some(false),
+                () = active.lost.cancelled() => Some(false),
                 () = tokio::time::sleep(AGAIN) => None,
             }
         }

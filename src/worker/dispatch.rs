@@ -17,19 +17,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{
-    Context, attempt,
-    chance::random_unit,
+    ProvisionWorker, attempt,
+    random::random_unit,
     watchdog::{EXIT_STATUS, LONGEST_WAIT, Pulse},
 };
 use crate::{
     core::{
         db::DbError,
         id::LeaseId,
-        protocol::{
-            boot,
+        queue::{
             claim::{self, Batch, Claimed, Lease},
+            notify::{Subscriber, Wakeup},
+            workers,
         },
-        queue::{Ear, Heard},
     },
     shutdown::Shutdown,
 };
@@ -42,7 +42,7 @@ const DEAF_POLL: Duration = Duration::from_millis(500);
 const STATEMENT: Duration = Duration::from_millis(4500);
 
 struct Dispatch {
-    context: Arc<Context>,
+    worker: Arc<ProvisionWorker>,
     tasks: TaskTracker,
     slot_freed: Arc<Notify>,
     deaf: Arc<AtomicBool>,
@@ -52,13 +52,13 @@ struct Dispatch {
 }
 
 pub(super) async fn run(
-    context: &Arc<Context>,
-    ear: Ear,
+    worker: &Arc<ProvisionWorker>,
+    subscriber: Subscriber,
     (claiming_pulse, listening_pulse): (Pulse, Pulse),
     shutdown: &Shutdown,
 ) {
     let dispatch = Dispatch {
-        context: context.clone(),
+        worker: worker.clone(),
         tasks: TaskTracker::new(),
         slot_freed: Arc::default(),
         deaf: Arc::default(),
@@ -67,8 +67,8 @@ pub(super) async fn run(
     };
     let (woken, mut wakeups) = mpsc::channel(1);
     let listener = Listener {
-        context: context.clone(),
-        ear,
+        worker: worker.clone(),
+        subscriber,
         woken,
         slot_freed: dispatch.slot_freed.clone(),
         deaf: dispatch.deaf.clone(),
@@ -88,8 +88,8 @@ pub(super) async fn run(
 /// Reads messages from Redis. Takes only as many as there are slots for, and the next ones when the claimer has begun with
 /// these, so that the rest wakes other hosts.
 struct Listener {
-    context: Arc<Context>,
-    ear: Ear,
+    worker: Arc<ProvisionWorker>,
+    subscriber: Subscriber,
     woken: mpsc::Sender<()>,
     slot_freed: Arc<Notify>,
     deaf: Arc<AtomicBool>,
@@ -100,7 +100,7 @@ impl Listener {
     async fn run(self) {
         loop {
             self.pulse.beat();
-            let free = self.context.me.slots.saturating_sub(self.context.leases.count());
+            let free = self.worker.me.slots.saturating_sub(self.worker.leases.count());
             let room = tokio::time::timeout(LONGEST_WAIT, self.woken.reserve());
             let Ok(room) = room.await else { continue };
             let Ok(room) = room else { return };
@@ -108,12 +108,12 @@ impl Listener {
                 let _ = tokio::time::timeout(LONGEST_WAIT, self.slot_freed.notified()).await;
                 continue;
             }
-            let outcome = self.ear.listen(free).await;
-            self.deaf.store(outcome == Heard::Deaf, Ordering::Relaxed);
+            let outcome = self.subscriber.recv(free).await;
+            self.deaf.store(outcome == Wakeup::Disconnected, Ordering::Relaxed);
             match outcome {
-                Heard::Jobs => room.send(()),
-                Heard::Deaf => tokio::time::sleep(DEAF_POLL).await,
-                Heard::Silence => {}
+                Wakeup::Jobs => room.send(()),
+                Wakeup::Disconnected => tokio::time::sleep(DEAF_POLL).await,
+                Wakeup::Timeout => {}
             }
         }
     }
@@ -121,14 +121,14 @@ impl Listener {
 
 /// A job's slot and lease, given up however its task ends.
 struct Slot {
-    context: Arc<Context>,
+    worker: Arc<ProvisionWorker>,
     lease: Lease,
     freed: Arc<Notify>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.context.leases.release(self.lease);
+        self.worker.leases.release(self.lease);
         // Both may wait for it: the claimer and the listener.
         self.freed.notify_waiters();
         self.freed.notify_one();
@@ -137,7 +137,7 @@ impl Drop for Slot {
 
 impl Dispatch {
     fn free(&self) -> usize {
-        self.context.me.slots.saturating_sub(self.context.leases.count())
+        self.worker.me.slots.saturating_sub(self.worker.leases.count())
     }
 
     /// Returns when there is a free slot and a reason to claim.
@@ -157,7 +157,7 @@ impl Dispatch {
                 tracing::error!("the task that listens to Redis has ended; this process ends");
                 crate::telemetry::exit(EXIT_STATUS);
             },
-            () = self.context.wakeups.next() => {}
+            () = self.worker.wakeups.next() => {}
             () = tokio::time::sleep(period.mul_f64(0.75 + 0.5 * random_unit())) => {}
         }
     }
@@ -187,16 +187,16 @@ impl Dispatch {
     }
 
     async fn claim(&self, free: usize) -> Result<Batch, DbError> {
-        let (context, lease) = (&self.context, LeaseId::new());
-        let times = context.config.times;
+        let (worker, lease) = (&self.worker, LeaseId::new());
+        let times = worker.config.times;
         let sent_at = Instant::now();
-        match claim::claim(&context.db, context.me, free, lease, (times.lease, times.job_deadline)).await {
+        match claim::claim(&worker.db, worker.me, free, lease, (times.lease, times.job_deadline)).await {
             Err(DbError::Unavailable(reason)) => {
                 // It may have been done: ask by the id that only we know, until the lease would be over.
                 while sent_at.elapsed() < times.self_fence() {
                     tokio::time::sleep(DEAF_POLL).await;
                     self.pulse.beat();
-                    match claim::recover(&context.db, context.me, lease).await {
+                    match claim::recover(&worker.db, worker.me, lease).await {
                         // Nothing yet: the server may still be at it, as long as it lets a statement run.
                         Ok(jobs) if jobs.is_empty() && sent_at.elapsed() < STATEMENT => {}
                         Ok(jobs) => return Ok(Batch { jobs, more: true }),
@@ -210,14 +210,14 @@ impl Dispatch {
     }
 
     fn start(&self, job: Claimed, claimed_at: Instant) {
-        let held = self.context.leases.hold(job.lease, claimed_at);
+        let active = self.worker.leases.hold(job.lease, claimed_at);
         metrics::histogram!("job_wait_seconds", "kind" => job.kind.as_str()).record(job.waited);
-        let slot = Slot { context: self.context.clone(), lease: job.lease, freed: self.slot_freed.clone() };
+        let slot = Slot { worker: self.worker.clone(), lease: job.lease, freed: self.slot_freed.clone() };
         let release = self.release.clone();
         let span = tracing::info_span!("job", id = %job.lease.job, kind = %job.kind, instance = %job.lease.instance);
         self.tasks.spawn(
             async move {
-                attempt::run(&slot.context, &job, claimed_at, &held, &release).await;
+                attempt::run(&slot.worker, &job, claimed_at, &active, &release).await;
             }
             .instrument(span),
         );
@@ -227,15 +227,15 @@ impl Dispatch {
         // Nothing is claimed any more: nothing to watch.
         drop(self.pulse);
         self.tasks.close();
-        if let Err(error) = boot::draining(&self.context.db, self.context.me).await {
+        if let Err(error) = workers::draining(&self.worker.db, self.worker.me).await {
             tracing::warn!(%error, "could not say that this worker drains");
         }
         tokio::select! {
             () = self.tasks.wait() => return,
-            () = tokio::time::sleep(self.context.config.drain_timeout) => {}
+            () = tokio::time::sleep(self.worker.config.drain_timeout) => {}
             () = shutdown.forced.cancelled() => {}
         }
-        tracing::warn!(jobs = self.context.leases.count(), "giving running jobs back");
+        tracing::warn!(jobs = self.worker.leases.count(), "giving running jobs back");
         self.release.cancel();
         self.tasks.wait().await;
     }

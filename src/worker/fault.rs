@@ -2,7 +2,7 @@
 
 use crate::{
     backend::BackendError,
-    core::{protocol::finish::Cause, text::CleanText},
+    core::{queue::finish::Cause, text::CleanText},
 };
 
 /// What to do about it.

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use super::Context;
-use crate::core::protocol::census;
+use super::ProvisionWorker;
+use crate::core::queue::stats;
 
 const PERIOD: Duration = Duration::from_secs(5);
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Sets the gauges for ever. A host without a limit has no capacity to show.
-pub(super) async fn run(context: &Context) {
+pub(super) async fn run(worker: &ProvisionWorker) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        set_slots("busy", context.leases.count());
-        set_slots("free", context.me.slots.saturating_sub(context.leases.count()));
-        match census::committed(&context.db, context.me.host).await {
-            Ok((cpu_millis, memory_mib)) => report(context, cpu_millis, memory_mib),
+        set_slots("busy", worker.leases.count());
+        set_slots("free", worker.me.slots.saturating_sub(worker.leases.count()));
+        match stats::committed(&worker.db, worker.me.host).await {
+            Ok((cpu_millis, memory_mib)) => report(worker, cpu_millis, memory_mib),
             Err(error) => tracing::debug!(%error, "could not count what is committed; the next round will"),
         }
     }
@@ -29,10 +29,10 @@ fn set_slots(state: &'static str, count: usize) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "no host has 2^52 MiB or thousandths of a core")]
-fn report(context: &Context, cpu_millis: i64, memory_mib: i64) {
+fn report(worker: &ProvisionWorker, cpu_millis: i64, memory_mib: i64) {
     metrics::gauge!("host_cpu_committed_cores").set(cpu_millis as f64 / 1000.0);
     metrics::gauge!("host_memory_committed_bytes").set(memory_mib as f64 * MIB);
-    let host = &context.config.host;
+    let host = &worker.config.host;
     if let Some(cpu_millis) = host.cpu_millis {
         metrics::gauge!("host_cpu_capacity_cores").set(cpu_millis as f64 / 1000.0);
     }

@@ -19,8 +19,8 @@ use crate::{
     core::{
         db::{DbError, DualDb},
         id::{InstanceId, JobId},
-        protocol::{
-            claim::{Claimant, Lease},
+        queue::{
+            claim::{Lease, WorkerIdentity},
             heartbeat::heartbeat,
         },
     },
@@ -31,7 +31,7 @@ const COALESCE: Duration = Duration::from_millis(250);
 
 /// Why a job must not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Halt {
+pub enum StopReason {
     /// The lease is or may be another's: write nothing.
     Lost,
     /// Its owner wants it stopped: clean up and say so.
@@ -39,7 +39,7 @@ pub enum Halt {
 }
 
 /// One job that is ours.
-pub struct Held {
+pub struct ActiveJob {
     pub lease: Lease,
     pub steps: Steps,
     pub lost: CancellationToken,
@@ -49,21 +49,21 @@ pub struct Held {
 
 pub struct Leases {
     db: DualDb,
-    me: Claimant,
+    me: WorkerIdentity,
     times: LeaseTimes,
     health: Health,
-    held: Mutex<HashMap<JobId, Arc<Held>>>,
+    active: Mutex<HashMap<JobId, Arc<ActiveJob>>>,
     steps_changed: Arc<Notify>,
 }
 
 impl Leases {
-    pub fn new(db: DualDb, me: Claimant, times: LeaseTimes, health: Health) -> Self {
-        Self { db, me, times, health, held: Mutex::default(), steps_changed: Arc::default() }
+    pub fn new(db: DualDb, me: WorkerIdentity, times: LeaseTimes, health: Health) -> Self {
+        Self { db, me, times, health, active: Mutex::default(), steps_changed: Arc::default() }
     }
 
     /// Holds a job claimed by a statement sent at `claimed_at`.
-    pub fn hold(&self, lease: Lease, claimed_at: Instant) -> Arc<Held> {
-        let held = Arc::new(Held {
+    pub fn hold(&self, lease: Lease, claimed_at: Instant) -> Arc<ActiveJob> {
+        let active = Arc::new(ActiveJob {
             lease,
             steps: Steps::new(self.steps_changed.clone()),
             lost: CancellationToken::new(),
@@ -71,44 +71,44 @@ impl Leases {
             beat_at: Mutex::new(claimed_at),
         });
         // Claimed again before its older attempt here noticed that it had lost its lease: two at once it must not be.
-        if let Some(older) = self.held().insert(lease.job, held.clone()) {
+        if let Some(older) = self.active().insert(lease.job, active.clone()) {
             older.lost.cancel();
         }
-        held
+        active
     }
 
     /// Forgets this claim; a newer one of the same job stays.
     pub fn release(&self, lease: Lease) {
-        let mut held = self.held();
-        if held.get(&lease.job).is_some_and(|held| held.lease == lease) {
-            held.remove(&lease.job);
+        let mut active = self.active();
+        if active.get(&lease.job).is_some_and(|active| active.lease == lease) {
+            active.remove(&lease.job);
         }
     }
 
     /// Whether a job on this instance is ours.
     pub fn holds(&self, instance: InstanceId) -> bool {
-        self.held().values().any(|held| held.lease.instance == instance)
+        self.active().values().any(|active| active.lease.instance == instance)
     }
 
     pub fn count(&self) -> usize {
-        self.held().len()
+        self.active().len()
     }
 
     /// To be passed before each irreversible step: the lease is fine and was confirmed a moment ago.
     ///
     /// # Errors
-    /// `Halt`, when the job must not go on.
-    pub async fn checkpoint(&self, held: &Arc<Held>) -> Result<(), Halt> {
-        if held.beat_at().elapsed() > self.times.fresh() {
-            self.beat(vec![held.clone()]).await;
+    /// `StopReason`, when the job must not go on.
+    pub async fn checkpoint(&self, active: &Arc<ActiveJob>) -> Result<(), StopReason> {
+        if active.beat_at().elapsed() > self.times.fresh() {
+            self.beat(vec![active.clone()]).await;
         }
         // Not confirmed now is as good as lost: an irreversible step may be half done when the lease ends.
-        if held.lost.is_cancelled() || held.beat_at().elapsed() > self.times.fresh() {
-            held.lost.cancel();
-            return Err(Halt::Lost);
+        if active.lost.is_cancelled() || active.beat_at().elapsed() > self.times.fresh() {
+            active.lost.cancel();
+            return Err(StopReason::Lost);
         }
-        if held.cancelled.is_cancelled() {
-            return Err(Halt::Cancelled);
+        if active.cancelled.is_cancelled() {
+            return Err(StopReason::Cancelled);
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Leases {
                 _ = tick.tick() => self.beat(self.all()).await,
                 () = self.steps_changed.notified() => {
                     tokio::time::sleep(COALESCE).await;
-                    let changed: Vec<_> = self.all().into_iter().filter(|held| held.steps.has_changed()).collect();
+                    let changed: Vec<_> = self.all().into_iter().filter(|active| active.steps.has_changed()).collect();
                     if !changed.is_empty() {
                         self.beat(changed).await;
                     }
@@ -136,18 +136,18 @@ impl Leases {
         let mut tick = tokio::time::interval(self.times.lease / 60);
         loop {
             tick.tick().await;
-            for held in self.all() {
-                if held.beat_at().elapsed() > self.times.self_fence() && !held.lost.is_cancelled() {
-                    tracing::warn!(job = %held.lease.job, "no heartbeat for too long; stopping work on it");
-                    held.lost.cancel();
+            for active in self.all() {
+                if active.beat_at().elapsed() > self.times.self_fence() && !active.lost.is_cancelled() {
+                    tracing::warn!(job = %active.lease.job, "no heartbeat for too long; stopping work on it");
+                    active.lost.cancel();
                 }
             }
         }
     }
 
     /// Extends the leases of these jobs and writes their steps that changed.
-    async fn beat(&self, jobs: Vec<Arc<Held>>) {
-        let leases: Vec<_> = jobs.iter().map(|held| (held.lease, held.steps.take_changed())).collect();
+    async fn beat(&self, jobs: Vec<Arc<ActiveJob>>) {
+        let leases: Vec<_> = jobs.iter().map(|active| (active.lease, active.steps.take_changed())).collect();
         match self.send(&jobs, &leases).await {
             Ok(()) => {}
             Err(error) if error.is_about_the_data() => {
@@ -156,27 +156,27 @@ impl Leases {
             }
             Err(error) => {
                 tracing::warn!(%error, "heartbeat failed");
-                jobs.iter().for_each(|held| held.steps.put_back());
+                jobs.iter().for_each(|active| active.steps.put_back());
             }
         }
     }
 
     /// After a heartbeat that Postgres refused because of what one job wrote: that job can only lose itself.
-    async fn beat_separately(&self, jobs: &[Arc<Held>], leases: &[(Lease, Option<Value>)]) {
+    async fn beat_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Value>)]) {
         let without_steps: Vec<_> = leases.iter().map(|(lease, _)| (*lease, None)).collect();
         let extended = self.send(jobs, &without_steps).await.is_ok();
-        for (held, (lease, steps)) in jobs.iter().zip(leases) {
-            let job = std::slice::from_ref(held);
+        for (active, (lease, steps)) in jobs.iter().zip(leases) {
+            let job = std::slice::from_ref(active);
             if steps.is_some() {
                 match self.send(job, &[(*lease, steps.clone())]).await {
                     Ok(()) => continue,
                     Err(error) if error.is_about_the_data() => {
                         tracing::warn!(%error, job = %lease.job, "steps refused; writing them without details");
-                        held.steps.drop_details();
+                        active.steps.drop_details();
                     }
                     Err(error) => tracing::warn!(%error, job = %lease.job, "heartbeat failed"),
                 }
-                held.steps.put_back();
+                active.steps.put_back();
             }
             if !extended && let Err(error) = self.send(job, &[(*lease, None)]).await {
                 tracing::warn!(%error, job = %lease.job, "heartbeat of one job failed; its lease was not extended");
@@ -185,28 +185,28 @@ impl Leases {
     }
 
     /// Sends one heartbeat and acts on its answer.
-    async fn send(&self, jobs: &[Arc<Held>], leases: &[(Lease, Option<Value>)]) -> Result<(), DbError> {
+    async fn send(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Value>)]) -> Result<(), DbError> {
         let sent_at = Instant::now();
         match heartbeat(&self.db, self.me, leases, self.times.lease).await? {
             None => {
                 tracing::error!(
                     "another worker has taken this host's name; this one is given nothing any more: stop it"
                 );
-                jobs.iter().for_each(|held| held.lost.cancel());
+                jobs.iter().for_each(|active| active.lost.cancel());
             }
             Some(ours) => {
                 self.health.beat();
-                for held in jobs {
-                    match ours.get(&held.lease.job) {
+                for active in jobs {
+                    match ours.get(&active.lease.job) {
                         Some(beat) => {
-                            *held.beat_at_mut() = sent_at;
+                            *active.beat_at_mut() = sent_at;
                             if beat.cancel_requested {
-                                held.cancelled.cancel();
+                                active.cancelled.cancel();
                             }
                         }
-                        None if self.held().contains_key(&held.lease.job) => {
-                            tracing::warn!(job = %held.lease.job, "lost the lease; stopping work on it");
-                            held.lost.cancel();
+                        None if self.active().contains_key(&active.lease.job) => {
+                            tracing::warn!(job = %active.lease.job, "lost the lease; stopping work on it");
+                            active.lost.cancel();
                         }
                         // It ended while the heartbeat was under way.
                         None => {}
@@ -217,16 +217,16 @@ impl Leases {
         Ok(())
     }
 
-    fn all(&self) -> Vec<Arc<Held>> {
-        self.held().values().cloned().collect()
+    fn all(&self) -> Vec<Arc<ActiveJob>> {
+        self.active().values().cloned().collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Held>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn active(&self) -> MutexGuard<'_, HashMap<JobId, Arc<ActiveJob>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl ActiveJob {
     fn beat_at(&self) -> Instant {
         *self.beat_at_mut()
     }

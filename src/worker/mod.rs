@@ -5,7 +5,6 @@
 //! side effect under a lease that may be lost; nothing of another cluster is touched.
 
 mod attempt;
-mod chance;
 mod dispatch;
 mod fault;
 mod gauges;
@@ -13,10 +12,11 @@ pub mod health;
 pub mod host_lock;
 mod jobs;
 mod leases;
-mod observer;
+mod orphans;
+mod random;
+mod reconcile;
 mod steps;
-mod sweep;
-mod wakeups;
+mod timers;
 mod watchdog;
 
 pub use watchdog::EXIT_STATUS;
@@ -27,27 +27,26 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    backend::choice::{ComputeBackend, FabricBackend},
+    backend::any::{AnyCompute, AnyNetwork},
     config::worker::WorkerConfig,
     core::{
         db::DualDb,
         id::InstanceId,
-        protocol::{boot, claim::Claimant},
-        queue::Ear,
+        queue::{claim::WorkerIdentity, notify::Subscriber, workers},
     },
     shutdown::Shutdown,
     telemetry,
 };
 
 /// What every part of the worker needs.
-pub(crate) struct Context {
+pub(crate) struct ProvisionWorker {
     pub db: DualDb,
-    pub me: Claimant,
+    pub me: WorkerIdentity,
     pub config: WorkerConfig,
-    pub compute: ComputeBackend,
-    pub fabric: FabricBackend,
+    pub compute: AnyCompute,
+    pub network_backend: AnyNetwork,
     pub leases: leases::Leases,
-    pub wakeups: wakeups::Wakeups,
+    pub wakeups: timers::Wakeups,
     /// Asks the observer to look at an instance.
     pub look: mpsc::UnboundedSender<InstanceId>,
 }
@@ -56,30 +55,30 @@ pub(crate) struct Context {
 /// back, and the next worker is told that it need not wait.
 pub async fn run(
     db: DualDb,
-    me: Claimant,
+    me: WorkerIdentity,
     config: WorkerConfig,
-    backends: (ComputeBackend, FabricBackend),
-    ear: Ear,
+    backends: (AnyCompute, AnyNetwork),
+    subscriber: Subscriber,
     health: health::Health,
     shutdown: Shutdown,
 ) {
     let (look, to_look_at) = mpsc::unbounded_channel();
-    let context = Arc::new(Context {
+    let worker = Arc::new(ProvisionWorker {
         leases: leases::Leases::new(db.clone(), me, config.times, health),
-        wakeups: wakeups::Wakeups::default(),
+        wakeups: timers::Wakeups::default(),
         db,
         me,
         config,
         compute: backends.0,
-        fabric: backends.1,
+        network_backend: backends.1,
         look,
     });
     let background = tokio_util::sync::CancellationToken::new();
     let loops = TaskTracker::new();
     for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep, Task::Gauges] {
-        let (context, stop) = (context.clone(), background.clone());
+        let (worker, stop) = (worker.clone(), background.clone());
         loops.spawn(async move {
-            let running = tokio::spawn(async move { task.run(&context).await });
+            let running = tokio::spawn(async move { task.run(&worker).await });
             let abort = running.abort_handle();
             // None of them ends by itself. One that does has panicked, and the rest would go on without it.
             if let Some(ended) = stop.run_until_cancelled(running).await {
@@ -90,13 +89,13 @@ pub async fn run(
         });
     }
     let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
-    watchdog::watch(vec![claiming.clone(), listening.clone()], context.config.times.loop_limit());
-    dispatch::run(&context, ear, (claiming, listening), &shutdown).await;
+    watchdog::watch(vec![claiming.clone(), listening.clone()], worker.config.times.loop_limit());
+    dispatch::run(&worker, subscriber, (claiming, listening), &shutdown).await;
     // Heartbeats go on until the last job has ended.
     background.cancel();
     loops.close();
     loops.wait().await;
-    if let Err(error) = boot::stopped(&context.db, me).await {
+    if let Err(error) = workers::stopped(&worker.db, me).await {
         tracing::warn!(%error, "could not say goodbye; the next worker of this name waits until the lease is over");
     }
 }
@@ -110,13 +109,13 @@ enum Task {
 }
 
 impl Task {
-    async fn run(self, context: &Arc<Context>) {
+    async fn run(self, worker: &Arc<ProvisionWorker>) {
         match self {
-            Self::Heartbeat => context.leases.run().await,
-            Self::Fence => context.leases.fence().await,
-            Self::Observe(to_look_at) => observer::run(context, to_look_at).await,
-            Self::Sweep => sweep::run(context).await,
-            Self::Gauges => gauges::run(context).await,
+            Self::Heartbeat => worker.leases.run().await,
+            Self::Fence => worker.leases.fence().await,
+            Self::Observe(to_look_at) => reconcile::run(worker, to_look_at).await,
+            Self::Sweep => orphans::run(worker).await,
+            Self::Gauges => gauges::run(worker).await,
         }
     }
 }

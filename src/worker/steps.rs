@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use crate::core::{
-    jobs::step::{Step, StepStatus},
+    queue::step::{Step, StepStatus},
     text::CleanText,
 };
 

@@ -6,10 +6,10 @@
 
 mod api;
 mod backend;
+mod commands;
 mod db;
 mod flow;
 mod identity;
 mod metrics;
 mod queue;
-mod roles;
 mod support;

@@ -24,7 +24,7 @@ use super::{
     spec,
 };
 use crate::{
-    backend::{Attachment, BackendError, NetworkPlan, Released},
+    backend::{BackendError, NetworkAttachment, NetworkPlan, Released},
     core::id::NetworkId,
 };
 
@@ -95,7 +95,7 @@ pub(super) async fn rejoin(
     engine: &Engine,
     container: &str,
     endpoint: Option<EndpointSettings>,
-    attachment: &Attachment,
+    attachment: &NetworkAttachment,
 ) -> Result<(), BackendError> {
     let (found, _) = find(engine, attachment.network.id).await?;
     let Some(network) = found.first().and_then(|network| network.id.as_deref()) else { return Ok(()) };

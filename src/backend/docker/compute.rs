@@ -20,16 +20,18 @@ use tokio::{
 use super::{
     bridge,
     client::{Engine, LONG, within},
-    error, events,
-    fabric::DockerFabric,
-    image, labels,
+    error, events, image, labels,
     locks::NetworkLock,
+    network::DockerNetwork,
     observe::{self, Placed},
     registry::Registries,
     spec,
 };
 use crate::{
-    backend::{Attachment, BackendError, Changed, Compute, ContainerState, Guest, NetworkPlan, Observed, Progress},
+    backend::{
+        BackendError, Changed, Compute, ContainerSpec, ContainerState, NetworkAttachment, NetworkPlan, Observed,
+        Progress,
+    },
     core::id::{ClusterId, InstanceId},
 };
 
@@ -65,8 +67,8 @@ impl DockerCompute {
     }
 
     /// The networks of the same engine. The two share locks, so there should be one pair per process.
-    pub fn fabric(&self) -> DockerFabric {
-        DockerFabric { engine: Arc::clone(&self.engine) }
+    pub fn network(&self) -> DockerNetwork {
+        DockerNetwork { engine: Arc::clone(&self.engine) }
     }
 
     /// The engine's version; proves that it answers.
@@ -97,15 +99,19 @@ impl DockerCompute {
     }
 
     /// `None`: the name is taken.
-    async fn new_container(&self, guest: &Guest, attachment: &Attachment) -> Result<Option<String>, BackendError> {
-        let body =
-            spec::body(self.engine.cluster, guest, attachment).map_err(|error| error::unavailable(error.into()))?;
+    async fn new_container(
+        &self,
+        container_spec: &ContainerSpec,
+        attachment: &NetworkAttachment,
+    ) -> Result<Option<String>, BackendError> {
+        let body = spec::body(self.engine.cluster, container_spec, attachment)
+            .map_err(|error| error::unavailable(error.into()))?;
         let body = body.to_string();
         // bollard's type lacks a field that we need, so the body is exchanged on its way out.
         let docker = self.engine.docker().await?.clone();
         let docker =
             docker.with_request_modifier(move |request| request.map(|_| bollard::body_full(body.clone().into())));
-        let name = Some(labels::container_name(guest.instance));
+        let name = Some(labels::container_name(container_spec.instance));
         let options = CreateContainerOptions { name, ..Default::default() };
         let _turn = self.turn().await?;
         match within(LONG, docker.create_container(Some(options), ContainerCreateBody::default())).await {
@@ -152,23 +158,27 @@ impl Compute for DockerCompute {
         image::ensure(&self.engine, &self.registries, image, progress).await
     }
 
-    async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
+    async fn create(
+        &self,
+        container_spec: &ContainerSpec,
+        attachment: &NetworkAttachment,
+    ) -> Result<String, BackendError> {
         let lock = self.engine.networks.of(attachment.network.id);
         let _using = self.hold_network(&lock, &attachment.network).await?;
-        let name = labels::container_name(guest.instance);
+        let name = labels::container_name(container_spec.instance);
         for _ in 0..ATTEMPTS {
-            if let Some(found) = observe::found(&self.engine, guest.instance).await? {
-                if is_equal(&self.engine, &found.raw, guest, attachment) {
+            if let Some(found) = observe::found(&self.engine, container_spec.instance).await? {
+                if is_equal(&self.engine, &found.raw, container_spec, attachment) {
                     return Ok(found.observed.container_id);
                 }
                 // Its volumes may hold what an owner still wants: they outlive it.
                 self.remove_container(&found.placed(), Volumes::Keep).await?;
             }
-            if let Some(id) = self.new_container(guest, attachment).await? {
+            if let Some(id) = self.new_container(container_spec, attachment).await? {
                 return Ok(id);
             }
             // Made by another process, or not yet free after a removal: look again.
-            if self.is_foreign(&name, guest.instance).await? {
+            if self.is_foreign(&name, container_spec.instance).await? {
                 return Err(BackendError::NameConflict(name.into()));
             }
             time::sleep(PAUSE).await;
@@ -255,11 +265,17 @@ fn is_leaving(found: &ContainerInspectResponse) -> bool {
 }
 
 /// Whether it is what `create` would make, and stays.
-fn is_equal(engine: &Engine, found: &ContainerInspectResponse, guest: &Guest, attachment: &Attachment) -> bool {
+fn is_equal(
+    engine: &Engine,
+    found: &ContainerInspectResponse,
+    container_spec: &ContainerSpec,
+    attachment: &NetworkAttachment,
+) -> bool {
     if is_leaving(found) {
         return false;
     }
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
-    labels::container_mark(engine.cluster, labels)
-        .is_some_and(|mark| mark.generation == guest.generation && mark.spec == spec::hash(guest, attachment))
+    labels::container_mark(engine.cluster, labels).is_some_and(|mark| {
+        mark.generation == container_spec.generation && mark.spec == spec::hash(container_spec, attachment)
+    })
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    backend::{Attempt, Guest},
+    backend::{Attempt, ContainerSpec},
     core::id::{ClusterId, HostId, InstanceId, NetworkId},
 };
 
@@ -44,14 +44,18 @@ pub(super) fn network_of(name: &str) -> Option<NetworkId> {
     name.strip_prefix("app-")?.parse().ok()
 }
 
-pub(super) fn for_container(cluster: ClusterId, guest: &Guest, spec: String) -> HashMap<String, String> {
+pub(super) fn for_container(
+    cluster: ClusterId,
+    container_spec: &ContainerSpec,
+    spec: String,
+) -> HashMap<String, String> {
     HashMap::from([
         (CLUSTER.to_owned(), cluster.to_string()),
-        (INSTANCE.to_owned(), guest.instance.to_string()),
-        (HOST.to_owned(), guest.host.to_string()),
-        (GENERATION.to_owned(), guest.generation.to_string()),
-        (JOB.to_owned(), guest.made_by.job.to_string()),
-        (TOKEN.to_owned(), guest.made_by.token.to_string()),
+        (INSTANCE.to_owned(), container_spec.instance.to_string()),
+        (HOST.to_owned(), container_spec.host.to_string()),
+        (GENERATION.to_owned(), container_spec.generation.to_string()),
+        (JOB.to_owned(), container_spec.made_by.job.to_string()),
+        (TOKEN.to_owned(), container_spec.made_by.token.to_string()),
         (SPEC.to_owned(), spec),
     ])
 }
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn labels_are_read_back_by_their_own_cluster_only() {
         let cluster = ClusterId::new();
-        let guest = Guest {
+        let container_spec = ContainerSpec {
             instance: InstanceId::new(),
             generation: 7,
             made_by: Attempt { job: JobId::new(), token: 3 },
@@ -121,8 +125,9 @@ mod tests {
             cpu_millis: 100,
             memory_mib: 64,
         };
-        let labels = for_container(cluster, &guest, "abc".to_owned());
-        let (instance, made_by, host) = (guest.instance, Some(guest.made_by), Some(guest.host));
+        let labels = for_container(cluster, &container_spec, "abc".to_owned());
+        let (instance, made_by, host) =
+            (container_spec.instance, Some(container_spec.made_by), Some(container_spec.host));
         let mark = Mark { instance, generation: 7, made_by, host, spec: "abc".to_owned() };
         assert_eq!(container_mark(cluster, Some(&labels)), Some(mark));
         assert_eq!(container_mark(ClusterId::new(), Some(&labels)), None);

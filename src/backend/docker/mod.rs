@@ -13,13 +13,13 @@ mod client;
 mod compute;
 mod error;
 mod events;
-mod fabric;
 mod image;
 mod labels;
 mod locks;
+mod network;
 mod observe;
 mod registry;
 mod spec;
 
 pub use compute::DockerCompute;
-pub use fabric::DockerFabric;
+pub use network::DockerNetwork;

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::labels;
 use crate::{
-    backend::{Attachment, Guest, PortPlan},
+    backend::{ContainerSpec, NetworkAttachment, PortPlan},
     core::id::ClusterId,
 };
 
@@ -27,26 +27,30 @@ const PIDS: i64 = 512;
 const EVERY_ADDRESS: &str = "0.0.0.0";
 
 /// The JSON body of the request to create it.
-pub(super) fn body(cluster: ClusterId, guest: &Guest, attachment: &Attachment) -> Result<Value, serde_json::Error> {
-    let mut body = serde_json::to_value(request(cluster, guest, attachment))?;
+pub(super) fn body(
+    cluster: ClusterId,
+    container_spec: &ContainerSpec,
+    attachment: &NetworkAttachment,
+) -> Result<Value, serde_json::Error> {
+    let mut body = serde_json::to_value(request(cluster, container_spec, attachment))?;
     // Up to API 1.43 the address is taken from here alone, and bollard's type no longer has the field.
     body["MacAddress"] = Value::from(attachment.mac.as_str());
     Ok(body)
 }
 
 /// Hex SHA-256 over everything that shapes the container.
-pub(super) fn hash(guest: &Guest, attachment: &Attachment) -> String {
+pub(super) fn hash(container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> String {
     let mut ports: Vec<_> = attachment.ports.iter().map(|port| (port.protocol, port.container, port.host)).collect();
     ports.sort_unstable();
     let network = &attachment.network;
     // Arrays only: their order is fixed, and JSON keeps the parts apart.
     let shape = json!([
         VERSION,
-        guest.image,
-        guest.command,
-        guest.env.iter().collect::<Vec<_>>(),
-        guest.cpu_millis,
-        guest.memory_mib,
+        container_spec.image,
+        container_spec.command,
+        container_spec.env.iter().collect::<Vec<_>>(),
+        container_spec.cpu_millis,
+        container_spec.memory_mib,
         [network.id.to_string(), network.cidr.to_string()],
         attachment.address.to_string(),
         attachment.mac,
@@ -58,25 +62,25 @@ pub(super) fn hash(guest: &Guest, attachment: &Attachment) -> String {
 /// Microseconds; the kernel's own default.
 const CPU_PERIOD_US: i64 = 100_000;
 
-fn request(cluster: ClusterId, guest: &Guest, attachment: &Attachment) -> ContainerCreateBody {
+fn request(cluster: ClusterId, container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> ContainerCreateBody {
     ContainerCreateBody {
-        image: Some(guest.image.clone()),
-        cmd: guest.command.clone(),
-        env: Some(guest.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-        labels: Some(labels::for_container(cluster, guest, hash(guest, attachment))),
+        image: Some(container_spec.image.clone()),
+        cmd: container_spec.command.clone(),
+        env: Some(container_spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        labels: Some(labels::for_container(cluster, container_spec, hash(container_spec, attachment))),
         exposed_ports: Some(attachment.ports.iter().map(port_key).collect()),
-        host_config: Some(host_config(guest, attachment)),
+        host_config: Some(host_config(container_spec, attachment)),
         networking_config: Some(endpoint(attachment)),
         ..Default::default()
     }
 }
 
-fn host_config(guest: &Guest, attachment: &Attachment) -> HostConfig {
-    let memory = i64::from(guest.memory_mib) * 1024 * 1024;
+fn host_config(container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> HostConfig {
+    let memory = i64::from(container_spec.memory_mib) * 1024 * 1024;
     HostConfig {
         // A quota, not `nano_cpus`: that one is refused above the host's cores, which are overcommitted here.
         cpu_period: Some(CPU_PERIOD_US),
-        cpu_quota: Some(i64::from(guest.cpu_millis) * CPU_PERIOD_US / 1000),
+        cpu_quota: Some(i64::from(container_spec.cpu_millis) * CPU_PERIOD_US / 1000),
         memory: Some(memory),
         // Memory and swap together: the same number means no swap. A kernel without swap accounting ignores it.
         memory_swap: Some(memory),
@@ -101,13 +105,13 @@ fn host_config(guest: &Guest, attachment: &Attachment) -> HostConfig {
     }
 }
 
-fn endpoint(attachment: &Attachment) -> NetworkingConfig {
+fn endpoint(attachment: &NetworkAttachment) -> NetworkingConfig {
     let name = labels::network_name(attachment.network.id);
     NetworkingConfig { endpoints_config: Some(HashMap::from([(name, endpoint_settings(attachment))])) }
 }
 
 /// How a container is joined to its network.
-pub(super) fn endpoint_settings(attachment: &Attachment) -> EndpointSettings {
+pub(super) fn endpoint_settings(attachment: &NetworkAttachment) -> EndpointSettings {
     EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(attachment.address.to_string()),
@@ -138,8 +142,8 @@ mod tests {
         core::id::{HostId, InstanceId, JobId, NetworkId},
     };
 
-    fn guest() -> Guest {
-        Guest {
+    fn container_spec() -> ContainerSpec {
+        ContainerSpec {
             instance: InstanceId::new(),
             generation: 1,
             made_by: Attempt { job: JobId::new(), token: 1 },
@@ -152,9 +156,9 @@ mod tests {
         }
     }
 
-    fn attachment(network: NetworkId) -> Attachment {
+    fn attachment(network: NetworkId) -> NetworkAttachment {
         let port = |container, host| PortPlan { container, host, protocol: "tcp" };
-        Attachment {
+        NetworkAttachment {
             network: NetworkPlan { id: network, cidr: "10.9.0.0/24".parse().expect("a CIDR") },
             address: Ipv4Addr::new(10, 9, 0, 5),
             mac: "02:00:00:00:00:05".to_owned(),
@@ -164,25 +168,26 @@ mod tests {
 
     #[test]
     fn the_hash_is_of_what_shapes_the_container_and_of_nothing_else() {
-        let (one, wires) = (guest(), attachment(NetworkId::new()));
+        let (one, wires) = (container_spec(), attachment(NetworkId::new()));
         let mut reversed = wires.clone();
         reversed.ports.reverse();
         let made_by = Attempt { job: JobId::new(), token: 9 };
-        let again = Guest { instance: InstanceId::new(), made_by, host: HostId::new(), generation: 2, ..one.clone() };
+        let again =
+            ContainerSpec { instance: InstanceId::new(), made_by, host: HostId::new(), generation: 2, ..one.clone() };
         assert_eq!(hash(&one, &wires), hash(&again, &reversed));
         assert_eq!(hash(&one, &wires).len(), 64);
 
         let mut other_port = wires.clone();
         other_port.ports[0].host = 20_081;
         let others = [
-            hash(&Guest { image: "app-demo:2".to_owned(), ..one.clone() }, &wires),
-            hash(&Guest { command: None, ..one.clone() }, &wires),
-            hash(&Guest { command: Some(vec!["sleep 9".to_owned()]), ..one.clone() }, &wires),
-            hash(&Guest { env: BTreeMap::from([("A".to_owned(), "c".to_owned())]), ..one.clone() }, &wires),
-            hash(&Guest { cpu_millis: 251, ..one.clone() }, &wires),
-            hash(&Guest { memory_mib: 65, ..one.clone() }, &wires),
-            hash(&one, &Attachment { address: Ipv4Addr::new(10, 9, 0, 6), ..wires.clone() }),
-            hash(&one, &Attachment { mac: "02:00:00:00:00:06".to_owned(), ..wires.clone() }),
+            hash(&ContainerSpec { image: "app-demo:2".to_owned(), ..one.clone() }, &wires),
+            hash(&ContainerSpec { command: None, ..one.clone() }, &wires),
+            hash(&ContainerSpec { command: Some(vec!["sleep 9".to_owned()]), ..one.clone() }, &wires),
+            hash(&ContainerSpec { env: BTreeMap::from([("A".to_owned(), "c".to_owned())]), ..one.clone() }, &wires),
+            hash(&ContainerSpec { cpu_millis: 251, ..one.clone() }, &wires),
+            hash(&ContainerSpec { memory_mib: 65, ..one.clone() }, &wires),
+            hash(&one, &NetworkAttachment { address: Ipv4Addr::new(10, 9, 0, 6), ..wires.clone() }),
+            hash(&one, &NetworkAttachment { mac: "02:00:00:00:00:06".to_owned(), ..wires.clone() }),
             hash(&one, &attachment(NetworkId::new())),
             hash(&one, &other_port),
         ];
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn the_request_is_what_the_engine_reads() {
         let network = NetworkId::new();
-        let body = body(ClusterId::new(), &guest(), &attachment(network)).expect("JSON");
+        let body = body(ClusterId::new(), &container_spec(), &attachment(network)).expect("JSON");
         assert_eq!(body["MacAddress"], "02:00:00:00:00:05");
         assert_eq!(body["ExposedPorts"]["80/tcp"], json!({}));
         assert_eq!(body["HostConfig"]["PortBindings"]["443/tcp"][0]["HostPort"], "20443");

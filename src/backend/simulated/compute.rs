@@ -21,12 +21,12 @@ use tokio::{
 
 use super::{
     Simulation,
-    fabric::SimulatedFabric,
     machine::Machine,
+    network::SimulatedNetwork,
     record::{Record, State},
 };
 use crate::{
-    backend::{Attachment, BackendError, Changed, Compute, Guest, Observed, Progress},
+    backend::{BackendError, Changed, Compute, ContainerSpec, NetworkAttachment, Observed, Progress},
     core::id::{ClusterId, InstanceId},
 };
 
@@ -48,8 +48,8 @@ impl SimulatedCompute {
     }
 
     /// The networks of the same machine.
-    pub fn fabric(&self) -> SimulatedFabric {
-        SimulatedFabric { machine: Arc::clone(&self.machine) }
+    pub fn network(&self) -> SimulatedNetwork {
+        SimulatedNetwork { machine: Arc::clone(&self.machine) }
     }
 
     /// There is no engine to ask.
@@ -58,23 +58,27 @@ impl SimulatedCompute {
         Ok("simulated".to_owned())
     }
 
-    fn create_now(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
+    fn create_now(
+        &self,
+        container_spec: &ContainerSpec,
+        attachment: &NetworkAttachment,
+    ) -> Result<String, BackendError> {
         let machine = &self.machine;
         let _writing = machine.lock();
-        match machine.load(guest.instance)? {
-            Some(found) if found.generation == guest.generation => return Ok(found.container_id),
+        match machine.load(container_spec.instance)? {
+            Some(found) if found.generation == container_spec.generation => return Ok(found.container_id),
             Some(found) => machine.erase(&found)?,
-            None if machine.is_strangers(guest.instance)? => {
-                return Err(BackendError::NameConflict(format!("app-{}", guest.instance).into()));
+            None if machine.is_strangers(container_spec.instance)? => {
+                return Err(BackendError::NameConflict(format!("app-{}", container_spec.instance).into()));
             }
             None => {}
         }
-        let record = Record::new(guest, attachment, format!("sim-{:016x}", machine.chance.next()));
+        let record = Record::new(container_spec, attachment, format!("sim-{:016x}", machine.chance.next()));
         if machine.add(&record)? {
             return Ok(record.container_id);
         }
-        match machine.load(guest.instance)? {
-            Some(found) if found.generation == guest.generation => Ok(found.container_id),
+        match machine.load(container_spec.instance)? {
+            Some(found) if found.generation == container_spec.generation => Ok(found.container_id),
             _ => Err(BackendError::Unavailable("another process changes the same container".into())),
         }
     }
@@ -142,8 +146,12 @@ impl Compute for SimulatedCompute {
             .await
     }
 
-    async fn create(&self, guest: &Guest, attachment: &Attachment) -> Result<String, BackendError> {
-        self.machine.chance.perform("create", || self.create_now(guest, attachment)).await
+    async fn create(
+        &self,
+        container_spec: &ContainerSpec,
+        attachment: &NetworkAttachment,
+    ) -> Result<String, BackendError> {
+        self.machine.chance.perform("create", || self.create_now(container_spec, attachment)).await
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {

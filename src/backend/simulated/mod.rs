@@ -29,14 +29,14 @@
 
 mod chance;
 mod compute;
-mod fabric;
 mod machine;
+mod network;
 mod record;
 
 use std::{path::PathBuf, time::Duration};
 
 pub use compute::SimulatedCompute;
-pub use fabric::SimulatedFabric;
+pub use network::SimulatedNetwork;
 
 /// How the simulation behaves.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    backend::{Attachment, Attempt, ContainerState, Guest, Observed},
+    backend::{Attempt, ContainerSpec, ContainerState, NetworkAttachment, Observed},
     core::id::{HostId, InstanceId, JobId, NetworkId},
 };
 
@@ -38,17 +38,17 @@ pub(super) enum State {
 }
 
 impl Record {
-    pub(super) fn new(guest: &Guest, attachment: &Attachment, container_id: String) -> Self {
+    pub(super) fn new(container_spec: &ContainerSpec, attachment: &NetworkAttachment, container_id: String) -> Self {
         Self {
-            instance: guest.instance,
-            generation: guest.generation,
-            job: guest.made_by.job,
-            token: guest.made_by.token,
-            host: Some(guest.host),
+            instance: container_spec.instance,
+            generation: container_spec.generation,
+            job: container_spec.made_by.job,
+            token: container_spec.made_by.token,
+            host: Some(container_spec.host),
             network: attachment.network.id,
             container_id,
-            image: guest.image.clone(),
-            command: guest.command.clone(),
+            image: container_spec.image.clone(),
+            command: container_spec.command.clone(),
             state: State::Created,
             created_at: OffsetDateTime::now_utc(),
         }

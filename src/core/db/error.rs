@@ -30,6 +30,9 @@ pub enum DbError {
     /// A statement that is wrong, or met data it did not expect: a bug.
     #[error("database error {code}: {message}")]
     Statement { code: String, message: String },
+    /// The data breaks a rule that this release relies on: a row that must exist is missing, or a value is unknown.
+    #[error("the data breaks an invariant: {0}")]
+    Invariant(String),
 }
 
 impl DbError {
@@ -44,6 +47,7 @@ impl DbError {
             Self::Refused { .. } => "refused",
             Self::Conflict { .. } => "conflict",
             Self::Statement { .. } => "error",
+            Self::Invariant(_) => "invariant",
         }
     }
 
@@ -59,7 +63,11 @@ impl DbError {
         match self {
             // A conflict with recovery rolls a read back.
             Self::Unavailable(_) | Self::Locked | Self::StaleStatement { .. } | Self::RolledBack { .. } => true,
-            Self::ReadOnly | Self::Refused { .. } | Self::Conflict { .. } | Self::Statement { .. } => false,
+            Self::ReadOnly
+            | Self::Refused { .. }
+            | Self::Conflict { .. }
+            | Self::Statement { .. }
+            | Self::Invariant(_) => false,
         }
     }
 

@@ -9,6 +9,7 @@ mod connect;
 mod error;
 pub mod migrate;
 mod pool;
+mod row;
 
 use std::{
     sync::{
@@ -20,6 +21,7 @@ use std::{
 
 pub use conn::{Param, ReadConn, Row, WriteConn};
 pub use error::DbError;
+pub use row::{column, decode_each, log_unreadable};
 
 use self::connect::Role;
 use crate::config::database::DatabaseConfig;

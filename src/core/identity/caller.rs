@@ -1,54 +1,29 @@
 //! The caller: which key of which tenant, and what it may do.
 
-use std::{fmt, str::FromStr};
-
 use time::OffsetDateTime;
-use utoipa::ToSchema;
 
-use crate::core::id::{KeyId, TenantId};
+use crate::core::{
+    id::{KeyId, TenantId},
+    text_enum::text_enum,
+};
 
-macro_rules! scopes {
-    ($($name:ident = $text:literal),* $(,)?) => {
-        /// What a key may do. `Admin` holds all the others.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
-        pub enum Scope { $(#[schema(rename = $text)] $name),* }
-
-        impl Scope {
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// Whether who holds these scopes holds this one; `write` does not imply `read`.
-            pub fn is_held(self, scopes: &[Self]) -> bool {
-                scopes.contains(&self) || scopes.contains(&Self::Admin)
-            }
-
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text),* }
-            }
-        }
-
-        impl FromStr for Scope {
-            type Err = ();
-
-            fn from_str(text: &str) -> Result<Self, ()> {
-                match text { $($text => Ok(Self::$name),)* _ => Err(()) }
-            }
-        }
-    };
+text_enum! {
+    /// What a key may do. `Admin` includes all the others; `write` does not include `read`.
+    pub enum Scope as Scope {
+        InstancesRead = "instances:read",
+        InstancesWrite = "instances:write",
+        NetworksRead = "networks:read",
+        NetworksWrite = "networks:write",
+        KeysRead = "keys:read",
+        KeysWrite = "keys:write",
+        Admin = "admin",
+    }
 }
 
-scopes! {
-    InstancesRead = "instances:read",
-    InstancesWrite = "instances:write",
-    NetworksRead = "networks:read",
-    NetworksWrite = "networks:write",
-    KeysRead = "keys:read",
-    KeysWrite = "keys:write",
-    Admin = "admin",
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+impl Scope {
+    /// Returns whether a key with these scopes has this one.
+    pub fn is_held(self, scopes: &[Self]) -> bool {
+        scopes.contains(&self) || scopes.contains(&Self::Admin)
     }
 }
 

@@ -6,9 +6,11 @@
 pub mod api_key;
 pub mod cache;
 mod caller;
+pub mod change;
+pub mod create;
 mod error;
-pub mod limit;
 mod meter;
+pub mod rate_limit;
 mod service;
 pub mod store;
 

@@ -6,7 +6,7 @@ use super::{
     Caller, IdentityError,
     api_key::{KeyRing, Presented},
     cache::{
-        CachedIdentity, Fact, Propagation, Revoker,
+        CachedIdentity, KeyLookup, Propagation, Revoker,
         store::{self, Change},
     },
     meter::{self, Source},
@@ -92,9 +92,9 @@ impl PgIdentity {
         // A key was hashed with the pepper of its day: try them all, newest first.
         for hash in self.ring.hashes(presented) {
             match store::fact(&self.db, &hash).await? {
-                Fact::Valid(cached) => return Ok(cached.caller.clone()),
-                Fact::Refused { .. } => break,
-                Fact::Unknown { .. } => {}
+                KeyLookup::Valid(cached) => return Ok(cached.caller.clone()),
+                KeyLookup::Refused { .. } => break,
+                KeyLookup::Unknown { .. } => {}
             }
         }
         Err(IdentityError::Unauthenticated)

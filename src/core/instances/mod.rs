@@ -1,5 +1,8 @@
 //! Instances: what a tenant asks for, the states it passes through, and how it is read back.
 
+pub mod create;
+pub mod delete;
+pub mod observe;
 mod restart_policy;
 pub mod spec;
 pub mod state;

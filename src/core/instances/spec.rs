@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::restart_policy::RestartPolicy;
-use crate::core::{id::name_or_id, invalid::Invalid};
+use crate::core::{id::name_or_id, invalid::Invalid, text_enum::text_enum};
 
 /// The body of `POST /instances`; only `image` is required.
 #[derive(Clone, Deserialize, ToSchema)]
@@ -81,21 +81,9 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
-/// A published port's protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
+text_enum! {
+    /// A published port's protocol.
+    pub enum Protocol as Protocol { Tcp = "tcp", Udp = "udp" }
 }
 
 /// A request that can be accepted.

@@ -1,33 +1,24 @@
-//! The doorbell: Redis lists tell workers at once that Postgres has a job for them.
+//! The queue: jobs are rows of Postgres that workers claim under a lease; Redis carries best-effort wake-ups.
 //!
-//! A message carries a job's id and nothing to believe. Losing, repeating or reordering messages is harmless: workers
-//! poll, and a claim decides. `Bell` pushes, `Ear` pops; both are all that is known of the Redis client here.
+//! ```text
+//! queued ── claim ──► running ── finish ──► succeeded | failed | cancelled | queued again
+//!                        └── lease expired ── rescue ──► queued again | failed
+//! ```
+//!
+//! Each file is one statement with its types. A statement that touches an instance and its jobs locks the instance's row
+//! first, then the job's, then those of addresses, ports and events; opposite orders would deadlock under load. Postgres'
+//! `now()` is the only clock.
 
-mod bell;
-mod ear;
-mod message;
+pub mod claim;
+pub mod finish;
+pub mod heartbeat;
+pub mod job;
+pub mod notify;
+pub mod rescue;
+pub mod retry;
+pub mod stats;
+pub mod step;
+pub mod store;
+pub mod workers;
 
-pub use bell::Bell;
-pub use ear::{Ear, Heard};
-pub use message::ProvisionJob;
-
-use crate::core::id::{ClusterId, HostId};
-
-/// Whom a bell is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
-    /// The host where the instance lives.
-    Host(HostId),
-    /// Any host: the instance is not placed yet.
-    Any,
-}
-
-impl Door {
-    /// The list's name. The cluster's id keeps two installations on one Redis apart.
-    fn list(self, cluster: ClusterId) -> String {
-        match self {
-            Self::Host(host) => format!("app:{cluster}:q:{{host:{host}}}"),
-            Self::Any => format!("app:{cluster}:q:{{any}}"),
-        }
-    }
-}
+pub use job::{JobKind, JobStatus};

@@ -26,6 +26,6 @@ pub async fn ensure(db: &DualDb, name: &str, default_cidr: Ipv4Cidr) -> Result<(
             &[&TenantId::new().uuid(), &name, &NetworkId::new().uuid(), &cidr::IpCidr::V4(default_cidr)],
         )
         .await?;
-    let row = rows.first().ok_or_else(|| DbError::Statement { code: "02000".into(), message: "no tenant".into() })?;
+    let row = rows.first().ok_or_else(|| DbError::Invariant("no tenant".into()))?;
     Ok((TenantId::from(row.get::<_, uuid::Uuid>(0)), row.get(1)))
 }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::{
-    super::{Context, leases::Held},
+    super::{ProvisionWorker, leases::ActiveJob},
     JobError, step,
 };
 use crate::{
-    backend::{Compute, Fabric},
-    core::protocol::claim::Claimed,
+    backend::{Compute, Network},
+    core::queue::claim::Claimed,
 };
 
-pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<(), JobError> {
+pub(super) async fn perform(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) -> Result<(), JobError> {
     let instance = job.lease.instance;
-    step(context, held, "unpublish", context.fabric.unpublish(instance)).await?;
-    step(context, held, "remove", context.compute.remove(instance)).await?;
-    step(context, held, "network", context.fabric.release_network(job.network)).await?;
+    step(worker, active, "unpublish", worker.network_backend.unpublish(instance)).await?;
+    step(worker, active, "remove", worker.compute.remove(instance)).await?;
+    step(worker, active, "network", worker.network_backend.release_network(job.network)).await?;
     Ok(())
 }

@@ -8,24 +8,27 @@ mod undo;
 use std::sync::Arc;
 
 use super::{
-    Context,
-    leases::{Halt, Held},
+    ProvisionWorker,
+    leases::{ActiveJob, StopReason},
 };
 use crate::{
-    backend::{Attachment, Attempt, BackendError, Guest, NetworkPlan, PortPlan},
-    core::{instances::spec::Protocol, jobs::step::StepStatus, kind::JobKind, protocol::claim::Claimed},
+    backend::{Attempt, BackendError, ContainerSpec, NetworkAttachment, NetworkPlan, PortPlan},
+    core::{
+        instances::spec::Protocol,
+        queue::{claim::Claimed, job::JobKind, step::StepStatus},
+    },
 };
 
 /// Why an attempt did not succeed.
 #[derive(Debug)]
 pub enum JobError {
-    Halted(Halt),
+    Halted(StopReason),
     Backend(BackendError),
 }
 
-impl From<Halt> for JobError {
-    fn from(halt: Halt) -> Self {
-        Self::Halted(halt)
+impl From<StopReason> for JobError {
+    fn from(stop_reason: StopReason) -> Self {
+        Self::Halted(stop_reason)
     }
 }
 
@@ -36,18 +39,22 @@ impl From<BackendError> for JobError {
 }
 
 /// Does the job; answers the container's id where there is one.
-pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<Option<String>, JobError> {
+pub(super) async fn perform(
+    worker: &ProvisionWorker,
+    job: &Claimed,
+    active: &Arc<ActiveJob>,
+) -> Result<Option<String>, JobError> {
     match job.kind {
-        JobKind::Provision => undo::on_failure(context, job, held, provision::perform(context, job, held)).await,
-        JobKind::Start => undo::on_failure(context, job, held, start::perform(context, job, held)).await,
-        JobKind::Delete => delete::perform(context, job, held).await.map(|()| None),
+        JobKind::Provision => undo::on_failure(worker, job, active, provision::perform(worker, job, active)).await,
+        JobKind::Start => undo::on_failure(worker, job, active, start::perform(worker, job, active)).await,
+        JobKind::Delete => delete::perform(worker, job, active).await.map(|()| None),
     }
 }
 
 /// Cleans up after an attempt that was cut off.
-pub(super) async fn abandon(context: &Context, job: &Claimed, held: &Arc<Held>) {
+pub(super) async fn abandon(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
     match job.kind {
-        JobKind::Provision | JobKind::Start => undo::undo(context, job, held).await,
+        JobKind::Provision | JobKind::Start => undo::undo(worker, job, active).await,
         // What is left of it is removed by the next attempt.
         JobKind::Delete => {}
     }
@@ -55,17 +62,17 @@ pub(super) async fn abandon(context: &Context, job: &Claimed, held: &Arc<Held>) 
 
 /// Runs one step: a checkpoint, the work, and its record.
 async fn step<T>(
-    context: &Context,
-    held: &Arc<Held>,
+    worker: &ProvisionWorker,
+    active: &Arc<ActiveJob>,
     name: &str,
     work: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, JobError> {
-    context.leases.checkpoint(held).await?;
-    held.steps.begin(name);
+    worker.leases.checkpoint(active).await?;
+    active.steps.begin(name);
     let result = work.await;
     match &result {
-        Ok(_) => held.steps.end(name, StepStatus::Succeeded, None),
-        Err(error) => held.steps.end(name, StepStatus::Failed, Some(error.to_string().into())),
+        Ok(_) => active.steps.end(name, StepStatus::Succeeded, None),
+        Err(error) => active.steps.end(name, StepStatus::Failed, Some(error.to_string().into())),
     }
     Ok(result?)
 }
@@ -74,12 +81,12 @@ fn attempt(job: &Claimed) -> Attempt {
     Attempt { job: job.lease.job, token: job.lease.token }
 }
 
-fn guest(context: &Context, job: &Claimed) -> Guest {
-    Guest {
+fn spec(worker: &ProvisionWorker, job: &Claimed) -> ContainerSpec {
+    ContainerSpec {
         instance: job.lease.instance,
         generation: job.generation,
         made_by: attempt(job),
-        host: context.me.host,
+        host: worker.me.host,
         image: job.image.clone(),
         command: job.command.clone(),
         env: job.env.clone(),
@@ -88,7 +95,7 @@ fn guest(context: &Context, job: &Claimed) -> Guest {
     }
 }
 
-fn attachment(job: &Claimed) -> Attachment {
+fn attachment(job: &Claimed) -> NetworkAttachment {
     let port = |port: &crate::core::instances::spec::Port| PortPlan {
         container: port.container,
         host: port.host,
@@ -97,7 +104,7 @@ fn attachment(job: &Claimed) -> Attachment {
             Protocol::Udp => "udp",
         },
     };
-    Attachment {
+    NetworkAttachment {
         network: NetworkPlan { id: job.network, cidr: job.cidr },
         address: job.address,
         mac: job.mac.clone(),

@@ -4,32 +4,36 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        Context,
-        leases::{Halt, Held},
+        ProvisionWorker,
+        leases::{ActiveJob, StopReason},
     },
-    JobError, attachment, guest, step,
+    JobError, attachment, spec, step,
 };
 use crate::{
-    backend::{Compute, Fabric},
-    core::{jobs::step::StepStatus, protocol::claim::Claimed},
+    backend::{Compute, Network},
+    core::queue::{claim::Claimed, step::StepStatus},
 };
 
-pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
-    let (guest, attachment) = (guest(context, job), attachment(job));
-    let (compute, fabric) = (&context.compute, &context.fabric);
-    let progress = |line| held.steps.progress("image", line);
-    let image = step(context, held, "image", compute.ensure_image(&guest.image, &progress));
+pub(super) async fn perform(
+    worker: &ProvisionWorker,
+    job: &Claimed,
+    active: &Arc<ActiveJob>,
+) -> Result<String, JobError> {
+    let (spec, attachment) = (spec(worker, job), attachment(job));
+    let (compute, network_backend) = (&worker.compute, &worker.network_backend);
+    let progress = |line| active.steps.progress("image", line);
+    let image = step(worker, active, "image", compute.ensure_image(&spec.image, &progress));
     // The one step that can take minutes: its owner need not wait for it to change their mind.
     tokio::select! {
         done = image => done?,
-        () = held.cancelled.cancelled() => {
-            held.steps.end("image", StepStatus::Failed, Some("cancelled".into()));
-            return Err(Halt::Cancelled.into());
+        () = active.cancelled.cancelled() => {
+            active.steps.end("image", StepStatus::Failed, Some("cancelled".into()));
+            return Err(StopReason::Cancelled.into());
         }
     }
-    step(context, held, "network", fabric.ensure_network(&attachment.network)).await?;
-    let container_id = step(context, held, "container", compute.create(&guest, &attachment)).await?;
-    step(context, held, "start", compute.start(guest.instance)).await?;
-    step(context, held, "publish", fabric.publish(guest.instance, &attachment)).await?;
+    step(worker, active, "network", network_backend.ensure_network(&attachment.network)).await?;
+    let container_id = step(worker, active, "container", compute.create(&spec, &attachment)).await?;
+    step(worker, active, "start", compute.start(spec.instance)).await?;
+    step(worker, active, "publish", network_backend.publish(spec.instance, &attachment)).await?;
     Ok(container_id)
 }

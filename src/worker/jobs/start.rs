@@ -6,27 +6,31 @@
 use std::sync::Arc;
 
 use super::{
-    super::{Context, leases::Held},
+    super::{ProvisionWorker, leases::ActiveJob},
     JobError, attachment, provision, step,
 };
 use crate::{
-    backend::{Compute, Fabric},
-    core::protocol::claim::Claimed,
+    backend::{Compute, Network},
+    core::queue::claim::Claimed,
 };
 
-pub(super) async fn perform(context: &Context, job: &Claimed, held: &Arc<Held>) -> Result<String, JobError> {
+pub(super) async fn perform(
+    worker: &ProvisionWorker,
+    job: &Claimed,
+    active: &Arc<ActiveJob>,
+) -> Result<String, JobError> {
     let (instance, attachment) = (job.lease.instance, attachment(job));
-    let (compute, fabric) = (&context.compute, &context.fabric);
-    let found = step(context, held, "container", compute.inspect(instance)).await?;
+    let (compute, network_backend) = (&worker.compute, &worker.network_backend);
+    let found = step(worker, active, "container", compute.inspect(instance)).await?;
     let Some(container) = found.filter(|found| found.generation == job.generation) else {
-        return provision::perform(context, job, held).await;
+        return provision::perform(worker, job, active).await;
     };
     let network = async {
-        fabric.ensure_network(&attachment.network).await?;
-        fabric.rejoin(instance, &attachment).await
+        network_backend.ensure_network(&attachment.network).await?;
+        network_backend.rejoin(instance, &attachment).await
     };
-    step(context, held, "network", network).await?;
-    step(context, held, "start", compute.start(instance)).await?;
-    step(context, held, "publish", fabric.publish(instance, &attachment)).await?;
+    step(worker, active, "network", network).await?;
+    step(worker, active, "start", compute.start(instance)).await?;
+    step(worker, active, "publish", network_backend.publish(instance, &attachment)).await?;
     Ok(container.container_id)
 }

@@ -7,21 +7,21 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        Context,
-        leases::{Halt, Held},
+        ProvisionWorker,
+        leases::{ActiveJob, StopReason},
     },
     JobError, attempt,
 };
 use crate::{
-    backend::{Attempt, BackendError, Compute, ContainerState, Fabric, Observed},
-    core::{jobs::step::StepStatus, protocol::claim::Claimed},
+    backend::{Attempt, BackendError, Compute, ContainerState, Network, Observed},
+    core::queue::{claim::Claimed, step::StepStatus},
 };
 
 /// Does the work, and undoes it when it fails or is called off.
 pub(super) async fn on_failure(
-    context: &Context,
+    worker: &ProvisionWorker,
     job: &Claimed,
-    held: &Arc<Held>,
+    active: &Arc<ActiveJob>,
     work: impl Future<Output = Result<String, JobError>>,
 ) -> Result<Option<String>, JobError> {
     let error = match work.await {
@@ -30,30 +30,30 @@ pub(super) async fn on_failure(
     };
     match &error {
         // Another worker may hold the lease: leave everything as it is.
-        JobError::Halted(Halt::Lost) => {}
-        JobError::Halted(Halt::Cancelled) | JobError::Backend(_) => undo(context, job, held).await,
+        JobError::Halted(StopReason::Lost) => {}
+        JobError::Halted(StopReason::Cancelled) | JobError::Backend(_) => undo(worker, job, active).await,
     }
     Err(error)
 }
 
 /// What cannot be undone now is undone by the next attempt, by the delete, or by the observer.
-pub(super) async fn undo(context: &Context, job: &Claimed, held: &Arc<Held>) {
-    held.steps.begin("undo");
+pub(super) async fn undo(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
+    active.steps.begin("undo");
     let instance = job.lease.instance;
     let undone: Result<(), BackendError> = async {
-        let found = context.compute.inspect(instance).await?;
+        let found = worker.compute.inspect(instance).await?;
         if let Some(container) = found.filter(|container| is_made_by(attempt(job), container)) {
-            context.fabric.unpublish(instance).await?;
-            context.compute.discard(&container).await?;
+            worker.network_backend.unpublish(instance).await?;
+            worker.compute.discard(&container).await?;
         }
         // A container that stays needs it, running or not, and the runtime knows.
-        context.fabric.release_network(job.network).await?;
+        worker.network_backend.release_network(job.network).await?;
         Ok(())
     }
     .await;
     match undone {
-        Ok(()) => held.steps.end("undo", StepStatus::Undone, None),
-        Err(error) => held.steps.end("undo", StepStatus::Failed, Some(error.to_string().into())),
+        Ok(()) => active.steps.end("undo", StepStatus::Undone, None),
+        Err(error) => active.steps.end("undo", StepStatus::Failed, Some(error.to_string().into())),
     }
 }
 

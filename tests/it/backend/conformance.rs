@@ -12,8 +12,8 @@ use std::{
 
 use app::{
     backend::{
-        Attachment, Attempt, BackendError, Changed, Compute, ContainerState, Fabric, Guest, NetworkPlan, Observed,
-        PortPlan, Released,
+        Attempt, BackendError, Changed, Compute, ContainerSpec, ContainerState, Network, NetworkAttachment,
+        NetworkPlan, Observed, PortPlan, Released,
     },
     core::id::{HostId, InstanceId, JobId, NetworkId},
 };
@@ -24,52 +24,57 @@ const AT_ONCE: Duration = Duration::ZERO;
 
 /// Runs the whole scenario. `stranger` is the same runtime seen by another cluster; `image` runs until it is stopped
 /// and has a program `false`.
-pub async fn conformance<C: Compute, F: Fabric>(compute: &C, fabric: &F, stranger: &C, image: &str) {
+pub async fn conformance<C: Compute, F: Network>(compute: &C, networks: &F, stranger: &C, image: &str) {
     let network = network();
-    fabric.ensure_network(&network).await.expect("a network");
-    fabric.ensure_network(&network).await.expect("the same network again");
-    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
+    networks.ensure_network(&network).await.expect("a network");
+    networks.ensure_network(&network).await.expect("the same network again");
+    assert_eq!(networks.networks().await.expect("networks"), [network.id]);
     compute.ensure_image(image, &|_| ()).await.expect("the image");
 
-    runs_once(compute, fabric, &network, image).await;
+    runs_once(compute, networks, &network, image).await;
     a_new_generation_replaces(compute, &network, image).await;
     an_exit_is_noticed(compute, &network, image).await;
     a_bad_command_is_told(compute, &network, image).await;
     a_stranger_is_left_alone(compute, stranger, &network, image).await;
-    a_network_in_use_stays(compute, fabric, &network, image).await;
-    a_network_is_made_again_for_a_container(compute, fabric, image).await;
+    a_network_in_use_stays(compute, networks, &network, image).await;
+    a_network_is_made_again_for_a_container(compute, networks, image).await;
 
-    assert_eq!(fabric.release_network(network.id).await.expect("release"), Released::Gone);
-    assert_eq!(fabric.release_network(network.id).await.expect("release again"), Released::Gone);
+    assert_eq!(networks.release_network(network.id).await.expect("release"), Released::Gone);
+    assert_eq!(networks.release_network(network.id).await.expect("release again"), Released::Gone);
     assert_eq!(compute.list().await.expect("list"), [], "containers are left");
-    assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
+    assert_eq!(networks.networks().await.expect("networks"), [], "networks are left");
 }
 
-async fn runs_once<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, None), attachment(network, 10));
-    let id = guest.instance;
+async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
+    let (container_spec, wires) = (container_spec(image, None), attachment(network, 10));
+    let id = container_spec.instance;
     assert_eq!(compute.inspect(id).await.expect("inspect"), None);
     compute.stop(id, AT_ONCE).await.expect("stopping what is absent");
     compute.remove(id).await.expect("removing what is absent");
 
-    let (first, second) = tokio::join!(compute.create(&guest, &wires), compute.create(&guest, &wires));
+    let (first, second) =
+        tokio::join!(compute.create(&container_spec, &wires), compute.create(&container_spec, &wires));
     let container = first.expect("create");
     assert_eq!(second.expect("create at once"), container);
     // Another attempt, by a worker of another host name: other labels, the same container, which stays what it is.
-    let made_by = Attempt { token: guest.made_by.token + 1, ..guest.made_by };
-    let retry = Guest { made_by, host: HostId::new(), ..guest.clone() };
+    let made_by = Attempt { token: container_spec.made_by.token + 1, ..container_spec.made_by };
+    let retry = ContainerSpec { made_by, host: HostId::new(), ..container_spec.clone() };
     assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
 
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.instance, seen.generation, &seen.container_id), (id, 1, &container));
-    assert_eq!((seen.made_by, seen.host), (Some(guest.made_by), Some(guest.host)), "those that created it");
-    assert!(seen.is_of(guest.host) && !seen.is_of(retry.host));
+    assert_eq!(
+        (seen.made_by, seen.host),
+        (Some(container_spec.made_by), Some(container_spec.host)),
+        "those that created it"
+    );
+    assert!(seen.is_of(container_spec.host) && !seen.is_of(retry.host));
     assert_eq!(seen.state, ContainerState::Created);
     assert!((time::OffsetDateTime::now_utc() - seen.created_at).abs() < time::Duration::minutes(1));
 
     compute.start(id).await.expect("start");
     compute.start(id).await.expect("start again");
-    fabric.publish(id, &wires).await.expect("publish");
+    networks.publish(id, &wires).await.expect("publish");
     let listed = compute.list().await.expect("list");
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].instance, listed[0].state), (id, ContainerState::Running));
@@ -80,27 +85,27 @@ async fn runs_once<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &Net
     compute.stop(id, AT_ONCE).await.expect("stop again");
     assert!(matches!(state(compute, id).await, Some(ContainerState::Exited { .. })));
     assert!(matches!(compute.list().await.expect("list")[0].state, ContainerState::Exited { .. }));
-    fabric.rejoin(id, &wires).await.expect("rejoin");
+    networks.rejoin(id, &wires).await.expect("rejoin");
     compute.start(id).await.expect("start after stop");
-    fabric.rejoin(id, &wires).await.expect("rejoin while it runs");
+    networks.rejoin(id, &wires).await.expect("rejoin while it runs");
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.state, seen.container_id), (ContainerState::Running, container), "the same one");
 
-    fabric.unpublish(id).await.expect("unpublish");
+    networks.unpublish(id).await.expect("unpublish");
     let (first, second) = tokio::join!(compute.remove(id), compute.remove(id));
     first.expect("remove");
     second.expect("remove at once");
     compute.remove(id).await.expect("remove again");
-    fabric.rejoin(id, &wires).await.expect("rejoining what is absent");
+    networks.rejoin(id, &wires).await.expect("rejoining what is absent");
     assert_eq!(state(compute, id).await, None);
 }
 
 async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, None), attachment(network, 11));
-    let old = compute.create(&guest, &wires).await.expect("create");
-    compute.start(guest.instance).await.expect("start");
+    let (container_spec, wires) = (container_spec(image, None), attachment(network, 11));
+    let old = compute.create(&container_spec, &wires).await.expect("create");
+    compute.start(container_spec.instance).await.expect("start");
     let made_by = Attempt { job: JobId::new(), token: 1 };
-    let next = Guest { generation: 2, made_by, ..guest };
+    let next = ContainerSpec { generation: 2, made_by, ..container_spec };
     let new = compute.create(&next, &wires).await.expect("create the next generation");
     assert_ne!(old, new);
     let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
@@ -114,31 +119,31 @@ async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPla
 }
 
 async fn an_exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, Some("false")), attachment(network, 12));
+    let (container_spec, wires) = (container_spec(image, Some("false")), attachment(network, 12));
     let mut changes = compute.changes();
-    compute.create(&guest, &wires).await.expect("create");
-    compute.start(guest.instance).await.expect("start");
+    compute.create(&container_spec, &wires).await.expect("create");
+    compute.start(container_spec.instance).await.expect("start");
     let ended = ContainerState::Exited { exit_code: 1, oom_killed: false };
-    noticed(compute, &mut changes, guest.instance, Some(ended)).await;
-    compute.remove(guest.instance).await.expect("remove");
-    noticed(compute, &mut changes, guest.instance, None).await;
+    noticed(compute, &mut changes, container_spec.instance, Some(ended)).await;
+    compute.remove(container_spec.instance).await.expect("remove");
+    noticed(compute, &mut changes, container_spec.instance, None).await;
 }
 
 async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, Some("/no/such/program")), attachment(network, 13));
-    compute.create(&guest, &wires).await.expect("create");
-    let refused = compute.start(guest.instance).await;
+    let (container_spec, wires) = (container_spec(image, Some("/no/such/program")), attachment(network, 13));
+    compute.create(&container_spec, &wires).await.expect("create");
+    let refused = compute.start(container_spec.instance).await;
     assert!(matches!(refused, Err(BackendError::StartFailed(_))), "{refused:?}");
-    assert_eq!(state(compute, guest.instance).await, Some(ContainerState::Created));
-    compute.remove(guest.instance).await.expect("undo");
-    let gone = compute.start(guest.instance).await;
+    assert_eq!(state(compute, container_spec.instance).await, Some(ContainerState::Created));
+    compute.remove(container_spec.instance).await.expect("undo");
+    let gone = compute.start(container_spec.instance).await;
     assert!(matches!(gone, Err(BackendError::Unavailable(_))), "{gone:?}");
 }
 
 async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, None), attachment(network, 14));
-    let id = guest.instance;
-    compute.create(&guest, &wires).await.expect("create");
+    let (container_spec, wires) = (container_spec(image, None), attachment(network, 14));
+    let id = container_spec.instance;
+    compute.create(&container_spec, &wires).await.expect("create");
     compute.start(id).await.expect("start");
     assert_eq!(stranger.inspect(id).await.expect("inspect"), None);
     assert_eq!(stranger.list().await.expect("list"), []);
@@ -149,41 +154,41 @@ async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network
 }
 
 /// For backends whose clusters share names; needs a network of the stranger's own.
-pub async fn a_taken_name_is_told<C: Compute, F: Fabric>(compute: &C, stranger: &C, theirs: &F, image: &str) {
-    let guest = guest(image, None);
+pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
+    let container_spec = container_spec(image, None);
     let (ours, other) = (network(), network());
-    compute.create(&guest, &attachment(&ours, 10)).await.expect("create");
-    let taken = stranger.create(&guest, &attachment(&other, 10)).await;
+    compute.create(&container_spec, &attachment(&ours, 10)).await.expect("create");
+    let taken = stranger.create(&container_spec, &attachment(&other, 10)).await;
     assert!(matches!(taken, Err(BackendError::NameConflict(_))), "{taken:?}");
-    assert_eq!(state(compute, guest.instance).await, Some(ContainerState::Created));
-    compute.remove(guest.instance).await.expect("remove");
+    assert_eq!(state(compute, container_spec.instance).await, Some(ContainerState::Created));
+    compute.remove(container_spec.instance).await.expect("remove");
     theirs.release_network(other.id).await.expect("release");
 }
 
-async fn a_network_in_use_stays<C: Compute, F: Fabric>(compute: &C, fabric: &F, network: &NetworkPlan, image: &str) {
-    let (guest, wires) = (guest(image, None), attachment(network, 15));
-    compute.create(&guest, &wires).await.expect("create");
-    assert_eq!(fabric.release_network(network.id).await.expect("a created container names it"), Released::Used);
-    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
-    compute.start(guest.instance).await.expect("start");
-    assert_eq!(fabric.release_network(network.id).await.expect("in use"), Released::Used);
-    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
-    compute.stop(guest.instance, AT_ONCE).await.expect("stop");
-    assert_eq!(fabric.release_network(network.id).await.expect("it needs it to start again"), Released::Used);
-    assert_eq!(fabric.networks().await.expect("networks"), [network.id]);
-    compute.remove(guest.instance).await.expect("remove");
+async fn a_network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
+    let (container_spec, wires) = (container_spec(image, None), attachment(network, 15));
+    compute.create(&container_spec, &wires).await.expect("create");
+    assert_eq!(networks.release_network(network.id).await.expect("a created container names it"), Released::Used);
+    assert_eq!(networks.networks().await.expect("networks"), [network.id]);
+    compute.start(container_spec.instance).await.expect("start");
+    assert_eq!(networks.release_network(network.id).await.expect("in use"), Released::Used);
+    assert_eq!(networks.networks().await.expect("networks"), [network.id]);
+    compute.stop(container_spec.instance, AT_ONCE).await.expect("stop");
+    assert_eq!(networks.release_network(network.id).await.expect("it needs it to start again"), Released::Used);
+    assert_eq!(networks.networks().await.expect("networks"), [network.id]);
+    compute.remove(container_spec.instance).await.expect("remove");
 }
 
-async fn a_network_is_made_again_for_a_container<C: Compute, F: Fabric>(compute: &C, fabric: &F, image: &str) {
+async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute: &C, networks: &F, image: &str) {
     let network = network();
-    let (guest, wires) = (guest(image, None), attachment(&network, 16));
-    fabric.ensure_network(&network).await.expect("a network");
+    let (container_spec, wires) = (container_spec(image, None), attachment(&network, 16));
+    networks.ensure_network(&network).await.expect("a network");
     // As another instance's undo does between this instance's two steps.
-    fabric.release_network(network.id).await.expect("release");
-    compute.create(&guest, &wires).await.expect("create");
-    compute.start(guest.instance).await.expect("start");
-    compute.remove(guest.instance).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
+    networks.release_network(network.id).await.expect("release");
+    compute.create(&container_spec, &wires).await.expect("create");
+    compute.start(container_spec.instance).await.expect("start");
+    compute.remove(container_spec.instance).await.expect("remove");
+    networks.release_network(network.id).await.expect("release");
 }
 
 /// Waits until the container is as expected, looking only when a change is announced.
@@ -208,8 +213,8 @@ async fn state<C: Compute>(compute: &C, instance: InstanceId) -> Option<Containe
     compute.inspect(instance).await.expect("inspect").map(|seen| seen.state)
 }
 
-pub fn guest(image: &str, command: Option<&str>) -> Guest {
-    Guest {
+pub fn container_spec(image: &str, command: Option<&str>) -> ContainerSpec {
+    ContainerSpec {
         instance: InstanceId::new(),
         generation: 1,
         made_by: Attempt { job: JobId::new(), token: 1 },
@@ -244,8 +249,8 @@ fn free_port() -> u16 {
 }
 
 /// The address `host` in the network, and port 80 published on a free port of the machine.
-pub fn attachment(network: &NetworkPlan, host: u8) -> Attachment {
-    Attachment {
+pub fn attachment(network: &NetworkPlan, host: u8) -> NetworkAttachment {
+    NetworkAttachment {
         network: network.clone(),
         address: Ipv4Addr::from(u32::from(network.cidr.first_address()) + u32::from(host)),
         mac: format!("02:00:00:00:00:{host:02x}"),

@@ -13,8 +13,8 @@ use std::{
 
 use app::{
     backend::{
-        Attachment, BackendError, Compute, ContainerState, Fabric, Guest, NetworkPlan, Released,
-        docker::{DockerCompute, DockerFabric},
+        BackendError, Compute, ContainerSpec, ContainerState, Network, NetworkAttachment, NetworkPlan, Released,
+        docker::{DockerCompute, DockerNetwork},
     },
     core::id::{ClusterId, NetworkId},
 };
@@ -24,7 +24,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, guest, network};
+use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
 
 struct Engine {
     host: String,
@@ -32,10 +32,10 @@ struct Engine {
 }
 
 impl Engine {
-    fn cluster(&self) -> (DockerCompute, DockerFabric) {
+    fn cluster(&self) -> (DockerCompute, DockerNetwork) {
         let compute = DockerCompute::connect(Some(&self.host), ClusterId::new()).expect("a host");
-        let fabric = compute.fabric();
-        (compute, fabric)
+        let networks = compute.network();
+        (compute, networks)
     }
 
     /// What an operator does by hand; answers standard output.
@@ -71,77 +71,77 @@ fn engine(test: &str) -> Option<Engine> {
 #[tokio::test]
 async fn docker_conforms() {
     let Some(engine) = engine("docker_conforms") else { return };
-    let ((compute, fabric), (stranger, theirs)) = (engine.cluster(), engine.cluster());
+    let ((compute, networks), (stranger, theirs)) = (engine.cluster(), engine.cluster());
     assert!(!compute.version().await.expect("a version").is_empty());
-    conformance(&compute, &fabric, &stranger, &engine.image).await;
+    conformance(&compute, &networks, &stranger, &engine.image).await;
     a_taken_name_is_told(&compute, &stranger, &theirs, &engine.image).await;
-    for network in fabric.networks().await.expect("networks") {
-        fabric.release_network(network).await.expect("release");
+    for network in networks.networks().await.expect("networks") {
+        networks.release_network(network).await.expect("release");
     }
 }
 
 #[tokio::test]
 async fn many_at_once_each_answer_on_their_port() {
     let Some(engine) = engine("many_at_once_each_answer_on_their_port") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
     let began = (0..20).map(|n| {
-        let (compute, fabric, network, image) = (&compute, &fabric, &network, &engine.image);
+        let (compute, networks, network, image) = (&compute, &networks, &network, &engine.image);
         async move {
-            let (guest, wires) = (guest(image, None), attachment(network, 10 + n));
-            fabric.ensure_network(network).await.expect("a network");
-            compute.create(&guest, &wires).await.expect("create");
-            compute.start(guest.instance).await.expect("start");
-            fabric.publish(guest.instance, &wires).await.expect("publish");
+            let (container_spec, wires) = (container_spec(image, None), attachment(network, 10 + n));
+            networks.ensure_network(network).await.expect("a network");
+            compute.create(&container_spec, &wires).await.expect("create");
+            compute.start(container_spec.instance).await.expect("start");
+            networks.publish(container_spec.instance, &wires).await.expect("publish");
             assert!(answers(wires.ports[0].host).await);
-            guest.instance
+            container_spec.instance
         }
     });
     let instances = future::join_all(began).await;
     assert_eq!(compute.list().await.expect("list").len(), 20);
     let ended = instances.into_iter().map(|instance| {
-        let (compute, fabric, network) = (&compute, &fabric, &network);
+        let (compute, networks, network) = (&compute, &networks, &network);
         async move {
             compute.remove(instance).await.expect("remove");
-            fabric.release_network(network.id).await.expect("release");
+            networks.release_network(network.id).await.expect("release");
         }
     });
     future::join_all(ended).await;
-    is_clean(&compute, &fabric).await;
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn a_network_that_comes_and_goes_is_there_for_each_container() {
     let Some(engine) = engine("a_network_that_comes_and_goes_is_there_for_each_container") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
     let rounds = (0..4).map(|n| {
-        let (compute, fabric, network, image) = (&compute, &fabric, &network, &engine.image);
+        let (compute, networks, network, image) = (&compute, &networks, &network, &engine.image);
         async move {
             for _ in 0..5 {
-                let (guest, wires) = (guest(image, None), attachment(network, 10 + n));
-                fabric.ensure_network(network).await.expect("a network");
-                compute.create(&guest, &wires).await.expect("create");
-                compute.start(guest.instance).await.expect("start");
-                compute.remove(guest.instance).await.expect("remove");
-                fabric.release_network(network.id).await.expect("release");
+                let (container_spec, wires) = (container_spec(image, None), attachment(network, 10 + n));
+                networks.ensure_network(network).await.expect("a network");
+                compute.create(&container_spec, &wires).await.expect("create");
+                compute.start(container_spec.instance).await.expect("start");
+                compute.remove(container_spec.instance).await.expect("remove");
+                networks.release_network(network.id).await.expect("release");
             }
         }
     });
     future::join_all(rounds).await;
-    is_clean(&compute, &fabric).await;
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_told() {
     let Some(engine) = engine("a_port_in_use_is_told") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
-    let (other, wires) = (guest(&engine.image, None), attachment(&network, 10));
+    let (other, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
     let ports = wires.ports.clone();
     compute.create(&other, &wires).await.expect("create");
     compute.start(other.instance).await.expect("start");
-    let (one, wires) = (guest(&engine.image, None), Attachment { ports, ..attachment(&network, 11) });
+    let (one, wires) = (container_spec(&engine.image, None), NetworkAttachment { ports, ..attachment(&network, 11) });
     compute.create(&one, &wires).await.expect("create");
     let taken = compute.start(one.instance).await;
     assert!(matches!(taken, Err(BackendError::PortConflict(_))), "by a container: {taken:?}");
@@ -154,14 +154,14 @@ async fn a_port_in_use_is_told() {
     compute.start(one.instance).await.expect("free again");
     assert!(answers(wires.ports[0].host).await);
     compute.remove(one.instance).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn other_spec_replaces_and_the_container_has_its_address() {
     let Some(engine) = engine("other_spec_replaces_and_the_container_has_its_address") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
     let wires = attachment(&network, 10);
     // Exits with 0 only if the link has the planned MAC.
@@ -170,10 +170,10 @@ async fn other_spec_replaces_and_the_container_has_its_address() {
         wires.mac, wires.address
     );
     let mut changes = compute.changes();
-    let plain = guest(&engine.image, None);
+    let plain = container_spec(&engine.image, None);
     let first = compute.create(&plain, &wires).await.expect("create");
     let command = ["busybox", "sh", "-c", &test].map(str::to_owned).to_vec();
-    let checking = Guest { command: Some(command), ..plain };
+    let checking = ContainerSpec { command: Some(command), ..plain };
     assert_ne!(compute.create(&checking, &wires).await.expect("create"), first);
     compute.start(checking.instance).await.expect("start");
     loop {
@@ -184,25 +184,25 @@ async fn other_spec_replaces_and_the_container_has_its_address() {
             break;
         }
     }
-    fabric.publish(checking.instance, &wires).await.expect("its end is noticed elsewhere");
+    networks.publish(checking.instance, &wires).await.expect("its end is noticed elsewhere");
     compute.remove(checking.instance).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn renamed_container_is_found_by_its_labels() {
     let Some(engine) = engine("renamed_container_is_found_by_its_labels") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
-    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
-    let (id, container) = (guest.instance, compute.create(&guest, &wires).await.expect("create"));
+    let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
+    let (id, container) = (container_spec.instance, compute.create(&container_spec, &wires).await.expect("create"));
     let name = format!("renamed-{id}");
     engine.docker(&["rename", &container, &name]);
 
-    assert_eq!(compute.create(&guest, &wires).await.expect("create again"), container, "adopted, not doubled");
+    assert_eq!(compute.create(&container_spec, &wires).await.expect("create again"), container, "adopted, not doubled");
     compute.start(id).await.expect("start");
-    fabric.publish(id, &wires).await.expect("publish");
+    networks.publish(id, &wires).await.expect("publish");
     assert!(answers(wires.ports[0].host).await);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
@@ -218,18 +218,18 @@ async fn renamed_container_is_found_by_its_labels() {
     assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Running}}", &other]), "true");
 
     engine.docker(&["rm", "-f", &other]);
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn container_with_our_name_wins_and_remove_takes_all() {
     let Some(engine) = engine("container_with_our_name_wins_and_remove_takes_all") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
-    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
-    let id = guest.instance;
-    let container = compute.create(&guest, &wires).await.expect("create");
+    let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
+    let id = container_spec.instance;
+    let container = compute.create(&container_spec, &wires).await.expect("create");
     // A copy with all labels, as an earlier release left it beside one that was renamed.
     let labels =
         engine.docker(&["inspect", "-f", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}} {{end}}", &container]);
@@ -249,22 +249,22 @@ async fn container_with_our_name_wins_and_remove_takes_all() {
     assert_eq!(left.container_id, container, "discarded one, not all");
     engine.docker(&[&["create"], &labels[..], &[&engine.image]].concat());
     compute.remove(id).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
     let Some(engine) = engine("anonymous_volumes_go_with_remove") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let (network, image) = (network(), format!("it-volume-{}:1", std::process::id()));
     engine.image_with_volume(&image);
     let volume = |container: &str| engine.docker(&["inspect", "-f", "{{(index .Mounts 0).Name}}", container]);
     let exists = |volume: &str| engine.docker(&["volume", "ls", "-q"]).lines().any(|line| line == volume);
-    let (guest, wires) = (guest(&image, None), attachment(&network, 10));
+    let (container_spec, wires) = (container_spec(&image, None), attachment(&network, 10));
 
-    let first = volume(&compute.create(&guest, &wires).await.expect("create"));
-    let next = Guest { generation: 2, ..guest };
+    let first = volume(&compute.create(&container_spec, &wires).await.expect("create"));
+    let next = ContainerSpec { generation: 2, ..container_spec };
     let second = volume(&compute.create(&next, &wires).await.expect("replace"));
     assert!(exists(&first) && exists(&second) && first != second);
     compute.remove(next.instance).await.expect("remove");
@@ -285,17 +285,17 @@ async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
 
     engine.docker(&["volume", "rm", &first]);
     engine.docker(&["rmi", &image]);
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn stopped_container_joins_a_network_created_anew() {
     let Some(engine) = engine("stopped_container_joins_a_network_created_anew") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
-    let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10));
-    let (id, container) = (guest.instance, compute.create(&guest, &wires).await.expect("create"));
+    let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
+    let (id, container) = (container_spec.instance, compute.create(&container_spec, &wires).await.expect("create"));
     compute.start(id).await.expect("start");
     let name = format!("app-{}", network.id);
     // The first as `docker network prune` does, which does not count stopped containers. The second is what a rejoin
@@ -304,43 +304,43 @@ async fn stopped_container_joins_a_network_created_anew() {
         compute.stop(id, Duration::ZERO).await.expect("stop");
         engine.docker(by_hand);
 
-        fabric.ensure_network(&network).await.expect("a network");
-        fabric.rejoin(id, &wires).await.expect("rejoin");
+        networks.ensure_network(&network).await.expect("a network");
+        networks.rejoin(id, &wires).await.expect("rejoin");
         compute.start(id).await.expect("start");
-        fabric.publish(id, &wires).await.expect("publish");
+        networks.publish(id, &wires).await.expect("publish");
 
         assert!(answers(wires.ports[0].host).await);
         let joined = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}";
         assert_eq!(engine.docker(&["inspect", "-f", joined, &container]), format!("{} {}", wires.address, wires.mac));
     }
     compute.remove(id).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn network_that_is_not_ours_is_neither_used_nor_removed() {
     let Some(engine) = engine("network_that_is_not_ours_is_neither_used_nor_removed") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let network = network();
     let name = format!("app-{}", network.id);
     engine.docker(&["network", "create", "--subnet", &network.cidr.to_string(), &name]);
 
-    let refused = fabric.ensure_network(&network).await;
+    let refused = networks.ensure_network(&network).await;
     assert!(matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("not ours")), "{refused:?}");
-    assert_eq!(fabric.release_network(network.id).await.expect("nothing of ours to remove"), Released::Gone);
+    assert_eq!(networks.release_network(network.id).await.expect("nothing of ours to remove"), Released::Gone);
     assert_eq!(engine.docker(&["network", "ls", "-q", "--filter", &format!("name={name}")]).lines().count(), 1);
     engine.docker(&["network", "rm", &name]);
-    is_clean(&compute, &fabric).await;
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn running_out_of_memory_is_told() {
     let Some(engine) = engine("running_out_of_memory_is_told") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let (network, mut changes) = (network(), compute.changes());
     let command = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M"].map(str::to_owned).to_vec();
-    let hungry = Guest { command: Some(command), ..guest(&engine.image, None) };
+    let hungry = ContainerSpec { command: Some(command), ..container_spec(&engine.image, None) };
     compute.create(&hungry, &attachment(&network, 10)).await.expect("create");
     compute.start(hungry.instance).await.expect("start");
     loop {
@@ -352,23 +352,23 @@ async fn running_out_of_memory_is_told() {
         }
     }
     compute.remove(hungry.instance).await.expect("remove");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn overlapping_networks_are_refused_with_the_reason() {
     let Some(engine) = engine("overlapping_networks_are_refused_with_the_reason") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let first = network();
     let same = NetworkPlan { id: NetworkId::new(), cidr: first.cidr };
-    let (one, two) = tokio::join!(fabric.ensure_network(&first), fabric.ensure_network(&first));
+    let (one, two) = tokio::join!(networks.ensure_network(&first), networks.ensure_network(&first));
     one.and(two).expect("one network by two at once");
-    let refused = fabric.ensure_network(&same).await.expect_err("overlap");
+    let refused = networks.ensure_network(&same).await.expect_err("overlap");
     assert!(matches!(&refused, BackendError::NetworkSetup(why) if why.contains("another CIDR")), "{refused}");
-    fabric.release_network(same.id).await.expect("release");
-    fabric.release_network(first.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(same.id).await.expect("release");
+    networks.release_network(first.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
@@ -378,17 +378,17 @@ async fn two_workers_of_one_cluster_share_an_engine() {
     // Two connections share no lock, like two processes.
     let worker = || DockerCompute::connect(Some(&engine.host), cluster).expect("a host");
     let (one, two) = (worker(), worker());
-    let (ones, twos) = (one.fabric(), two.fabric());
+    let (ones, twos) = (one.network(), two.network());
     let network = network();
     for n in 0..5 {
         let (made, again) = tokio::join!(ones.ensure_network(&network), twos.ensure_network(&network));
         made.and(again).expect("one network by two at once");
-        let (guest, wires) = (guest(&engine.image, None), attachment(&network, 10 + n));
-        let (made, again) = tokio::join!(one.create(&guest, &wires), two.create(&guest, &wires));
+        let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10 + n));
+        let (made, again) = tokio::join!(one.create(&container_spec, &wires), two.create(&container_spec, &wires));
         assert_eq!(made.expect("create"), again.expect("create"));
-        let (started, again) = tokio::join!(one.start(guest.instance), two.start(guest.instance));
+        let (started, again) = tokio::join!(one.start(container_spec.instance), two.start(container_spec.instance));
         started.and(again).expect("start");
-        let (removed, again) = tokio::join!(one.remove(guest.instance), two.remove(guest.instance));
+        let (removed, again) = tokio::join!(one.remove(container_spec.instance), two.remove(container_spec.instance));
         removed.and(again).expect("remove");
         let (gone, again) = tokio::join!(ones.release_network(network.id), twos.release_network(network.id));
         gone.and(again).expect("release");
@@ -399,7 +399,7 @@ async fn two_workers_of_one_cluster_share_an_engine() {
 #[tokio::test]
 async fn what_cannot_be_is_told_by_cause() {
     let Some(engine) = engine("what_cannot_be_is_told_by_cause") else { return };
-    let (compute, fabric) = engine.cluster();
+    let (compute, networks) = engine.cluster();
     let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
     assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
@@ -407,11 +407,11 @@ async fn what_cannot_be_is_told_by_cause() {
     let unreachable = compute.ensure_image("127.0.0.1:1/nginx:1.27", &|_| ()).await;
     assert!(matches!(unreachable, Err(BackendError::ImagePullFailed(_))), "{unreachable:?}");
     let network = network();
-    let tiny = Guest { memory_mib: 1, ..guest(&engine.image, None) };
+    let tiny = ContainerSpec { memory_mib: 1, ..container_spec(&engine.image, None) };
     let refused = compute.create(&tiny, &attachment(&network, 10)).await;
     assert!(matches!(refused, Err(BackendError::Refused(_))), "{refused:?}");
-    fabric.release_network(network.id).await.expect("release");
-    is_clean(&compute, &fabric).await;
+    networks.release_network(network.id).await.expect("release");
+    is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
@@ -449,7 +449,7 @@ async fn an_engine_that_is_down_is_unavailable() {
     let compute = DockerCompute::connect(Some(&host), ClusterId::new()).expect("connects later");
     assert!(matches!(compute.version().await, Err(BackendError::Unavailable(_))));
     assert!(matches!(compute.list().await, Err(BackendError::Unavailable(_))));
-    assert!(matches!(compute.fabric().networks().await, Err(BackendError::Unavailable(_))));
+    assert!(matches!(compute.network().networks().await, Err(BackendError::Unavailable(_))));
     let pulled = compute.ensure_image("nginx", &|_| ()).await;
     assert!(matches!(pulled, Err(BackendError::Unavailable(_))), "{pulled:?}");
     let events: Vec<_> = compute.changes().collect().await;
@@ -473,7 +473,7 @@ async fn answers(port: u16) -> bool {
     false
 }
 
-async fn is_clean(compute: &DockerCompute, fabric: &DockerFabric) {
+async fn is_clean(compute: &DockerCompute, networks: &DockerNetwork) {
     assert_eq!(compute.list().await.expect("list"), [], "containers are left");
-    assert_eq!(fabric.networks().await.expect("networks"), [], "networks are left");
+    assert_eq!(networks.networks().await.expect("networks"), [], "networks are left");
 }

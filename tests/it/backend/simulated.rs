@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use app::{
     backend::{
-        BackendError, Compute, ContainerState, Fabric,
+        BackendError, Compute, ContainerState, Network,
         simulated::{SimulatedCompute, Simulation},
     },
     core::id::ClusterId,
@@ -12,7 +12,7 @@ use app::{
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, guest, network};
+use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
 
 const IMAGE: &str = "app-demo:1";
 
@@ -31,8 +31,8 @@ async fn simulated_conforms() {
     let directory = tempfile::tempdir().expect("a directory");
     let open = || SimulatedCompute::open(&simulation(directory.path()), ClusterId::new()).expect("open");
     let (compute, stranger) = (open(), open());
-    conformance(&compute, &compute.fabric(), &stranger, IMAGE).await;
-    a_taken_name_is_told(&compute, &stranger, &stranger.fabric(), IMAGE).await;
+    conformance(&compute, &compute.network(), &stranger, IMAGE).await;
+    a_taken_name_is_told(&compute, &stranger, &stranger.network(), IMAGE).await;
 }
 
 #[tokio::test]
@@ -50,25 +50,25 @@ async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects()
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let open = || SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");
-    let (guest, wires) = (guest(IMAGE, None), attachment(&network(), 10));
+    let (container_spec, wires) = (container_spec(IMAGE, None), attachment(&network(), 10));
     let before = open();
-    let container = before.create(&guest, &wires).await.expect("create");
-    before.start(guest.instance).await.expect("start");
+    let container = before.create(&container_spec, &wires).await.expect("create");
+    before.start(container_spec.instance).await.expect("start");
     drop(before);
 
     let after = open();
-    assert_eq!(after.create(&guest, &wires).await.expect("adopt"), container);
-    after.start(guest.instance).await.expect("running already");
+    assert_eq!(after.create(&container_spec, &wires).await.expect("adopt"), container);
+    after.start(container_spec.instance).await.expect("running already");
     assert_eq!(after.list().await.expect("list")[0].state, ContainerState::Running);
-    assert_eq!(after.fabric().networks().await.expect("networks"), [wires.network.id]);
-    after.remove(guest.instance).await.expect("remove");
-    after.remove(guest.instance).await.expect("remove again");
+    assert_eq!(after.network().networks().await.expect("networks"), [wires.network.id]);
+    after.remove(container_spec.instance).await.expect("remove");
+    after.remove(container_spec.instance).await.expect("remove again");
 
     let lines = ledger(directory.path(), cluster);
     let ops: Vec<_> = lines.iter().map(|line| line["op"].as_str().expect("an op")).collect();
     assert_eq!(ops, ["create", "start", "rm"]);
-    assert_eq!(lines[0]["instance"], guest.instance.to_string());
-    assert_eq!(lines[0]["job"], guest.made_by.job.to_string());
+    assert_eq!(lines[0]["instance"], container_spec.instance.to_string());
+    assert_eq!(lines[0]["job"], container_spec.made_by.job.to_string());
     assert_eq!((&lines[0]["generation"], &lines[0]["token"]), (&Value::from(1), &Value::from(1)));
     assert_eq!(lines[0]["pid"], std::process::id());
 }
@@ -78,15 +78,15 @@ async fn a_test_can_end_a_container() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let compute = SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");
-    let (guest, wires) = (guest(IMAGE, None), attachment(&network(), 10));
-    compute.create(&guest, &wires).await.expect("create");
-    compute.start(guest.instance).await.expect("start");
+    let (container_spec, wires) = (container_spec(IMAGE, None), attachment(&network(), 10));
+    compute.create(&container_spec, &wires).await.expect("create");
+    compute.start(container_spec.instance).await.expect("start");
     let mut changes = compute.changes();
     let instances = directory.path().join("simulated").join(cluster.to_string()).join("instances");
-    fs::write(instances.join(format!("{}.exit", guest.instance)), "137\n").expect("write");
+    fs::write(instances.join(format!("{}.exit", container_spec.instance)), "137\n").expect("write");
     let change = tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("in time");
-    assert_eq!(change.expect("a change").expect("no error").instance, guest.instance);
-    let seen = compute.inspect(guest.instance).await.expect("inspect").expect("a container");
+    assert_eq!(change.expect("a change").expect("no error").instance, container_spec.instance);
+    let seen = compute.inspect(container_spec.instance).await.expect("inspect").expect("a container");
     assert_eq!(seen.state, ContainerState::Exited { exit_code: 137, oom_killed: false });
 }
 
@@ -99,17 +99,17 @@ async fn retries_get_through_failures_with_one_effect_each() {
     let network = network();
     let mut guests = Vec::new();
     for _ in 0..1000 {
-        let (guest, wires) = (guest(IMAGE, None), attachment(&network, 10));
-        while compute.create(&guest, &wires).await.is_err() {}
-        while compute.start(guest.instance).await.is_err() {}
-        guests.push(guest);
+        let (container_spec, wires) = (container_spec(IMAGE, None), attachment(&network, 10));
+        while compute.create(&container_spec, &wires).await.is_err() {}
+        while compute.start(container_spec.instance).await.is_err() {}
+        guests.push(container_spec);
     }
     assert_eq!(compute.list().await.expect("list").len(), 1000);
-    for guest in &guests {
-        while compute.remove(guest.instance).await.is_err() {}
+    for container_spec in &guests {
+        while compute.remove(container_spec.instance).await.is_err() {}
     }
-    while compute.fabric().release_network(network.id).await.is_err() {}
-    assert_eq!(compute.fabric().networks().await.expect("networks"), []);
+    while compute.network().release_network(network.id).await.is_err() {}
+    assert_eq!(compute.network().networks().await.expect("networks"), []);
     let mut effects = HashMap::new();
     for line in ledger(directory.path(), cluster) {
         *effects.entry((line["op"].to_string(), line["instance"].to_string())).or_insert(0) += 1;

@@ -11,7 +11,7 @@ use app::{
         identity::{
             IdentityError, IdentityService, PgIdentity,
             api_key::KeyRing,
-            cache::{CachedIdentity, Start, entry::Seal},
+            cache::{CachedIdentity, Start, entry::EntrySigner},
         },
     },
 };
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::open;
 use crate::{
-    identity::minted::{Mint, Minted, secrets},
+    identity::minted::{KeyFactory, Minted, secrets},
     support::{
         Answer, App, Client, Cluster, Postgres,
         cluster::{base_url, connect, with_database},
@@ -41,7 +41,7 @@ struct Pair {
     proxy: Proxy,
     redis: RedisServer,
     cluster: Cluster,
-    mint: Mint,
+    mint: KeyFactory,
     tenant: uuid::Uuid,
 }
 
@@ -52,7 +52,7 @@ impl Pair {
         let standby = Postgres::replica_of(&primary).await;
         let redis = RedisServer::start();
         cluster.redis_url = redis.url();
-        let mint = Mint::of(&cluster).await;
+        let mint = KeyFactory::of(&cluster).await;
         let tenant = mint.tenant("keys").await;
         let primary_url = cluster.database_url.clone();
         let database: tokio_postgres::Config = primary_url.parse().unwrap();
@@ -197,7 +197,7 @@ async fn standby_behind_an_open_connection_answers_for_no_key() {
         redis: &redis,
         cluster: cluster.into(),
         ring: Arc::new(KeyRing::new(&secrets)),
-        seal: Seal::new(vec![vec![1; 32].into()]),
+        signer: EntrySigner::new(vec![vec![1; 32].into()]),
         l1: false,
         primary_reads: 1,
     };

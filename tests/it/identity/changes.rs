@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::{
     alone,
-    minted::{Mint, Minted},
+    minted::{KeyFactory, Minted},
     naive::{Naive, NaiveReader},
-    race::{AFTER, Arena, Course, READERS, Tally, race, sweep, timed},
-    wire::Wire,
+    race::{AFTER, Course, READERS, RevocationRace, Tally, race, sweep, timed},
+    wire::RawClient,
 };
 use crate::support::Cluster;
 
@@ -30,7 +30,7 @@ fn judge(what: &str, l1: &str, started: Instant, tally: &Tally, changes: usize) 
     assert_eq!(tally.accepted_after, 0, "{what}");
 }
 
-async fn rotated(arena: &Arena, l1: &str) {
+async fn rotated(arena: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = arena.mint.tenant("rotated").await;
     let keys = arena.mint.keys(KEYS, tenant, &["keys:read"], None).await;
@@ -41,7 +41,7 @@ async fn rotated(arena: &Arena, l1: &str) {
     };
     let tally = arena.laps(&keys, LANES, SELF, sweep, |key| timed(rotate(key))).await;
     judge("rotate", l1, started, &tally, KEYS);
-    let mut wires = [Wire::open(&arena.asked[0].1).await, Wire::open(&arena.asked[1].1).await];
+    let mut wires = [RawClient::open(&arena.asked[0].1).await, RawClient::open(&arena.asked[1].1).await];
     for key in new.into_inner().unwrap() {
         for wire in &mut wires {
             wire.get("/keys/self", &key).await.expect(200);
@@ -49,7 +49,7 @@ async fn rotated(arena: &Arena, l1: &str) {
     }
 }
 
-async fn rotated_with_grace(arena: &Arena, l1: &str) {
+async fn rotated_with_grace(arena: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = arena.mint.tenant("grace").await;
     let keys = arena.mint.keys(100, tenant, &["keys:read"], None).await;
@@ -57,7 +57,7 @@ async fn rotated_with_grace(arena: &Arena, l1: &str) {
     let rotate = async |key: &Minted| {
         let path = format!("/keys/{}/rotate", key.id);
         arena.tell("POST", path, Some(json!({"grace_s": 1})), 201).await;
-        let mut wire = Wire::open(&arena.asked[0].1).await;
+        let mut wire = RawClient::open(&arena.asked[0].1).await;
         let status = wire.get("/keys/self", &key.text).await.status;
         // On a machine that was busy for a second, the grace is over.
         assert!(status == 200 || arena.mint.has_expired(key).await, "{status}");
@@ -69,7 +69,7 @@ async fn rotated_with_grace(arena: &Arena, l1: &str) {
     assert!(within.into_inner().unwrap() > 0, "the grace is one");
 }
 
-async fn expired(arena: &Arena, l1: &str) {
+async fn expired(arena: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = arena.mint.tenant("expired").await;
     // Lane by lane: those of one turn expire together, a second after those of the turn before.
@@ -83,7 +83,7 @@ async fn expired(arena: &Arena, l1: &str) {
     judge("expiry", l1, started, &tally, KEYS);
 }
 
-async fn scopes_taken(arena: &Arena, l1: &str) {
+async fn scopes_taken(arena: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = arena.mint.tenant("scopes").await;
     let keys = arena.mint.keys(KEYS, tenant, &["instances:read", "networks:read"], None).await;
@@ -96,7 +96,7 @@ async fn scopes_taken(arena: &Arena, l1: &str) {
     judge("scope change", l1, started, &tally, KEYS);
 }
 
-async fn suspended(arena: &Arena, l1: &str) {
+async fn suspended(arena: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let run = async |verb: &str, name: &str| {
         let command = arena.cluster.command(&["tenants", verb, "--tenant", name]);
@@ -114,7 +114,7 @@ async fn suspended(arena: &Arena, l1: &str) {
         let course = Course::at_once(if n % 2 == 0 { READERS } else { 0 }, 20);
         let tally = race(&mut readers, &all, course, timed(run("suspend", &name))).await;
         run("resume", &name).await;
-        let mut wire = Wire::open(&arena.asked[1].1).await;
+        let mut wire = RawClient::open(&arena.asked[1].1).await;
         for key in &keys {
             wire.get(SELF.0, &key.text).await.expect(200);
         }
@@ -126,7 +126,7 @@ async fn suspended(arena: &Arena, l1: &str) {
 
 async fn nothing_is_left_of_what_was_taken(l1: &str) {
     let _alone = alone().await;
-    let arena = Arena::open(l1).await;
+    let arena = RevocationRace::open(l1).await;
     rotated(&arena, l1).await;
     rotated_with_grace(&arena, l1).await;
     expired(&arena, l1).await;
@@ -140,7 +140,7 @@ async fn nothing_is_left_of_what_was_taken(l1: &str) {
 async fn the_naive_cache_accepts_keys_that_expired_or_were_suspended() {
     let _alone = alone().await;
     let cluster = Cluster::simulated().await;
-    let (mint, sql) = (Mint::of(&cluster).await, cluster.sql().await);
+    let (mint, sql) = (KeyFactory::of(&cluster).await, cluster.sql().await);
     let asked = [Naive::start(&cluster).await, Naive::start(&cluster).await];
     // Nothing is evicted: a refill would tell it by accident, sooner or later.
     let mut readers: Vec<_> = (0..READERS).map(|n| NaiveReader { process: &asked[n % 2], n, evicts: false }).collect();

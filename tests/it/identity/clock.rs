@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{alone, metric, stage::Stage, wire::Wire};
+use super::{alone, metric, stage::TwoReplicas, wire::RawClient};
 
 /// The wall clock as the C library tells it, moved by the seconds in a file.
 const SHIM: &str = r#"
@@ -44,12 +44,12 @@ async fn stepped(l1: &str) {
     let (library, step) = (build(directory.path()), directory.path().join("step"));
     let set = |seconds: i64| fs::write(&step, seconds.to_string()).unwrap();
     set(0);
-    let stage = Stage::with(l1, |cluster| {
+    let stage = TwoReplicas::with(l1, |cluster| {
         cluster.set("LD_PRELOAD", library).set("CLOCK_STEP", step.display());
     })
     .await;
     let base = &stage.a.1;
-    let mut wire = Wire::open(base).await;
+    let mut wire = RawClient::open(base).await;
     let hour = 3600;
     for seconds in [hour, -hour, 48 * hour, 0] {
         // To expire in half an hour, and in two seconds, by Postgres' clock.

@@ -10,9 +10,9 @@ use super::{
     alone,
     line::{Line, Mode},
     metric, percentiles,
-    stage::{Stage, effective_by, until},
+    stage::{TwoReplicas, effective_by, until},
     unanswered,
-    wire::Wire,
+    wire::RawClient,
 };
 use crate::support::eventually;
 
@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const TIME_OUT: Duration = Duration::from_millis(50);
 
 async fn hung(l1: &str) {
-    let stage = Stage::open(l1).await;
+    let stage = TwoReplicas::open(l1).await;
     let (kept, revoked) = (stage.key().await, stage.key().await);
     stage.warm(&kept).await;
     stage.warm(&revoked).await;
@@ -77,7 +77,7 @@ async fn a_redis_that_hangs_costs_no_request_its_time_out_and_opens_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_died_is_done_without_and_told_of_revocations_when_it_is_back() {
     let _alone = alone().await;
-    let mut stage = Stage::open("on").await;
+    let mut stage = TwoReplicas::open("on").await;
     let (kept, revoked) = (stage.key().await, stage.key().await);
     stage.warm(&kept).await;
     stage.warm(&revoked).await;
@@ -102,10 +102,10 @@ async fn a_redis_that_died_is_done_without_and_told_of_revocations_when_it_is_ba
 }
 
 /// A replica whose line to Redis can be held, besides one with a good one.
-async fn with_a_line(l1: &str) -> (Stage, Line) {
+async fn with_a_line(l1: &str) -> (TwoReplicas, Line) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Handle::current();
-    let stage = Stage::with(l1, |cluster| {
+    let stage = TwoReplicas::with(l1, |cluster| {
         let socket = cluster.redis_url.strip_prefix("unix:").unwrap().into();
         let line = tokio::task::block_in_place(|| runtime.block_on(Line::to(socket)));
         cluster.set("REDIS_URL", format!("redis://127.0.0.1:{}", line.port));
@@ -158,7 +158,7 @@ async fn a_revoker_cut_off_from_redis_says_pending_and_is_heard_by_then() {
         line.set(Mode::Held);
         let started = Instant::now();
         let heard = async {
-            let mut wire = Wire::open(&stage.b.1).await;
+            let mut wire = RawClient::open(&stage.b.1).await;
             while wire.get("/keys/self", &key.text).await.status == 200 {}
             started.elapsed()
         };
@@ -181,14 +181,14 @@ async fn a_revoker_cut_off_from_redis_says_pending_and_is_heard_by_then() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_waiting_a_revocation_takes_a_poll() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
-    let mut wires = [Wire::open(&stage.a.1).await, Wire::open(&stage.b.1).await];
+    let stage = TwoReplicas::open("on").await;
+    let mut wires = [RawClient::open(&stage.a.1).await, RawClient::open(&stage.b.1).await];
     let (mut answered, mut heard) = (Vec::new(), Vec::new());
     for key in stage.keys(40).await {
         stage.warm(&key).await;
         let started = Instant::now();
         let path = format!("/keys/{}?wait=false", key.id);
-        Wire::open(&stage.a.1).await.ask("DELETE", &path, &stage.admin, None).await.expect(204);
+        RawClient::open(&stage.a.1).await.ask("DELETE", &path, &stage.admin, None).await.expect(204);
         answered.push(started.elapsed());
         for wire in &mut wires {
             while wire.get("/keys/self", &key.text).await.status == 200 {}
@@ -207,7 +207,7 @@ async fn without_waiting_a_revocation_takes_a_poll() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_killed_all_the_time_let_nobody_in() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let keys = stage.keys(40).await;
     let mut complete = 0;
     for key in &keys {
@@ -230,7 +230,7 @@ async fn connections_killed_all_the_time_let_nobody_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_emptied_forgets_who_listens_and_still_nobody_is_let_in() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let old = stage.key().await;
     stage.warm(&old).await;
     stage.revoke(&stage.a.1, &old).await.expect(204);
@@ -251,7 +251,7 @@ async fn a_redis_that_is_emptied_forgets_who_listens_and_still_nobody_is_let_in(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_busy_for_two_seconds_lets_nobody_in() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     for _ in 0..2 {
         let (kept, key) = (stage.key().await, stage.key().await);
         stage.warm(&key).await;

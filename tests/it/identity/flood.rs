@@ -9,9 +9,9 @@ use secrecy::ExposeSecret;
 use super::{
     alone, metric,
     minted::{Minted, forger},
-    stage::Stage,
+    stage::TwoReplicas,
     unanswered,
-    wire::Wire,
+    wire::RawClient,
 };
 use crate::support::{eventually, proxy::Proxy};
 
@@ -34,20 +34,20 @@ async fn round_trips<T>(proxy: &Proxy, what: impl Future<Output = T>) -> (T, Dur
 }
 
 /// Look-ups of keys in Postgres, by the replicas' own count.
-async fn lookups(stage: &Stage) -> f64 {
+async fn lookups(stage: &TwoReplicas) -> f64 {
     let [a, b] = [&stage.a.1, &stage.b.1].map(|base| metric(base, "identity_verify_total", &[("tier", "pg")]));
     a.await + b.await
 }
 
-fn size(stage: &Stage) -> usize {
+fn size(stage: &TwoReplicas) -> usize {
     stage.redis.cli(&["dbsize"]).trim_end().parse().unwrap()
 }
 
 /// Asks about all of them, many at a time, at both replicas; how many got each status.
-async fn ask_all(stage: &Stage, keys: &[String]) -> [(u16, usize); 3] {
+async fn ask_all(stage: &TwoReplicas, keys: &[String]) -> [(u16, usize); 3] {
     let lanes = (0..LANES).map(|lane| async move {
         // Each key comes by at both.
-        let mut wire = Wire::open(if lane % 16 < 8 { &stage.a.1 } else { &stage.b.1 }).await;
+        let mut wire = RawClient::open(if lane % 16 < 8 { &stage.a.1 } else { &stage.b.1 }).await;
         let mut counts = [(200, 0), (401, 0), (503, 0)];
         for key in keys.iter().skip(lane).step_by(LANES) {
             let status = wire.get("/keys/self", key).await.status;
@@ -67,7 +67,7 @@ fn texts(keys: &[Minted]) -> Vec<String> {
 async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
     const FLOOD: usize = 50_000;
     let _alone = alone().await;
-    let (stage, proxy) = Stage::counted("on").await;
+    let (stage, proxy) = TwoReplicas::counted("on").await;
     let (forger, key) = (forger(), stage.key().await);
     stage.warm(&key).await;
     let forged: Vec<String> = (0..FLOOD)
@@ -98,13 +98,13 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
 async fn a_flood_of_unknown_keys_with_a_good_tag_is_bounded_and_hinders_nobody() {
     const FLOOD: usize = 10_000;
     let _alone = alone().await;
-    let (stage, proxy) = Stage::counted("on").await;
+    let (stage, proxy) = TwoReplicas::counted("on").await;
     let key = stage.key().await;
     stage.warm(&key).await;
     let unknown: Vec<String> = (0..FLOOD).map(|_| stage.mint.unknown().text).collect();
     let entries = size(&stage);
     let others = async {
-        let mut wire = Wire::open(&stage.a.1).await;
+        let mut wire = RawClient::open(&stage.a.1).await;
         for _ in 0..500 {
             wire.get("/keys/self", &key.text).await.expect(200);
         }
@@ -145,7 +145,7 @@ return leases .. ' ' .. others";
 async fn hot(l1: &str) {
     const KEYS: usize = 200;
     const ROUNDS: usize = 100;
-    let (stage, proxy) = Stage::counted(l1).await;
+    let (stage, proxy) = TwoReplicas::counted(l1).await;
     let keys = texts(&stage.keys(KEYS).await);
     let all: Vec<String> = keys.iter().cycle().take(KEYS * ROUNDS).cloned().collect();
     let hits = async |tier| {

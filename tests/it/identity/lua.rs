@@ -8,8 +8,8 @@ use app::{
         id::ClusterId,
         identity::cache::{
             KeyHash,
-            entry::{LEASE_MS, Prefix, TOMBSTONE_MS},
-            tier::{BATCH, LogId, News, Tier},
+            entry::{CasToken, LEASE_MS, TOMBSTONE_MS},
+            redis_tier::{BATCH, InvalidationBatch, LogId, RedisTier},
         },
     },
 };
@@ -22,14 +22,14 @@ const TOMBSTONE: &[u8] = b"T0123456789abcdef version mac";
 
 struct Redis {
     server: RedisServer,
-    tier: Tier,
+    tier: RedisTier,
     cluster: ClusterId,
 }
 
 impl Redis {
     async fn start() -> Self {
         let (server, cluster) = (RedisServer::start(), ClusterId::new());
-        let tier = Tier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
+        let tier = RedisTier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
         // The first question has to wait for its connection, and for 50 ms at most.
         eventually("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
         Self { server, tier, cluster }
@@ -54,7 +54,7 @@ impl Redis {
         self.server.cli(&["PTTL", &self.tier.redis_key(name)]).trim().parse().unwrap()
     }
 
-    async fn news(&self, last: Option<LogId>, instance: Option<&str>) -> News {
+    async fn news(&self, last: Option<LogId>, instance: Option<&str>) -> InvalidationBatch {
         self.tier.news(last, instance, "nonce").await.unwrap()
     }
 
@@ -97,9 +97,9 @@ impl Dice {
     }
 
     /// Kind and nonce, of few.
-    fn prefix(&mut self) -> Prefix {
+    fn prefix(&mut self) -> CasToken {
         let kind = b"LV"[usize::from(self.roll(2))];
-        Prefix([&[kind][..], &[self.roll(3); 16]].concat())
+        CasToken([&[kind][..], &[self.roll(3); 16]].concat())
     }
 
     /// A prefix and more, or, as an intruder would, something shorter.
@@ -120,7 +120,7 @@ struct Model {
 }
 
 impl Model {
-    fn swap(&mut self, name: KeyHash, expected: &Prefix, value: Vec<u8>) -> bool {
+    fn swap(&mut self, name: KeyHash, expected: &CasToken, value: Vec<u8>) -> bool {
         let same = self.cells.get(&name).is_some_and(|there| there[..there.len().min(17)] == expected.0);
         if same && value.is_empty() {
             self.cells.remove(&name);
@@ -148,7 +148,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
             }
             3..=5 => {
                 // Half of the time what is there.
-                let there = before.map(|value| Prefix(value[..value.len().min(17)].to_vec()));
+                let there = before.map(|value| CasToken(value[..value.len().min(17)].to_vec()));
                 let expected = there.filter(|_| dice.roll(2) == 0).unwrap_or_else(|| dice.prefix());
                 let value = dice.value();
                 let swapped = redis.tier.swap(&key, &expected, &value, 60_000).await.unwrap();
@@ -183,7 +183,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
 #[tokio::test]
 async fn entries_live_as_long_as_they_should() {
     let redis = Redis::settled().await;
-    let (name, lease) = ([0; 16], Prefix([&b"L"[..], &[1; 16]].concat()));
+    let (name, lease) = ([0; 16], CasToken([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!((LEASE_MS - 1000..=LEASE_MS).contains(&redis.ttl(&name)), "a lease");

@@ -19,13 +19,13 @@ pub struct Minted {
 }
 
 /// Makes keys of one installation.
-pub struct Mint {
+pub struct KeyFactory {
     ring: KeyRing,
     sql: tokio_postgres::Client,
     cluster: Uuid,
 }
 
-impl Mint {
+impl KeyFactory {
     pub async fn of(cluster: &Cluster) -> Self {
         let sql = cluster.sql().await;
         let id = sql.query_one("select id from cluster", &[]).await.unwrap().get(0);

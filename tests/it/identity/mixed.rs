@@ -4,14 +4,14 @@ use serde_json::json;
 
 use super::{
     alone,
-    stage::{Stage, effective_by, until},
-    wire::Wire,
+    stage::{TwoReplicas, effective_by, until},
+    wire::RawClient,
 };
 use nix::sys::signal::Signal;
 
 async fn mixed(l1: &str) {
     // `a` keeps no keys, `b` does.
-    let stage = Stage::with(l1, |cluster| {
+    let stage = TwoReplicas::with(l1, |cluster| {
         cluster.set("IDENTITY_CACHE", "off");
     })
     .await;
@@ -29,10 +29,10 @@ async fn mixed(l1: &str) {
     for key in &stage.keys(20).await {
         stage.warm(key).await;
         let (path, scopes) = (format!("/keys/{}", key.id), json!({"scopes": ["networks:read"]}));
-        Wire::open(&stage.a.1).await.ask("PATCH", &path, &stage.admin, Some(&scopes)).await.expect(200);
+        RawClient::open(&stage.a.1).await.ask("PATCH", &path, &stage.admin, Some(&scopes)).await.expect(200);
         let shown = stage.asks(&stage.b.1, key).await.expect(200).body();
         assert_eq!(shown["scopes"], json!(["networks:read"]));
-        Wire::open(&stage.a.1)
+        RawClient::open(&stage.a.1)
             .await
             .ask("POST", &format!("{path}/rotate"), &stage.admin, Some(&json!({})))
             .await

@@ -38,7 +38,7 @@ fn serve(cluster: &Cluster) -> (App, String) {
     (api, base)
 }
 
-/// Questions about keys that Redis did not answer a process in time: it says so of each, on a `Stage`.
+/// Questions about keys that Redis did not answer a process in time: it says so of each, on a `TwoReplicas`.
 fn unanswered(api: &App) -> usize {
     api.log().matches("redis did not answer; asking the primary").count()
 }

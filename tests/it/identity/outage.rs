@@ -11,8 +11,8 @@ use super::{
     line::{Line, Mode},
     metric,
     minted::Minted,
-    stage::Stage,
-    wire::{Reply, Wire},
+    stage::TwoReplicas,
+    wire::{RawClient, Reply},
 };
 use crate::support::eventually;
 
@@ -26,10 +26,10 @@ fn come_again(reply: &Reply) {
 }
 
 /// Two replicas; `a` asks Postgres through a line of its own.
-async fn with_a_line(l1: &str) -> (Stage, Line) {
+async fn with_a_line(l1: &str) -> (TwoReplicas, Line) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Handle::current();
-    let stage = Stage::with(l1, |cluster| {
+    let stage = TwoReplicas::with(l1, |cluster| {
         let url = cluster.database_url.clone();
         let (line, url) = tokio::task::block_in_place(|| runtime.block_on(Line::to_postgres(&url)));
         cluster.set("DATABASE_URL", url);
@@ -40,7 +40,7 @@ async fn with_a_line(l1: &str) -> (Stage, Line) {
 }
 
 /// Waits until hits are marked as stale, and are let in up to then.
-async fn stale(wire: &mut Wire, key: &Minted) {
+async fn stale(wire: &mut RawClient, key: &Minted) {
     eventually("hits marked as stale", SECOND * 60, async || {
         let reply = wire.get("/keys/self", &key.text).await.expect(200);
         (reply.header("x-identity-stale") == Some("1")).then_some(())
@@ -49,7 +49,7 @@ async fn stale(wire: &mut Wire, key: &Minted) {
 }
 
 /// A key that the process asked here has never met, and Redis has.
-async fn unmet(stage: &Stage) -> Minted {
+async fn unmet(stage: &TwoReplicas) -> Minted {
     let key = stage.key().await;
     // The first time it may be a look-up whose fill is too late.
     stage.answers_from(&stage.b.1, "pg", &key).await;
@@ -63,7 +63,7 @@ async fn unmet(stage: &Stage) -> Minted {
 
 /// Silences what is left, and waits until the process asked refuses to guess; up to then it lets the key in. It meets the
 /// key just before, so that what it keeps of it would go on for 30 s.
-async fn refusal(base: &str, wire: &mut Wire, key: &Minted, silence: impl FnOnce()) {
+async fn refusal(base: &str, wire: &mut RawClient, key: &Minted, silence: impl FnOnce()) {
     let from_redis = async || metric(base, "identity_verify_total", &[("tier", "redis"), ("result", "accepted")]).await;
     let (met, before) = (Instant::now(), from_redis().await);
     wire.get("/keys/self", &key.text).await.expect(200);
@@ -81,7 +81,7 @@ async fn refusal(base: &str, wire: &mut Wire, key: &Minted, silence: impl FnOnce
 }
 
 /// Waits until the key is let in, as `stale` or not; up to then it is never called wrong.
-async fn let_in(wire: &mut Wire, key: &Minted, stale: Option<&str>) {
+async fn let_in(wire: &mut RawClient, key: &Minted, stale: Option<&str>) {
     eventually(&format!("let in, {stale:?}"), SECOND * 60, async || {
         let reply = wire.get("/keys/self", &key.text).await;
         assert_ne!(reply.status, 401);
@@ -98,7 +98,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     stage.warm(&hot).await;
     stage.warm(&revoked).await;
     let unmet = unmet(&stage).await;
-    let mut wire = Wire::open(base).await;
+    let mut wire = RawClient::open(base).await;
     wire.get("/keys/self", &stage.admin).await.expect(200);
     let reply = wire.get("/keys/self", &hot.text).await.expect(200);
     assert_eq!(reply.header("x-identity-stale"), None);
@@ -148,7 +148,7 @@ async fn without_news_from_either_channel_nobody_is_let_in_though_redis_answers(
     let _alone = alone().await;
     let (stage, line) = with_a_line("on").await;
     let (base, key) = (&stage.a.1, stage.key().await);
-    let (gone, unmet, mut wire) = (stage.key().await, unmet(&stage).await, Wire::open(base).await);
+    let (gone, unmet, mut wire) = (stage.key().await, unmet(&stage).await, RawClient::open(base).await);
     stage.warm(&key).await;
     stage.warm(&gone).await;
     let log = format!("app:{}:ak:log", stage.cluster.id().await);
@@ -162,7 +162,7 @@ async fn without_news_from_either_channel_nobody_is_let_in_though_redis_answers(
     tell();
     stage.answers_from(base, "l1", &key).await;
 
-    // News alone.
+    // InvalidationBatch alone.
     line.set(Mode::Cut);
     stale(&mut wire, &key).await;
 
@@ -190,7 +190,7 @@ async fn without_news_from_either_channel_nobody_is_let_in_though_redis_answers(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_postgres_lost_is_still_in_redis() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let key = stage.key().await;
     stage.warm(&key).await;
     stage.revoke(&stage.a.1, &key).await.expect(204);

@@ -25,10 +25,10 @@ use super::{
     alone,
     line::{Line, Mode},
     metric,
-    minted::{Mint, Minted},
+    minted::{KeyFactory, Minted},
     naive::{Naive, NaiveReader},
     percentiles, serve,
-    wire::Wire,
+    wire::RawClient,
 };
 use crate::support::{App, Cluster, redis_server::RedisServer};
 
@@ -177,7 +177,7 @@ pub async fn race<C: Contender>(
 
 /// A reader of a process of ours.
 pub struct Reader {
-    wire: Wire,
+    wire: RawClient,
     redis: Redis,
     path: &'static str,
     /// The status that means accepted: that of `path` with the scope it needs.
@@ -223,22 +223,22 @@ impl Distance {
 }
 
 /// An installation with two processes that are asked, of which the first is far from Redis, and one that is told.
-pub struct Arena {
+pub struct RevocationRace {
     pub asked: [(App, String); 2],
     told: (App, String),
-    pub mint: Mint,
+    pub mint: KeyFactory,
     admin: String,
     redis: Redis,
     pub cluster: Cluster,
     _distance: Distance,
 }
 
-impl Arena {
+impl RevocationRace {
     pub async fn open(l1: &str) -> Self {
         let mut cluster = Cluster::simulated().await;
         let distance = Distance::of(&mut cluster, FAR).await;
-        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::roles=info").set("DB_MAX_CONNS", 30);
-        let mint = Mint::of(&cluster).await;
+        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::commands=info").set("DB_MAX_CONNS", 30);
+        let mint = KeyFactory::of(&cluster).await;
         let admin = cluster.key("acme", "admin");
         let redis = redis::client(&RedisConfig::parse(&cluster.redis_url).unwrap(), Duration::from_secs(5)).unwrap();
         let far = distance.far(&mut cluster, async |cluster| serve(cluster)).await;
@@ -248,7 +248,7 @@ impl Arena {
 
     pub async fn readers(&self, path: &'static str, accepted: u16) -> Vec<Reader> {
         let open = (0..READERS).map(|n| async move {
-            let wire = Wire::open(&self.asked[n % 2].1).await;
+            let wire = RawClient::open(&self.asked[n % 2].1).await;
             Reader { wire, redis: self.redis.clone(), path, accepted }
         });
         future::join_all(open).await
@@ -256,7 +256,7 @@ impl Arena {
 
     /// Tells the third process, and demands this status.
     pub async fn tell(&self, method: &str, path: String, body: Option<Value>, status: u16) -> Value {
-        let mut wire = Wire::open(&self.told.1).await;
+        let mut wire = RawClient::open(&self.told.1).await;
         wire.ask(method, &path, &self.admin, body.as_ref()).await.expect(status).body()
     }
 
@@ -303,7 +303,7 @@ pub async fn timed<T>(done: impl Future<Output = T>) -> Duration {
 async fn naive_revokes(far: Duration) -> Tally {
     let mut cluster = Cluster::simulated().await;
     let distance = Distance::of(&mut cluster, far).await;
-    let mint = Mint::of(&cluster).await;
+    let mint = KeyFactory::of(&cluster).await;
     let tenant = mint.tenant("naive").await;
     let keys = mint.keys(NAIVE_REVOKES, tenant, &["keys:read"], None).await;
     let away = distance.far(&mut cluster, Naive::start).await;
@@ -342,7 +342,7 @@ async fn the_naive_cache_accepts_revoked_keys() {
 
 async fn revoked_keys_are_refused(l1: &str) {
     let _alone = alone().await;
-    let arena = Arena::open(l1).await;
+    let arena = RevocationRace::open(l1).await;
     let started = Instant::now();
     let tally = arena.revokes(REVOKES).await;
     tally.report(&format!("revoke, L1 {l1}"), started);

@@ -10,7 +10,7 @@ use fred::{bytes::Bytes, clients::Client as Redis, interfaces::KeysInterface};
 use futures_util::{StreamExt, future, stream};
 use nix::sys::signal::Signal;
 
-use super::{alone, metric, minted::Minted, percentiles, stage::Stage, wire::Wire};
+use super::{alone, metric, minted::Minted, percentiles, stage::TwoReplicas, wire::RawClient};
 use crate::support::eventually;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Planter(Redis);
 
 impl Planter {
-    fn of(stage: &Stage) -> Self {
+    fn of(stage: &TwoReplicas) -> Self {
         let config = RedisConfig::parse(&stage.cluster.redis_url).unwrap();
         Self(redis::client(&config, SECOND * 5).unwrap())
     }
@@ -35,7 +35,7 @@ impl Planter {
 
 /// How long a revoked key is accepted from now on: until it was refused for two seconds. The feed tells once a second, on
 /// a busy machine later; what it never told would be accepted for ever. `before`: done before each round of questions.
-async fn accepted_until(wires: &mut [Wire], key: &Minted, before: impl AsyncFn()) -> Duration {
+async fn accepted_until(wires: &mut [RawClient], key: &Minted, before: impl AsyncFn()) -> Duration {
     let (started, mut last) = (Instant::now(), Duration::ZERO);
     while started.elapsed() < last + SECOND * 2 {
         before().await;
@@ -52,7 +52,7 @@ async fn accepted_until(wires: &mut [Wire], key: &Minted, before: impl AsyncFn()
 }
 
 async fn planted(l1: &str) {
-    let stage = Stage::open(l1).await;
+    let stage = TwoReplicas::open(l1).await;
     stage.settled().await;
     let redis = Planter::of(&stage);
     let (old, good, other) = (stage.key().await, stage.key().await, stage.key().await);
@@ -66,7 +66,7 @@ async fn planted(l1: &str) {
     assert_eq!(tombstone[0], b'T');
 
     // The moment before the feed has told is the worst; so put it back again and again.
-    let mut wires = [Wire::open(&stage.a.1).await, Wire::open(&stage.b.1).await];
+    let mut wires = [RawClient::open(&stage.a.1).await, RawClient::open(&stage.b.1).await];
     let last = accepted_until(&mut wires, &old, async || redis.set(&old.redis_key, &value).await).await;
     eprintln!("an old value is put back, L1 {l1}: accepted until {last:.1?}");
 
@@ -106,7 +106,7 @@ async fn planted_values_old_or_forged_let_nobody_in_and_send_nobody_away() {
 }
 
 async fn restarted(l1: &str) {
-    let mut stage = Stage::open(l1).await;
+    let mut stage = TwoReplicas::open(l1).await;
     stage.settled().await;
     let key = stage.key().await;
     stage.warm(&key).await;
@@ -123,7 +123,7 @@ async fn restarted(l1: &str) {
     stage.redis.restart();
     let there = stage.redis.cli(&["--raw", "getrange", &key.redis_key, "0", "0"]);
     assert_eq!(there.trim_end(), "V", "the server forgot the revocation");
-    let mut wires = [Wire::open(&stage.a.1).await, Wire::open(&stage.b.1).await];
+    let mut wires = [RawClient::open(&stage.a.1).await, RawClient::open(&stage.b.1).await];
     let last = accepted_until(&mut wires, &key, async || ()).await;
     eprintln!("Redis restarted from an old file, L1 {l1}: accepted until {last:.1?}");
 }
@@ -138,11 +138,11 @@ async fn a_redis_that_comes_back_with_an_old_file_is_found_out_by_the_feed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_slept_through_a_revocation_refuses_when_it_wakes_up() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     for turn in 0..3 {
         let key = stage.key().await;
         stage.warm(&key).await;
-        let mut ready = Wire::open(&stage.a.1).await;
+        let mut ready = RawClient::open(&stage.a.1).await;
         ready.get("/keys/self", &key.text).await.expect(200);
         stage.a.0.signal(Signal::SIGSTOP);
         let stopped = Instant::now();
@@ -165,13 +165,13 @@ async fn a_process_that_slept_through_a_revocation_refuses_when_it_wakes_up() {
 async fn five_thousand_revocations_at_once_are_all_heard() {
     const BURST: usize = 5000;
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let keys = stage.keys(BURST).await;
     let statuses = async |expect: u16| {
         let lanes = keys.chunks(BURST / 20).map(|keys| {
             let bases = [&stage.a.1, &stage.b.1];
             async move {
-                let mut wires = [Wire::open(bases[0]).await, Wire::open(bases[1]).await];
+                let mut wires = [RawClient::open(bases[0]).await, RawClient::open(bases[1]).await];
                 for key in keys {
                     for wire in &mut wires {
                         // A look-up that found no turn is asked again.
@@ -210,7 +210,7 @@ async fn five_thousand_revocations_at_once_are_all_heard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspension_told_late_does_not_undo_the_resumption_after_it() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let key = stage.key().await;
     stage.warm(&key).await;
     stage.redis.signal(Signal::SIGSTOP);
@@ -232,7 +232,7 @@ async fn a_suspension_told_late_does_not_undo_the_resumption_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_repeated_while_the_first_is_not_told_promises_nothing_early() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     for key in stage.keys(20).await {
         stage.warm(&key).await;
         // What a process leaves behind that dies between its commit and telling Redis.
@@ -250,7 +250,7 @@ async fn a_revocation_repeated_while_the_first_is_not_told_promises_nothing_earl
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_in_the_outbox_that_was_overtaken_leaves_no_tombstone() {
     let _alone = alone().await;
-    let stage = Stage::open("on").await;
+    let stage = TwoReplicas::open("on").await;
     let sql = stage.cluster.sql().await;
     let (good, revoked) = (stage.key().await, stage.key().await);
     stage.warm(&good).await;

@@ -7,23 +7,23 @@ use uuid::Uuid;
 
 use super::{
     metric,
-    minted::{Mint, Minted},
+    minted::{KeyFactory, Minted},
     serve,
-    wire::{Reply, Wire},
+    wire::{RawClient, Reply},
 };
 use crate::support::{App, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
 
-pub struct Stage {
+pub struct TwoReplicas {
     pub a: (App, String),
     pub b: (App, String),
-    pub mint: Mint,
+    pub mint: KeyFactory,
     pub admin: String,
     pub tenant: Uuid,
     pub cluster: Cluster,
     pub redis: RedisServer,
 }
 
-impl Stage {
+impl TwoReplicas {
     pub async fn open(l1: &str) -> Self {
         Self::with(l1, |_| {}).await
     }
@@ -54,9 +54,9 @@ impl Stage {
         cluster.redis_url = redis.url();
         cluster
             .set("IDENTITY_L1", l1)
-            .set("RUST_LOG", "error,app::roles=info,app::core::identity::cache::service=debug");
+            .set("RUST_LOG", "error,app::commands=info,app::core::identity::cache::service=debug");
         both(&mut cluster);
-        let mint = Mint::of(&cluster).await;
+        let mint = KeyFactory::of(&cluster).await;
         let (admin, tenant) = (cluster.key("acme", "admin"), mint.tenant("keys").await);
         let b = serve(&cluster);
         change(&mut cluster);
@@ -86,7 +86,7 @@ impl Stage {
     /// Both replicas have it wherever they keep keys.
     pub async fn warm(&self, key: &Minted) {
         for base in [&self.a.1, &self.b.1] {
-            let mut wire = Wire::open(base).await;
+            let mut wire = RawClient::open(base).await;
             for _ in 0..2 {
                 wire.get("/keys/self", &key.text).await.expect(200);
             }
@@ -95,7 +95,7 @@ impl Stage {
 
     /// What a replica says of a key.
     pub async fn asks(&self, base: &str, key: &Minted) -> Reply {
-        Wire::open(base).await.get("/keys/self", &key.text).await
+        RawClient::open(base).await.get("/keys/self", &key.text).await
     }
 
     #[track_caller]
@@ -103,14 +103,14 @@ impl Stage {
         let (a, b, key) = (self.a.1.clone(), self.b.1.clone(), key.text.clone());
         async move {
             for base in [&a, &b] {
-                Wire::open(base).await.get("/keys/self", &key).await.expect(401);
+                RawClient::open(base).await.get("/keys/self", &key).await.expect(401);
             }
         }
     }
 
     /// Revokes it through a replica.
     pub async fn revoke(&self, base: &str, key: &Minted) -> Reply {
-        Wire::open(base).await.ask("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
+        RawClient::open(base).await.ask("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
     }
 
     /// Waits until a replica answers from this tier again.
@@ -126,7 +126,7 @@ impl Stage {
 
     /// Asks one after the other; how long each took. `expect`: what each must say.
     pub async fn times(&self, base: &str, key: &Minted, n: usize, expect: u16) -> Vec<Duration> {
-        let (mut wire, mut all) = (Wire::open(base).await, Vec::new());
+        let (mut wire, mut all) = (RawClient::open(base).await, Vec::new());
         for _ in 0..n {
             let started = Instant::now();
             wire.get("/keys/self", &key.text).await.expect(expect);

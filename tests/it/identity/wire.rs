@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-pub struct Wire {
+pub struct RawClient {
     stream: TcpStream,
     address: String,
     buffer: Vec<u8>,
@@ -41,7 +41,7 @@ impl Reply {
     }
 }
 
-impl Wire {
+impl RawClient {
     /// To `http://HOST:PORT`.
     pub async fn open(base: &str) -> Self {
         let address = base.strip_prefix("http://").unwrap().to_owned();

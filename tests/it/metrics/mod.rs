@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use app::catalogue::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS};
 use reqwest::Method;
 use serde_json::json;
 
@@ -123,7 +123,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         "db_checkout_seconds",
         "db_query_seconds",
         "db_read_routed_total",
-        "queue_bell_total",
+        "queue_notifications_total",
         "queue_jobs",
         "queue_oldest_due_seconds",
         "job_wait_seconds",

@@ -5,16 +5,17 @@ use std::collections::HashSet;
 use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
-    protocol::{accept_delete, claim::Claimant},
+    instances::delete,
+    queue::claim::WorkerIdentity,
 };
 use futures_util::future;
 use tokio::sync::Barrier;
 
-use super::lab::{Lab, claim, spec, tenant};
+use super::lab::{QueueFixture, claim, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let jobs: HashSet<JobId> =
         lab.create_many(lab.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
     let hosts = [lab.host("h1", None).await, lab.host("h2", None).await, lab.host("h3", None).await];
@@ -50,7 +51,7 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is_gone() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", Some(4 * 128)).await;
     lab.create_many(lab.tenant, &spec(128), 30).await;
     let placed = "select count(*) from instances where host_id is not null and status <> 'deleted'";
@@ -63,7 +64,7 @@ async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is
     while let Some(oldest) = running.pop() {
         assert!(lab.claim_next(me, 16).await.is_empty(), "no room");
         assert!(lab.count(placed).await <= 4);
-        accept_delete::delete(&lab.db, lab.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
+        delete::delete(&lab.db, lab.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
         // Not before its host says that it is gone.
         let delete = lab.claim_next(me, 16).await;
         assert_eq!(delete.len(), 1, "the delete and nothing else");
@@ -80,7 +81,7 @@ async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is
 /// Deep in the queue and with one slot: a claim that looks at the first jobs only would find nothing for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_cannot_go_now_do_not_hold_back_those_behind_them() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", Some(512)).await;
     let used = lab.create(lab.tenant, &spec(256)).await;
     assert_eq!(lab.claim_next(me, 1).await[0].lease.job, used.job);
@@ -105,7 +106,7 @@ async fn jobs_that_cannot_go_now_do_not_hold_back_those_behind_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let old = lab.create(lab.tenant, &spec(1)).await;
     lab.succeed(&lab.claim_next(me, 1).await[0]).await;
@@ -115,7 +116,7 @@ async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() 
     assert_eq!(busy.len(), 8, "alone, it may have what it wants");
     let other = tenant(&lab.db, "other").await;
     let single = lab.create(other, &spec(1)).await;
-    accept_delete::delete(&lab.db, lab.tenant, old.id, None).await.unwrap().unwrap();
+    delete::delete(&lab.db, lab.tenant, old.id, None).await.unwrap().unwrap();
 
     let next = lab.claim_next(me, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
@@ -127,8 +128,8 @@ async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
-    let lab = Lab::new().await;
-    let me = Claimant { slots: 4, ..lab.host("h1", None).await };
+    let lab = QueueFixture::new().await;
+    let me = WorkerIdentity { slots: 4, ..lab.host("h1", None).await };
     let late = tenant(&lab.db, "late").await;
     lab.create_many(lab.tenant, &spec(1), 32).await;
     let mut of_early = lab.claim_next(me, 4).await;
@@ -152,7 +153,7 @@ async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_claim_divides_its_slots_among_the_tenants_that_wait() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let (second, third) = (tenant(&lab.db, "second").await, tenant(&lab.db, "third").await);
     for (tenant, count) in [(lab.tenant, 32), (second, 32), (third, 2)] {
@@ -169,7 +170,7 @@ async fn one_claim_divides_its_slots_among_the_tenants_that_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claim_tells_whether_jobs_are_left() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", Some(256)).await;
     assert!(!claim(&lab.db, me, 4).await.unwrap().more, "nothing waits");
 
@@ -199,7 +200,7 @@ async fn claim_tells_whether_jobs_are_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_gives_nothing_out_until_it_goes_on() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     lab.create(lab.tenant, &spec(1)).await;
     for scope in ["all".to_owned(), format!("host:{}", me.host)] {
@@ -212,16 +213,16 @@ async fn a_paused_queue_gives_nothing_out_until_it_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only_deletes() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let older = lab.host("h1", None).await;
     let me = lab.host("h1", None).await;
     let gone = lab.create(lab.tenant, &spec(1)).await;
     assert!(lab.claim_next(older, 1).await.is_empty());
-    assert!(lab.claim_next(Claimant { epoch: me.epoch - 1, ..me }, 1).await.is_empty());
+    assert!(lab.claim_next(WorkerIdentity { epoch: me.epoch - 1, ..me }, 1).await.is_empty());
     lab.succeed(&lab.claim_next(me, 1).await[0]).await;
 
     lab.create(lab.tenant, &spec(1)).await;
-    accept_delete::delete(&lab.db, lab.tenant, gone.id, None).await.unwrap().unwrap();
+    delete::delete(&lab.db, lab.tenant, gone.id, None).await.unwrap().unwrap();
     lab.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
     let got = lab.claim_next(me, 16).await;
     assert_eq!(got.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["delete"]);
@@ -232,7 +233,7 @@ async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only
 /// Other claims of one batch go on when a row holds what this version cannot read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_cannot_be_read_fails_alone() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let broken = lab.create(lab.tenant, &spec(1)).await;
     lab.create_many(lab.tenant, &spec(1), 3).await;
@@ -244,7 +245,7 @@ async fn a_job_that_cannot_be_read_fails_alone() {
 }
 
 /// Rows of jobs and instances that were read so far, by the server's count; `lab.db` has one connection.
-async fn rows_read(lab: &Lab) -> i64 {
+async fn rows_read(lab: &QueueFixture) -> i64 {
     // A connection tells of what it read once a second at most, unless it is told to.
     const TELL: &str = "select pg_stat_force_next_flush()";
     lab.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(TELL, &[]).await }).await.unwrap();
@@ -260,7 +261,7 @@ async fn rows_read(lab: &Lab) -> i64 {
 async fn with_twenty_thousand_jobs_of_five_hundred_tenants_waiting_a_claim_reads_a_few_of_each_tenant() {
     const TENANTS: i64 = 500;
     const JOBS: i64 = 20_000;
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", Some(1_000_000)).await;
     lab.sql
         .batch_execute(

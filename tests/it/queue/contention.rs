@@ -12,20 +12,19 @@ use std::{
 use app::core::{
     db::DualDb,
     id::TenantId,
-    instances::InstanceSpec,
-    protocol::{
-        accept_delete,
-        claim::{Claimant, Claimed},
+    instances::{InstanceSpec, delete},
+    queue::{
+        claim::{Claimed, WorkerIdentity},
         finish::{Outcome, finish},
         heartbeat::heartbeat,
-        reap,
+        rescue,
     },
 };
 use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{LEASE, Lab, claim, create, register, spec};
+use super::lab::{LEASE, QueueFixture, claim, create, register, spec};
 use crate::support::{cluster::connect, eventually};
 
 const CLIENTS: usize = 16;
@@ -33,7 +32,7 @@ const CYCLES: usize = 3008;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothing_half_done() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let left = Arc::new(AtomicUsize::new(CYCLES));
     let mut hosts = Vec::new();
     for n in 0..CLIENTS {
@@ -60,7 +59,7 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
             let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
                 tick.tick().await;
-                reap::reap(&db, LEASE).await.unwrap();
+                rescue::rescue_expired_leases(&db, LEASE).await.unwrap();
             }
         }
     });
@@ -79,7 +78,13 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
 }
 
 /// One instance's life, its provision ending at the moment of its delete.
-async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, spec: &InstanceSpec, variant: usize) -> Result<(), String> {
+async fn cycle(
+    db: &DualDb,
+    tenant: TenantId,
+    me: WorkerIdentity,
+    spec: &InstanceSpec,
+    variant: usize,
+) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let instance = create(db, tenant, spec).await?;
     let got = claim(db, me, 1).await.map_err(|e| text(&e))?.jobs;
@@ -91,8 +96,8 @@ async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, spec: &InstanceSpec,
     let beats: Vec<(_, _)> = vec![(provision.lease, Some(json!([])))];
     let (finished, deleted, again, beat) = tokio::join!(
         finish(db, provision.lease, provision.kind, &outcome, json!([])),
-        accept_delete::delete(db, tenant, instance.id, None),
-        accept_delete::delete(db, tenant, instance.id, None),
+        delete::delete(db, tenant, instance.id, None),
+        delete::delete(db, tenant, instance.id, None),
         heartbeat(db, me, &beats, LEASE),
     );
     finished.map_err(|e| text(&e))?;
@@ -115,7 +120,7 @@ async fn cycle(db: &DualDb, tenant: TenantId, me: Claimant, spec: &InstanceSpec,
 /// either asks for its second.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_opposite_lock_order_does_deadlock() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let instance = lab.create(lab.tenant, &spec(1)).await.id;
     let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
     let owner = format!("update instances set updated_at = now() where id = '{instance}'");

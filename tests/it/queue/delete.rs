@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use app::core::protocol::{accept_delete, finish::Outcome};
+use app::core::{instances::delete, queue::finish::Outcome};
 use serde_json::json;
 
 use super::{
     crash::{column, step_begun},
-    lab::{Lab, spec},
+    lab::{QueueFixture, spec},
     ledger::leftovers,
 };
 use crate::support::{Cluster, eventually};
@@ -91,11 +91,11 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
 /// Back-off goes up to five minutes; a delete must not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_first() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let instance = lab.create(lab.tenant, &spec(1)).await;
     let provision = lab.claim_next(me, 1).await.remove(0);
-    let deletion = accept_delete::delete(&lab.db, lab.tenant, instance.id, None).await.unwrap().unwrap();
+    let deletion = delete::delete(&lab.db, lab.tenant, instance.id, None).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
     lab.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
     let job = lab.job(instance.job).await;
@@ -107,7 +107,7 @@ async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_
 /// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
-    let mut lab = Lab::new().await;
+    let mut lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     let instance = lab.create(lab.tenant, &spec(1)).await;
     lab.succeed(&lab.claim_next(me, 1).await[0]).await;
@@ -126,7 +126,7 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
         .await
         .unwrap();
     let (db, tenant) = (lab.db.clone(), lab.tenant);
-    let deleting = tokio::spawn(async move { accept_delete::delete(&db, tenant, instance.id, None).await });
+    let deleting = tokio::spawn(async move { delete::delete(&db, tenant, instance.id, None).await });
     let sql = &mut lab.sql;
     eventually("the delete waiting for the row", Duration::from_secs(30), async || {
         let query =

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use app::core::{id::JobId, kind::JobKind, queue::ProvisionJob};
+use app::core::{
+    id::JobId,
+    queue::{job::JobKind, notify::ProvisionJob},
+};
 use futures_util::future;
 use nix::sys::signal::Signal;
 use serde_json::json;

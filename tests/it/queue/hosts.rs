@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 
 use app::{
     backend::{
-        Attachment, Attempt, Compute, Fabric, Guest, NetworkPlan,
+        Attempt, Compute, ContainerSpec, Network, NetworkAttachment, NetworkPlan,
         simulated::{SimulatedCompute, Simulation},
     },
     core::id::{ClusterId, HostId, InstanceId, JobId, NetworkId},
@@ -19,7 +19,7 @@ use crate::support::{Cluster, eventually};
 async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
     let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
     let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
-    let guest = Guest {
+    let guest = ContainerSpec {
         instance: InstanceId::new(),
         generation: 1,
         made_by: Attempt { job: JobId::new(), token: 1 },
@@ -31,9 +31,13 @@ async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (Simul
         memory_mib: 64,
     };
     let network = NetworkPlan { id: NetworkId::new(), cidr: "10.9.0.0/24".parse().unwrap() };
-    compute.fabric().ensure_network(&network).await.unwrap();
-    let attachment =
-        Attachment { network, address: Ipv4Addr::new(10, 9, 0, 2), mac: "02:00:00:00:00:02".into(), ports: Vec::new() };
+    compute.network().ensure_network(&network).await.unwrap();
+    let attachment = NetworkAttachment {
+        network,
+        address: Ipv4Addr::new(10, 9, 0, 2),
+        mac: "02:00:00:00:00:02".into(),
+        ports: Vec::new(),
+    };
     compute.create(&guest, &attachment).await.unwrap();
     compute.start(guest.instance).await.unwrap();
     (compute, guest.instance)
@@ -69,7 +73,7 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
     eventually("its network released", Duration::from_secs(60), async || {
         // That of the foreign container is in use.
-        (ours.fabric().networks().await.unwrap().len() == 2).then_some(())
+        (ours.network().networks().await.unwrap().len() == 2).then_some(())
     })
     .await;
     assert!(ours.inspect(foreign).await.unwrap().is_some(), "another host's");
@@ -77,7 +81,7 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     let is_alarm = |line: &str| line.contains("belongs to another host") && line.contains(&moved.to_string());
     assert!(worker.log().lines().any(is_alarm), "{}", worker.log());
     assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
-    assert_eq!(theirs.fabric().networks().await.unwrap().len(), 1);
+    assert_eq!(theirs.network().networks().await.unwrap().len(), 1);
     let owned = owned["id"].as_str().unwrap();
     assert!(ours.inspect(owned.parse().unwrap()).await.unwrap().is_some());
     assert_eq!(client.get(&format!("/instances/{owned}")).await.body["status"], "running");

@@ -3,13 +3,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use app::core::{
-    kind::JobKind,
-    protocol::{
-        accept_delete,
-        claim::{Claimant, Claimed, Lease},
+    instances::delete,
+    queue::{
+        claim::{Claimed, Lease, WorkerIdentity},
         finish::{Cause, Outcome, finish},
         heartbeat::heartbeat,
-        reap,
+        job::JobKind,
+        rescue,
     },
 };
 use proptest::{
@@ -18,7 +18,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, Lab, claim, spec};
+use super::lab::{LEASE, QueueFixture, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -78,8 +78,8 @@ struct State {
 }
 
 struct Case<'a> {
-    lab: &'a Lab,
-    workers: [Claimant; 2],
+    lab: &'a QueueFixture,
+    workers: [WorkerIdentity; 2],
     instance: app::core::id::InstanceId,
     /// Every claim of each worker, the newest first.
     claims: [Vec<Claimed>; 2],
@@ -90,7 +90,7 @@ struct Case<'a> {
 fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (lab, workers) = runtime.block_on(async {
-        let lab = Lab::new().await;
+        let lab = QueueFixture::new().await;
         let workers = [lab.host("h1", None).await, lab.host("h2", None).await];
         (lab, workers)
     });
@@ -107,7 +107,7 @@ fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
     runtime.block_on(async move { drop(lab) });
 }
 
-async fn run(lab: &Lab, workers: [Claimant; 2], steps: &[Step]) {
+async fn run(lab: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
     // What a failed case left must not be found by this one's claims.
     lab.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
     let instance = lab.create(lab.tenant, &spec(1)).await.id;
@@ -152,7 +152,7 @@ impl Case<'_> {
             }
             Step::Delete => {
                 let before = self.state().await;
-                let deletion = accept_delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion = delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));
@@ -186,7 +186,7 @@ impl Case<'_> {
         )
         .await
         .unwrap();
-        reap::reap(&self.lab.db, LEASE).await.unwrap();
+        rescue::rescue_expired_leases(&self.lab.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
@@ -244,11 +244,11 @@ impl Case<'_> {
 
 /// What a worker would say: it gives up a delete never, and a wanted instance only for a cause.
 fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
-    let unwanted = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
+    let deletion_requested = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
     let after = Duration::ZERO;
     match how {
-        _ if claimed.unwanted && claimed.kind != JobKind::Delete => Outcome::Superseded,
-        How::Stopped if unwanted => Outcome::Cancelled,
+        _ if claimed.deletion_requested && claimed.kind != JobKind::Delete => Outcome::Superseded,
+        How::Stopped if deletion_requested => Outcome::Cancelled,
         How::Success | How::Stopped => Outcome::Succeeded { container_id: Some("c".into()) },
         How::Failure if claimed.kind != JobKind::Delete => {
             Outcome::Failed(Cause { code: "image_not_found", detail: "no".into() })

@@ -11,12 +11,16 @@ use app::{
         db::{DbError, DualDb},
         hosts::HostSpec,
         id::{JobId, LeaseId, TenantId},
-        instances::{InstanceSpec, RestartPolicy, spec::Placement, store::InstanceRecord},
-        protocol::{
-            accept_create::{self, Accepted, Create},
-            boot::{self, Process},
-            claim::{self, Batch, Claimant, Claimed},
+        instances::{
+            InstanceSpec, RestartPolicy,
+            create::{self, Accepted, Create},
+            spec::Placement,
+            store::InstanceRecord,
+        },
+        queue::{
+            claim::{self, Batch, Claimed, WorkerIdentity},
             finish::{self, Outcome},
+            workers::{self, ProcessInfo},
         },
         tenants,
     },
@@ -27,14 +31,14 @@ use crate::support::Cluster;
 
 pub const LEASE: Duration = Duration::from_secs(3);
 
-pub struct Lab {
+pub struct QueueFixture {
     pub cluster: Cluster,
     pub db: DualDb,
     pub sql: tokio_postgres::Client,
     pub tenant: TenantId,
 }
 
-impl Lab {
+impl QueueFixture {
     pub async fn new() -> Self {
         let cluster = Cluster::simulated().await;
         let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
@@ -55,11 +59,11 @@ impl Lab {
     }
 
     /// A worker of 16 slots that has registered.
-    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> Claimant {
+    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
         register(&self.db, name, memory_mib).await
     }
 
-    pub async fn claim_next(&self, me: Claimant, free: usize) -> Vec<Claimed> {
+    pub async fn claim_next(&self, me: WorkerIdentity, free: usize) -> Vec<Claimed> {
         claim(&self.db, me, free).await.unwrap().jobs
     }
 
@@ -86,21 +90,21 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
     tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
 }
 
-pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> Claimant {
+pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
-    let process = Process { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
-    boot::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
+    let process = ProcessInfo { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
+    workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 
 pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
     let request = Create { tenant, spec, idempotency: None, port_range: 1..=60_000, queue_deadline_s: 600.0 };
-    match accept_create::create(db, &request).await {
+    match create::create(db, &request).await {
         Ok(Accepted::New(record)) => Ok(*record),
         other => Err(format!("{other:?}")),
     }
 }
 
-pub async fn claim(db: &DualDb, me: Claimant, free: usize) -> Result<Batch, DbError> {
+pub async fn claim(db: &DualDb, me: WorkerIdentity, free: usize) -> Result<Batch, DbError> {
     claim::claim(db, me, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
 }
 

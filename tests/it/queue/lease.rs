@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use app::core::protocol::{finish::Outcome, heartbeat::heartbeat, reap};
+use app::core::queue::{finish::Outcome, heartbeat::heartbeat, rescue};
 use futures_util::future;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
     crash::{column, step_begun},
-    lab::{LEASE, Lab, spec},
+    lab::{LEASE, QueueFixture, spec},
     ledger::{assert_exactly_once, ledger},
 };
 use crate::support::{Cluster, eventually, proxy::Proxy};
@@ -152,7 +152,7 @@ async fn thirty_instances_on_a_host_where_two_operations_in_five_fail_end_runnin
 /// A boot leaves out jobs that are locked: the earlier worker is about to extend their leases. It must not go on doing so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_one_lease_only() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let earlier = lab.host("h1", None).await;
     lab.create_many(lab.tenant, &spec(1), 2).await;
     let jobs = lab.claim_next(earlier, 2).await;
@@ -176,7 +176,7 @@ async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_on
         .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
         .await
         .unwrap();
-    assert_eq!(reap::reap(&lab.db, LEASE).await.unwrap().expired_leases, 1);
+    assert_eq!(rescue::rescue_expired_leases(&lab.db, LEASE).await.unwrap().expired_leases, 1);
     lab.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
     let claimed = lab.claim_next(next, 2).await;
     assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
@@ -187,7 +187,7 @@ async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_on
 /// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_seen_it_expired() {
-    let lab = Lab::new().await;
+    let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
     lab.create(lab.tenant, &spec(1)).await;
     let job = lab.claim_next(me, 1).await.remove(0);
@@ -197,9 +197,9 @@ async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_see
     let mut beating = lab.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();
-    let reaped = reap::reap(&lab.db, LEASE).await.unwrap();
+    let rescued = rescue::rescue_expired_leases(&lab.db, LEASE).await.unwrap();
     transaction.commit().await.unwrap();
-    assert_eq!(reaped.expired_leases, 0);
+    assert_eq!(rescued.expired_leases, 0);
     let beats = heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().unwrap();
     assert!(beats.contains_key(&job.lease.job));
     lab.finish(&job, Outcome::Succeeded { container_id: None }).await;

@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr, time::Duration};
 
 use app::{
     backend::{
-        Attachment, Attempt, Compute, ContainerState, Guest, NetworkPlan,
+        Attempt, Compute, ContainerSpec, ContainerState, NetworkAttachment, NetworkPlan,
         simulated::{SimulatedCompute, Simulation},
     },
     core::id::{HostId, InstanceId, JobId, NetworkId},
@@ -117,7 +117,7 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
     .await;
     fail(created).await;
     compute.remove(created).await.unwrap();
-    let never_ran = Guest {
+    let never_ran = ContainerSpec {
         instance: created,
         generation: 1,
         made_by: Attempt { job: JobId::new(), token: 1 },
@@ -130,7 +130,7 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
     };
     let network = NetworkPlan { id: NetworkId::new(), cidr: "10.9.0.0/24".parse().unwrap() };
     let (address, mac) = (Ipv4Addr::new(10, 9, 0, 2), "02:00:00:00:00:02".to_owned());
-    compute.create(&never_ran, &Attachment { network, address, mac, ports: Vec::new() }).await.unwrap();
+    compute.create(&never_ran, &NetworkAttachment { network, address, mac, ports: Vec::new() }).await.unwrap();
 
     eventually("one that never ran is removed", A_WHILE, async || state(created).await.is_none().then_some(())).await;
     assert!(matches!(state(running).await, Some(ContainerState::Exited { .. })));

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Cached, Fact};
+use super::{CachedKey, KeyLookup};
 use crate::core::identity::{Caller, Scope};
 
 pub const LEASE_MS: i64 = 3_000;
@@ -34,19 +34,19 @@ const MAC: usize = 16;
 
 /// Kind and nonce: what compare-and-set compares.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Prefix(pub Vec<u8>);
+pub struct CasToken(pub Vec<u8>);
 
 /// A value read from Redis, as far as it can be trusted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found<R> {
     Nothing,
     Lease,
-    Valid(R, Prefix),
+    Valid(R, CasToken),
     Unknown,
     /// The key's version as of then.
-    Tombstone(i64, Prefix),
+    Tombstone(i64, CasToken),
     /// A wrong MAC, or a value for another time: to be replaced, never believed.
-    Untrusted(Prefix),
+    Untrusted(CasToken),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,27 +65,27 @@ struct Payload {
 }
 
 /// Seals and opens values; knows the secrets of the cache, newest first.
-pub struct Seal {
+pub struct EntrySigner {
     secrets: Vec<SecretSlice<u8>>,
 }
 
-impl Seal {
+impl EntrySigner {
     pub fn new(secrets: Vec<SecretSlice<u8>>) -> Self {
         Self { secrets }
     }
 
     /// A value for what the primary said, and how long it may live in milliseconds. `now`: Postgres' clock, seconds
     /// since 1970. `jitter`: uniform in 0..1.
-    pub fn seal(&self, redis_key: &str, fact: &Fact, nonce: [u8; 16], now: f64, jitter: f64) -> (Vec<u8>, i64) {
+    pub fn sign(&self, redis_key: &str, fact: &KeyLookup, nonce: [u8; 16], now: f64, jitter: f64) -> (Vec<u8>, i64) {
         let (kind, payload, ms) = match fact {
-            Fact::Valid(cached) => {
+            KeyLookup::Valid(cached) => {
                 #[allow(clippy::cast_possible_truncation, reason = "milliseconds within minutes")]
                 let jitter = (VALID_JITTER_MS * jitter) as i64;
                 let ms = cached.caller.expires_at.map_or(i64::MAX, |at| ms(super::seconds(at) - now));
                 (b'V', serde_json::to_vec(&payload(cached)).unwrap_or_default(), (VALID_MS - jitter).min(ms))
             }
-            Fact::Refused { ver } => (b'T', ver.to_be_bytes().to_vec(), TOMBSTONE_MS),
-            Fact::Unknown { until_s } => (b'N', Vec::new(), until_s.map_or(UNKNOWN_MS, |s| UNKNOWN_MS.min(ms(s)))),
+            KeyLookup::Refused { ver } => (b'T', ver.to_be_bytes().to_vec(), TOMBSTONE_MS),
+            KeyLookup::Unknown { until_s } => (b'N', Vec::new(), until_s.map_or(UNKNOWN_MS, |s| UNKNOWN_MS.min(ms(s)))),
         };
         let mut value = [&[kind][..], &nonce, &payload].concat();
         let mac = self.mac(&self.secrets[0], redis_key, &value);
@@ -94,9 +94,9 @@ impl Seal {
     }
 
     /// Reads a value. `hash`: the key asked for.
-    pub fn open(&self, redis_key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<Cached>> {
+    pub fn open(&self, redis_key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<CachedKey>> {
         let Some(value) = value else { return Found::Nothing };
-        let prefix = Prefix(value[..PREFIX.min(value.len())].to_vec());
+        let prefix = CasToken(value[..PREFIX.min(value.len())].to_vec());
         if value.len() == PREFIX && value[0] == b'L' {
             return Found::Lease;
         }
@@ -136,8 +136,8 @@ impl Seal {
 }
 
 /// The value of a lease.
-pub fn lease(nonce: [u8; 16]) -> Prefix {
-    Prefix([&[b'L'][..], &nonce].concat())
+pub fn lease(nonce: [u8; 16]) -> CasToken {
+    CasToken([&[b'L'][..], &nonce].concat())
 }
 
 fn ms(seconds: f64) -> i64 {
@@ -146,7 +146,7 @@ fn ms(seconds: f64) -> i64 {
     ms
 }
 
-fn payload(cached: &Cached) -> Payload {
+fn payload(cached: &CachedKey) -> Payload {
     Payload {
         h: cached.hash,
         v: cached.ver,
@@ -161,9 +161,9 @@ fn payload(cached: &Cached) -> Payload {
     }
 }
 
-fn cached(payload: Payload) -> Cached {
+fn cached(payload: Payload) -> CachedKey {
     let expires_at = payload.x.and_then(|us| OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).ok());
-    Cached {
+    CachedKey {
         hash: payload.h,
         ver: payload.v,
         caller: Arc::new(Caller {
@@ -199,12 +199,12 @@ mod tests {
     use super::*;
     use crate::core::id::{KeyId, TenantId};
 
-    fn seal(byte: u8) -> Seal {
-        Seal::new(vec![vec![byte; 32].into()])
+    fn sign(byte: u8) -> EntrySigner {
+        EntrySigner::new(vec![vec![byte; 32].into()])
     }
 
-    fn sample() -> Arc<Cached> {
-        Arc::new(Cached {
+    fn sample() -> Arc<CachedKey> {
+        Arc::new(CachedKey {
             hash: [7; 32],
             ver: 3,
             caller: Arc::new(Caller {
@@ -222,41 +222,41 @@ mod tests {
 
     #[test]
     fn values_read_back_and_never_outlive_the_key() {
-        let (seal, cached) = (seal(1), sample());
-        let (value, ms) = seal.seal("k", &Fact::Valid(cached.clone()), [9; 16], 1_999_999_999.0, 0.0);
+        let (sign, cached) = (sign(1), sample());
+        let (value, ms) = sign.sign("k", &KeyLookup::Valid(cached.clone()), [9; 16], 1_999_999_999.0, 0.0);
         assert_eq!(ms, 1000, "one second before it expires");
-        assert_eq!(seal.open("k", &[7; 32], Some(&value)), Found::Valid(cached, Prefix(value[..17].to_vec())));
-        let (value, ms) = seal.seal("k", &Fact::Refused { ver: 4 }, [9; 16], 0.0, 0.0);
-        let tombstone = Found::Tombstone(4, Prefix(value[..17].to_vec()));
-        assert_eq!((seal.open("k", &[7; 32], Some(&value)), ms), (tombstone, TOMBSTONE_MS));
-        let (value, ms) = seal.seal("k", &Fact::Unknown { until_s: Some(2.0) }, [9; 16], 0.0, 0.0);
-        assert_eq!((seal.open("k", &[7; 32], Some(&value)), ms), (Found::Unknown, 2000));
-        assert_eq!(seal.open("k", &[7; 32], Some(&lease([9; 16]).0)), Found::Lease);
-        assert_eq!(seal.open("k", &[7; 32], None), Found::Nothing);
+        assert_eq!(sign.open("k", &[7; 32], Some(&value)), Found::Valid(cached, CasToken(value[..17].to_vec())));
+        let (value, ms) = sign.sign("k", &KeyLookup::Refused { ver: 4 }, [9; 16], 0.0, 0.0);
+        let tombstone = Found::Tombstone(4, CasToken(value[..17].to_vec()));
+        assert_eq!((sign.open("k", &[7; 32], Some(&value)), ms), (tombstone, TOMBSTONE_MS));
+        let (value, ms) = sign.sign("k", &KeyLookup::Unknown { until_s: Some(2.0) }, [9; 16], 0.0, 0.0);
+        assert_eq!((sign.open("k", &[7; 32], Some(&value)), ms), (Found::Unknown, 2000));
+        assert_eq!(sign.open("k", &[7; 32], Some(&lease([9; 16]).0)), Found::Lease);
+        assert_eq!(sign.open("k", &[7; 32], None), Found::Nothing);
     }
 
     #[test]
     fn whoever_can_write_to_redis_can_make_move_or_change_nothing() {
-        let (seal, cached) = (seal(1), sample());
-        let (value, _) = seal.seal("k", &Fact::Valid(cached), [9; 16], 0.0, 0.5);
-        let untrusted = Found::Untrusted(Prefix(value[..17].to_vec()));
-        assert_eq!(seal.open("another", &[7; 32], Some(&value)), untrusted, "moved");
-        assert_eq!(seal.open("k", &[8; 32], Some(&value)), untrusted, "another key with the same first half");
-        assert_eq!(self::seal(2).open("k", &[7; 32], Some(&value)), untrusted, "another secret");
+        let (sign, cached) = (sign(1), sample());
+        let (value, _) = sign.sign("k", &KeyLookup::Valid(cached), [9; 16], 0.0, 0.5);
+        let untrusted = Found::Untrusted(CasToken(value[..17].to_vec()));
+        assert_eq!(sign.open("another", &[7; 32], Some(&value)), untrusted, "moved");
+        assert_eq!(sign.open("k", &[8; 32], Some(&value)), untrusted, "another key with the same first half");
+        assert_eq!(self::sign(2).open("k", &[7; 32], Some(&value)), untrusted, "another secret");
         for at in 0..value.len() {
             let mut changed = value.clone();
             changed[at] ^= 1;
-            assert!(matches!(seal.open("k", &[7; 32], Some(&changed)), Found::Untrusted(_)), "byte {at}");
+            assert!(matches!(sign.open("k", &[7; 32], Some(&changed)), Found::Untrusted(_)), "byte {at}");
         }
         for short in 0..40 {
-            assert!(!matches!(seal.open("k", &[7; 32], Some(&value[..short])), Found::Valid(..)), "{short} bytes");
+            assert!(!matches!(sign.open("k", &[7; 32], Some(&value[..short])), Found::Valid(..)), "{short} bytes");
         }
     }
 
     #[test]
     fn an_older_secret_still_opens() {
-        let (value, _) = seal(1).seal("k", &Fact::Valid(sample()), [9; 16], 0.0, 0.0);
-        let rotated = Seal::new(vec![vec![2; 32].into(), vec![1; 32].into()]);
+        let (value, _) = sign(1).sign("k", &KeyLookup::Valid(sample()), [9; 16], 0.0, 0.0);
+        let rotated = EntrySigner::new(vec![vec![2; 32].into(), vec![1; 32].into()]);
         assert!(matches!(rotated.open("k", &[7; 32], Some(&value)), Found::Valid(..)));
     }
 }

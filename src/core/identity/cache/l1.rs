@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::{Cached, KeyHash};
+use super::{CachedKey, KeyHash};
 
 /// How long after a question was sent its answer is good for.
 pub const FENCE_MS: u64 = 1_000;
@@ -36,7 +36,7 @@ struct Shard {
 
 #[derive(Clone)]
 pub(super) struct Kept {
-    cached: Arc<Cached>,
+    cached: Arc<CachedKey>,
     epoch: u64,
     until: u64,
 }
@@ -55,7 +55,7 @@ impl L1 {
     }
 
     /// The key, if it is here and may be believed.
-    pub fn get(&self, name: &KeyHash, now: impl Fn() -> u64) -> Option<Arc<Cached>> {
+    pub fn get(&self, name: &KeyHash, now: impl Fn() -> u64) -> Option<Arc<CachedKey>> {
         // The fence before the entry: news that comes in between, and removes it, must not vouch for it. And after it: a
         // process that slept in between finds the fence fallen.
         if !self.is_fenced(now()) {
@@ -80,7 +80,7 @@ impl L1 {
     }
 
     /// Puts a value in that was asked for after `snapshot`, unless news came in between.
-    pub fn insert(&self, snapshot: Snapshot, cached: Arc<Cached>, now: u64) {
+    pub fn insert(&self, snapshot: Snapshot, cached: Arc<CachedKey>, now: u64) {
         let name = cached.name();
         let mut shard = self.shard(&name);
         if shard.generation != snapshot.generation || self.epoch.load(Ordering::SeqCst) != snapshot.epoch {
@@ -99,14 +99,14 @@ impl L1 {
         shard.kept.insert(name, Kept { cached, epoch: snapshot.epoch, until: now + TTL_MS });
     }
 
-    /// News of this key.
+    /// InvalidationBatch of this key.
     pub fn invalidate(&self, name: &KeyHash) {
         let mut shard = self.shard(name);
         shard.generation += 1;
         shard.kept.remove(name);
     }
 
-    /// News may have been missed: nothing here counts any more, and nothing is believed until news arrives again.
+    /// InvalidationBatch may have been missed: nothing here counts any more, and nothing is believed until news arrives again.
     pub fn flush(&self) {
         self.fence.store(0, Ordering::SeqCst);
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -161,7 +161,7 @@ impl L1 {
         }
     }
 
-    pub(super) fn thaw(&self, frozen: Frozen, cached: &Arc<Cached>) {
+    pub(super) fn thaw(&self, frozen: Frozen, cached: &Arc<CachedKey>) {
         self.fence.store(frozen.fence, Ordering::SeqCst);
         self.epoch.store(frozen.epoch, Ordering::SeqCst);
         let mut shard = self.shard(&cached.name());

@@ -6,14 +6,14 @@
 
 pub mod entry;
 mod feed;
-mod flight;
+mod invalidations;
 mod l1;
-mod log;
+pub mod redis_tier;
 mod refresh;
 mod revoke;
 mod service;
+mod single_flight;
 pub mod store;
-pub mod tier;
 mod usage;
 pub mod verify;
 
@@ -34,7 +34,7 @@ pub type KeyHash = [u8; 16];
 
 /// What is cached of a valid key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cached {
+pub struct CachedKey {
     /// All 32 bytes, compared in constant time.
     pub hash: [u8; 32],
     /// Grows with each change of the key or of its tenant.
@@ -46,7 +46,7 @@ pub struct Cached {
     pub took: f64,
 }
 
-impl Cached {
+impl CachedKey {
     pub fn name(&self) -> KeyHash {
         name_of(&self.hash)
     }
@@ -70,8 +70,8 @@ fn seconds(at: OffsetDateTime) -> f64 {
 
 /// What Postgres says of a hash.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
-    Valid(Arc<Cached>),
+pub enum KeyLookup {
+    Valid(Arc<CachedKey>),
     /// Revoked, expired, suspended: never good again without a change that bumps `ver`.
     Refused {
         ver: i64,

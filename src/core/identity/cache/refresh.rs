@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Cached, KeyHash,
-    entry::{Prefix, VALID_MS},
+    CachedKey, KeyHash,
+    entry::{CasToken, VALID_MS},
     service::{Inner, QUEUE, random_unit},
 };
 
@@ -18,7 +18,7 @@ impl Inner {
     /// Starts a refresh when the value is near its end, the earlier the longer a read takes; by chance, so that the
     /// processes do not do it all at once. The new value takes the old one's place only if that still stands: the same
     /// rule as for a lease.
-    pub(super) fn refresh_ahead(self: &Arc<Self>, cached: &Arc<Cached>, prefix: Prefix) {
+    pub(super) fn refresh_ahead(self: &Arc<Self>, cached: &Arc<CachedKey>, prefix: CasToken) {
         let Some(now) = self.feed.now() else { return };
         #[allow(clippy::cast_precision_loss, reason = "minutes")]
         let life = VALID_MS as f64 / 1000.0;

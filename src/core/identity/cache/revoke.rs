@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    CachedIdentity, Fact,
+    CachedIdentity, KeyLookup,
     l1::FENCE_MS,
     name_of,
+    redis_tier::{LogId, TierError},
     service::Inner,
     store::{self, Change},
-    tier::{LogId, TierError},
 };
 
 /// How long Redis is tried before the outbox takes over.
@@ -89,8 +89,8 @@ impl Revoker {
         let name = name_of(&change.hash);
         let key = self.0.tier.redis_key(&name);
         let tombstone = change.refused.then(|| {
-            let fact = Fact::Refused { ver: change.ver };
-            self.0.seal.seal(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
+            let fact = KeyLookup::Refused { ver: change.ver };
+            self.0.signer.sign(&key, &fact, *Uuid::new_v4().as_bytes(), 0.0, 0.0).0
         });
         loop {
             let told = self.0.tier.revoke(&name, tombstone.as_deref(), change.ver);

@@ -11,13 +11,15 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    Cached, Fact, KeyHash,
-    entry::{self, Found, Prefix, Seal, VALID_MS},
+    CachedKey, KeyHash, KeyLookup,
+    entry::{self, CasToken, EntrySigner, Found, VALID_MS},
     feed::Feed,
-    flight::{Flights, Seat, landed},
+    invalidations,
     l1::{L1, Snapshot},
-    log, name_of, store,
-    tier::Tier,
+    name_of,
+    redis_tier::RedisTier,
+    single_flight::{Seat, SingleFlight, completed},
+    store,
     usage::Usage,
     verify::{Action, Answer, Event, Refusal, Verification},
 };
@@ -48,7 +50,7 @@ pub struct Start<'a> {
     pub redis: &'a RedisConfig,
     pub cluster: ClusterId,
     pub ring: Arc<KeyRing>,
-    pub seal: Seal,
+    pub signer: EntrySigner,
     /// Whether keys are kept in the process.
     pub l1: bool,
     /// Reads of the primary at a time: a part of its pool, so that they never take all of it.
@@ -62,21 +64,21 @@ pub struct CachedIdentity(Arc<Inner>);
 pub(super) struct Inner {
     pub db: DualDb,
     pub ring: Arc<KeyRing>,
-    pub seal: Seal,
-    pub tier: Tier,
+    pub signer: EntrySigner,
+    pub tier: RedisTier,
     pub l1: L1,
     pub l1_on: bool,
     pub feed: Feed,
     pub usage: Usage,
     pub instance: String,
-    flights: Flights<Result<Fact, String>>,
+    flights: SingleFlight<Result<KeyLookup, String>>,
     primary_reads: Semaphore,
     pub(super) refreshing: Mutex<HashSet<KeyHash>>,
     unknown: Mutex<(Instant, u32)>,
     started: Instant,
 }
 
-impl Refusal for Fact {
+impl Refusal for KeyLookup {
     fn unknown() -> Self {
         Self::Unknown { until_s: None }
     }
@@ -91,16 +93,16 @@ impl CachedIdentity {
     /// When a Redis client cannot be built; not when Redis is away.
     pub fn new(start: Start<'_>) -> Result<Self, RedisError> {
         Ok(Self(Arc::new(Inner {
-            tier: Tier::new(start.redis, start.cluster)?,
+            tier: RedisTier::new(start.redis, start.cluster)?,
             db: start.db,
             ring: start.ring,
-            seal: start.seal,
+            signer: start.signer,
             l1: L1::new(),
             l1_on: start.l1,
             feed: Feed::default(),
             usage: Usage::new(),
             instance: Uuid::new_v4().simple().to_string(),
-            flights: Flights::new(),
+            flights: SingleFlight::new(),
             primary_reads: Semaphore::new(start.primary_reads.max(1)),
             refreshing: Mutex::default(),
             unknown: Mutex::new((Instant::now(), 0)),
@@ -120,7 +122,7 @@ impl CachedIdentity {
     /// Hears news for ever: the log, the feed, and the writing of uses.
     pub async fn run(&self) {
         let inner = &self.0;
-        let news = log::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
+        let news = invalidations::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
         tokio::join!(news, inner.feed.run(&inner.db), inner.usage.run(&inner.db), inner.report());
     }
 
@@ -172,9 +174,9 @@ impl Inner {
             let (asked, result) = Box::pin(self.ask(&hash)).await;
             source = asked;
             match result {
-                Ok(Fact::Valid(cached)) => return (source, Ok(cached.caller.clone())),
-                Ok(Fact::Refused { .. }) => return (source, Err(IdentityError::Unauthenticated)),
-                Ok(Fact::Unknown { .. }) => {}
+                Ok(KeyLookup::Valid(cached)) => return (source, Ok(cached.caller.clone())),
+                Ok(KeyLookup::Refused { .. }) => return (source, Err(IdentityError::Unauthenticated)),
+                Ok(KeyLookup::Unknown { .. }) => {}
                 // Under another pepper it may be known all the same.
                 Err(error) => verdict = error,
             }
@@ -183,7 +185,7 @@ impl Inner {
     }
 
     /// What the process itself knows to be valid.
-    fn kept(&self, hash: &[u8; 32]) -> Option<Arc<Cached>> {
+    fn kept(&self, hash: &[u8; 32]) -> Option<Arc<CachedKey>> {
         if !self.l1_on {
             return None;
         }
@@ -191,7 +193,7 @@ impl Inner {
         (self.still_good(&cached) && bool::from(cached.hash.ct_eq(hash))).then_some(cached)
     }
 
-    async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (Source, Result<Fact, IdentityError>) {
+    async fn ask(self: &Arc<Self>, hash: &[u8; 32]) -> (Source, Result<KeyLookup, IdentityError>) {
         let name = name_of(hash);
         // Without news from either channel no cache is believed.
         if !(self.feed.is_fresh() || self.l1.is_fenced(self.clock())) || !self.tier.allows() {
@@ -204,10 +206,10 @@ impl Inner {
                 Found::Valid(cached, prefix) => {
                     self.keep(snapshot, &cached);
                     self.refresh_ahead(&cached, prefix);
-                    return (Source::Redis, Ok(Fact::Valid(cached)));
+                    return (Source::Redis, Ok(KeyLookup::Valid(cached)));
                 }
-                Found::Unknown => return (Source::Redis, Ok(Fact::unknown())),
-                Found::Tombstone(..) => return (Source::Redis, Ok(Fact::refused())),
+                Found::Unknown => return (Source::Redis, Ok(KeyLookup::unknown())),
+                Found::Tombstone(..) => return (Source::Redis, Ok(KeyLookup::refused())),
                 found => Some(found),
             },
             Err(error) => {
@@ -219,24 +221,24 @@ impl Inner {
     }
 
     /// Together with all who ask about the same key. `found`: what Redis had; `None`: Redis is not to be asked.
-    async fn shared(&self, hash: &[u8; 32], found: Option<Found<Arc<Cached>>>) -> Result<Fact, IdentityError> {
+    async fn shared(&self, hash: &[u8; 32], found: Option<Found<Arc<CachedKey>>>) -> Result<KeyLookup, IdentityError> {
         let name = name_of(hash);
         loop {
-            match self.flights.board(name) {
-                Seat::Passenger(passenger) => {
+            match self.flights.join(name) {
+                Seat::Follower(follower) => {
                     metrics::counter!("identity_flight_joins_total").increment(1);
-                    match landed(passenger).await {
+                    match completed(follower).await {
                         Some(Ok(fact)) => return Ok(fact),
                         Some(Err(reason)) => return Err(IdentityError::Db(DbError::Unavailable(reason))),
                         None => {}
                     }
                 }
-                Seat::Pilot(mut flight) => {
+                Seat::Leader(mut flight) => {
                     // Before anything is read: what was read earlier must not be shared with who joins later.
-                    flight.take_off().await;
+                    flight.seal().await;
                     let result = self.proceed(hash, found).await;
                     let shared = result.as_ref().map(Clone::clone).map_err(ToString::to_string);
-                    flight.land(shared);
+                    flight.complete(shared);
                     return result;
                 }
             }
@@ -244,11 +246,11 @@ impl Inner {
     }
 
     /// Drives the protocol from what Redis had.
-    async fn proceed(&self, hash: &[u8; 32], found: Option<Found<Arc<Cached>>>) -> Result<Fact, IdentityError> {
+    async fn proceed(&self, hash: &[u8; 32], found: Option<Found<Arc<CachedKey>>>) -> Result<KeyLookup, IdentityError> {
         let key = self.tier.redis_key(&name_of(hash));
         let snapshot = self.l1.snapshot(&name_of(hash), self.clock());
         let lease = entry::lease(*Uuid::new_v4().as_bytes());
-        let (mut verification, _) = Verification::<Fact>::new(lease.clone());
+        let (mut verification, _) = Verification::<KeyLookup>::new(lease.clone());
         let mut event = found.map_or(Event::RedisFailed, |found| Event::Found(fact_found(found)));
         loop {
             event = match verification.next(event) {
@@ -273,7 +275,7 @@ impl Inner {
                 },
                 Action::Fill { lease, fact } => self.fill(&key, &lease, &fact).await,
                 Action::Done(Answer::Cached(fact) | Answer::Primary { fact, kept: true }) => {
-                    if let Fact::Valid(cached) = &fact {
+                    if let KeyLookup::Valid(cached) = &fact {
                         self.keep(snapshot, cached);
                     }
                     return Ok(fact);
@@ -284,19 +286,19 @@ impl Inner {
     }
 
     /// Asks the primary, a few at a time; `Busy` after `queue`.
-    pub(super) async fn read(&self, hash: &[u8; 32], queue: Duration) -> Result<Fact, IdentityError> {
+    pub(super) async fn read(&self, hash: &[u8; 32], queue: Duration) -> Result<KeyLookup, IdentityError> {
         let turn = tokio::time::timeout(queue, self.primary_reads.acquire()).await;
         let _turn = turn.map_err(|_| IdentityError::Busy)?.map_err(|_| IdentityError::Busy)?;
         Ok(store::fact(&self.db, hash).await?)
     }
 
-    pub(super) async fn fill(&self, key: &str, expected: &Prefix, fact: &Fact) -> Event<Fact> {
+    pub(super) async fn fill(&self, key: &str, expected: &CasToken, fact: &KeyLookup) -> Event<KeyLookup> {
         let Some(now) = self.feed.now() else { return Event::Swapped(false) };
-        if matches!(fact, Fact::Unknown { .. }) && !self.may_remember_unknown() {
+        if matches!(fact, KeyLookup::Unknown { .. }) && !self.may_remember_unknown() {
             self.give_back(key, expected).await;
             return Event::Swapped(false);
         }
-        let (value, ms) = self.seal.seal(key, fact, *Uuid::new_v4().as_bytes(), now, random_unit());
+        let (value, ms) = self.signer.sign(key, fact, *Uuid::new_v4().as_bytes(), now, random_unit());
         let event = swapped(self.tier.swap(key, expected, &value, ms).await);
         let outcome = match &event {
             Event::Swapped(true) => "ok",
@@ -308,7 +310,7 @@ impl Inner {
     }
 
     /// Ends a lease that nothing is read under any more: others need not wait for it, and it takes no room.
-    async fn give_back(&self, key: &str, lease: &Prefix) {
+    async fn give_back(&self, key: &str, lease: &CasToken) {
         if let Err(error) = self.tier.swap(key, lease, &[], 0).await {
             tracing::debug!(%error, "a lease was not given back; it ends by itself");
         }
@@ -328,8 +330,8 @@ impl Inner {
         &self,
         key: &str,
         hash: &[u8; 32],
-        value: Result<Option<fred::bytes::Bytes>, super::tier::TierError>,
-    ) -> Event<Fact> {
+        value: Result<Option<fred::bytes::Bytes>, crate::core::identity::cache::redis_tier::TierError>,
+    ) -> Event<KeyLookup> {
         match value {
             Ok(value) => Event::Found(fact_found(self.open(key, hash, value.as_deref()))),
             Err(error) => {
@@ -340,8 +342,8 @@ impl Inner {
     }
 
     /// What a value of Redis is worth now.
-    fn open(&self, key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<Cached>> {
-        match self.seal.open(key, hash, value) {
+    fn open(&self, key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<CachedKey>> {
+        match self.signer.open(key, hash, value) {
             Found::Valid(cached, prefix) if !self.still_good(&cached) => Found::Untrusted(prefix),
             // Of a suspension, say, that was told after the key was let in again.
             Found::Tombstone(ver, prefix) if ver < self.feed.version(&name_of(hash)) => Found::Untrusted(prefix),
@@ -350,14 +352,14 @@ impl Inner {
     }
 
     /// Not changed since, not older than any value may be, not expired: by the feed and Postgres' time.
-    fn still_good(&self, cached: &Cached) -> bool {
+    fn still_good(&self, cached: &CachedKey) -> bool {
         let Some(now) = self.feed.now() else { return false };
         #[allow(clippy::cast_precision_loss, reason = "minutes")]
         let too_old = now - cached.filled_at > VALID_MS as f64 / 1000.0;
         !too_old && !cached.expired(now) && cached.ver >= self.feed.version(&cached.name())
     }
 
-    fn keep(&self, snapshot: Option<Snapshot>, cached: &Arc<Cached>) {
+    fn keep(&self, snapshot: Option<Snapshot>, cached: &Arc<CachedKey>) {
         if let (true, Some(snapshot)) = (self.l1_on, snapshot) {
             self.l1.insert(snapshot, cached.clone(), self.clock());
         }
@@ -380,9 +382,9 @@ impl Inner {
     }
 }
 
-fn fact_found(found: Found<Arc<Cached>>) -> Found<Fact> {
+fn fact_found(found: Found<Arc<CachedKey>>) -> Found<KeyLookup> {
     match found {
-        Found::Valid(cached, prefix) => Found::Valid(Fact::Valid(cached), prefix),
+        Found::Valid(cached, prefix) => Found::Valid(KeyLookup::Valid(cached), prefix),
         Found::Nothing => Found::Nothing,
         Found::Lease => Found::Lease,
         Found::Unknown => Found::Unknown,
@@ -391,7 +393,7 @@ fn fact_found(found: Found<Arc<Cached>>) -> Found<Fact> {
     }
 }
 
-fn swapped(result: Result<bool, super::tier::TierError>) -> Event<Fact> {
+fn swapped(result: Result<bool, crate::core::identity::cache::redis_tier::TierError>) -> Event<KeyLookup> {
     result.map_or(Event::RedisFailed, Event::Swapped)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
-use super::{Cached, Fact, KeyHash};
+use super::{CachedKey, KeyHash, KeyLookup};
 use crate::core::{
     db::{Consistency, DbError, DualDb, Param, Row},
     id::{KeyId, TenantId},
@@ -28,7 +28,7 @@ async fn of_primary(db: &DualDb, sql: &'static str, params: &[Param<'_>]) -> Res
 }
 
 /// What the primary says of a hash. Never a replica: it may not know of a revocation yet.
-pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Result<Fact, DbError> {
+pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Result<KeyLookup, DbError> {
     let (asked_at, hash) = (Instant::now(), *hash);
     // A row also for a key that is not there: that is an answer too, and only the primary's counts.
     let rows = of_primary(
@@ -42,18 +42,18 @@ pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Res
         &[&hash.as_slice()],
     )
     .await?;
-    let unknown = Ok(Fact::Unknown { until_s: None });
+    let unknown = Ok(KeyLookup::Unknown { until_s: None });
     let Some(row) = rows.first() else { return unknown };
     let Some(stored) = row.get::<_, Option<&[u8]>>("key_hash") else { return unknown };
     let ver = row.get("ver");
     if row.get("refused") {
-        return Ok(Fact::Refused { ver });
+        return Ok(KeyLookup::Refused { ver });
     }
     let not_yet: Option<f64> = row.get("not_yet_s");
     if not_yet.is_some_and(|seconds| seconds > 0.0) || !bool::from(stored.ct_eq(&hash)) {
-        return Ok(Fact::Unknown { until_s: not_yet.filter(|seconds| *seconds > 0.0) });
+        return Ok(KeyLookup::Unknown { until_s: not_yet.filter(|seconds| *seconds > 0.0) });
     }
-    Ok(Fact::Valid(Arc::new(Cached {
+    Ok(KeyLookup::Valid(Arc::new(CachedKey {
         hash,
         ver,
         caller: Arc::new(Caller {

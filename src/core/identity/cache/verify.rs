@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::entry::{Found, Prefix};
+use super::entry::{CasToken, Found};
 
 const WAITS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
 
@@ -22,11 +22,11 @@ pub enum Action<F> {
     /// Read the key's value.
     Get,
     /// Put this lease if there is nothing; answers what was there.
-    Lease(Prefix),
+    Lease(CasToken),
     /// Put this lease in place of `expected`.
     TakeOver {
-        expected: Prefix,
-        lease: Prefix,
+        expected: CasToken,
+        lease: CasToken,
     },
     Wait(Duration),
     /// Ask the primary; `fills`: the answer will be offered to the cache.
@@ -35,7 +35,7 @@ pub enum Action<F> {
     },
     /// Put the fact in place of the lease.
     Fill {
-        lease: Prefix,
+        lease: CasToken,
         fact: F,
     },
     Done(Answer<F>),
@@ -65,9 +65,9 @@ pub enum Event<F> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State<F> {
     Asked { waits: usize },
-    AskedForLease(Prefix),
-    TakingOver(Prefix),
-    Reading { under: Option<Prefix> },
+    AskedForLease(CasToken),
+    TakingOver(CasToken),
+    Reading { under: Option<CasToken> },
     Filling(F),
     Waiting { waits: usize },
 }
@@ -76,7 +76,7 @@ enum State<F> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Verification<F> {
     state: State<F>,
-    lease: Prefix,
+    lease: CasToken,
 }
 
 /// The facts that values stand for, where the value says no.
@@ -87,7 +87,7 @@ pub trait Refusal: Clone {
 
 impl<F: Refusal> Verification<F> {
     /// `lease`: a value never used before. Begins with `Action::Get`.
-    pub fn new(lease: Prefix) -> (Self, Action<F>) {
+    pub fn new(lease: CasToken) -> (Self, Action<F>) {
         (Self { state: State::Asked { waits: 0 }, lease }, Action::Get)
     }
 
@@ -138,7 +138,7 @@ impl<F: Refusal> Verification<F> {
         }
     }
 
-    fn read_under(&mut self, lease: Prefix) -> Action<F> {
+    fn read_under(&mut self, lease: CasToken) -> Action<F> {
         self.state = State::Reading { under: Some(lease) };
         Action::Read { fills: true }
     }

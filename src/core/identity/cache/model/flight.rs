@@ -1,6 +1,6 @@
-//! Callers that share an answer: real `Flights` and real `Verification`s, with Redis and without.
+//! Callers that share an answer: real `SingleFlight` and real `Verification`s, with Redis and without.
 //!
-//! `Flights` cannot be copied, so each state remembers what was done to it since it was last empty, and does it anew.
+//! `SingleFlight` cannot be copied, so each state remembers what was done to it since it was last empty, and does it anew.
 //! Everything else is the world of `redis_world`: a caller that has not boarded is a reader that has looked once.
 
 use std::fmt::Arguments;
@@ -9,15 +9,15 @@ use futures_util::FutureExt;
 use tokio::sync::watch::Receiver;
 
 use super::{
-    super::flight::{Flight, Flights, Seat, landed},
     World, fingerprint, goes_wrong, is_safe,
     redis_rules::{Fact, OURS, Rules},
     redis_world::Redis,
 };
+use crate::core::identity::cache::single_flight::{Flight, Seat, SingleFlight, completed};
 
 const KEY: [u8; 16] = [0; 16];
 
-/// Something done to `Flights`, by a caller.
+/// Something done to `SingleFlight`, by a caller.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Board(usize),
@@ -35,8 +35,8 @@ enum Part {
     /// Has its answer, and will hand it out.
     Landing(Fact),
     /// Of the flight that this caller boarded first, since the revocation returned or before.
-    Passenger {
-        pilot: usize,
+    Follower {
+        leader: usize,
         after: bool,
     },
 }
@@ -52,34 +52,34 @@ struct Sky {
 
 /// What came of an operation.
 enum Came {
-    Pilot,
-    Passenger,
+    Leader,
+    Follower,
     TookOff(bool),
     /// Who heard what; nothing: ask again.
     Heard(Vec<(usize, Option<Fact>)>),
 }
 
-/// Does all of it to a new `Flights`; answers what came of the last.
+/// Does all of it to a new `SingleFlight`; answers what came of the last.
 fn replay(ops: &[Op], callers: usize) -> Option<Came> {
-    let flights = Flights::new();
+    let flights = SingleFlight::new();
     let mut pilots: Vec<Option<Flight<'_, Fact>>> = (0..callers).map(|_| None).collect();
     let mut passengers: Vec<Option<Receiver<Option<Fact>>>> = vec![None; callers];
     let mut came = None;
     for op in ops {
         came = match *op {
-            Op::Board(i) => match flights.board(KEY) {
-                Seat::Pilot(flight) => {
+            Op::Board(i) => match flights.join(KEY) {
+                Seat::Leader(flight) => {
                     pilots[i] = Some(flight);
-                    Some(Came::Pilot)
+                    Some(Came::Leader)
                 }
-                Seat::Passenger(passenger) => {
-                    passengers[i] = Some(passenger);
-                    Some(Came::Passenger)
+                Seat::Follower(follower) => {
+                    passengers[i] = Some(follower);
+                    Some(Came::Follower)
                 }
             },
-            Op::TakeOff(i) => pilots[i].as_mut().map(|f| Came::TookOff(f.take_off().now_or_never().is_some())),
+            Op::TakeOff(i) => pilots[i].as_mut().map(|f| Came::TookOff(f.seal().now_or_never().is_some())),
             Op::Land(i, fact) => {
-                pilots[i].take().into_iter().for_each(|flight| flight.land(fact));
+                pilots[i].take().into_iter().for_each(|flight| flight.complete(fact));
                 Some(Came::Heard(hear(&mut passengers)))
             }
             Op::Lose(i) => {
@@ -94,7 +94,7 @@ fn replay(ops: &[Op], callers: usize) -> Option<Came> {
 fn hear(passengers: &mut [Option<Receiver<Option<Fact>>>]) -> Vec<(usize, Option<Fact>)> {
     let mut heard = Vec::new();
     for (i, seat) in passengers.iter_mut().enumerate() {
-        let answer = seat.clone().and_then(|passenger| landed(passenger).now_or_never());
+        let answer = seat.clone().and_then(|follower| completed(follower).now_or_never());
         if let Some(answer) = answer {
             heard.push((i, answer));
             *seat = None;
@@ -109,7 +109,7 @@ impl Sky {
         Self { redis: Redis::new(rules), takes_off, parts, done: Vec::new() }
     }
 
-    /// The same with this done to `Flights`, and what came of it.
+    /// The same with this done to `SingleFlight`, and what came of it.
     fn after(&self, op: Op) -> (Self, Option<Came>) {
         let mut next = self.clone();
         next.done.push(op);
@@ -117,11 +117,11 @@ impl Sky {
         (next, came)
     }
 
-    fn landed(&mut self, pilot: usize, heard: Option<Came>) {
-        self.parts[pilot] = Part::None;
+    fn completed(&mut self, leader: usize, heard: Option<Came>) {
+        self.parts[leader] = Part::None;
         let Some(Came::Heard(heard)) = heard else { return };
         for (i, answer) in heard {
-            if let (Part::Passenger { after, .. }, Some(fact)) = (self.parts[i], answer) {
+            if let (Part::Follower { after, .. }, Some(fact)) = (self.parts[i], answer) {
                 self.redis.hand(fact, after);
             }
             // Who heard nothing asks again: as one that begins now, which may be wrong in more ways.
@@ -137,21 +137,21 @@ impl Sky {
             (Part::None, None) => self.reads(i, next),
             (Part::None, Some(after)) => {
                 let (mut boarded, came) = self.after(Op::Board(i));
-                if let Some(Came::Pilot) = came {
+                if let Some(Came::Leader) = came {
                     boarded.parts[i] = Part::Boarding;
                     return next(format_args!("R{i} opens a flight"), boarded);
                 }
-                let pilot = |part: &Part| {
+                let leader = |part: &Part| {
                     if self.takes_off {
                         *part == Part::Boarding
                     } else {
-                        !matches!(part, Part::None | Part::Passenger { .. })
+                        !matches!(part, Part::None | Part::Follower { .. })
                     }
                 };
-                let pilot = self.parts.iter().position(pilot).unwrap_or(usize::MAX);
-                boarded.parts[i] = Part::Passenger { pilot, after };
+                let leader = self.parts.iter().position(leader).unwrap_or(usize::MAX);
+                boarded.parts[i] = Part::Follower { leader, after };
                 boarded.redis.leave(i);
-                next(format_args!("R{i} joins R{pilot}"), boarded);
+                next(format_args!("R{i} joins R{leader}"), boarded);
             }
             (Part::Boarding, _) if !self.takes_off => {
                 let mut flying = self.clone();
@@ -172,18 +172,18 @@ impl Sky {
             }
             (Part::Landing(fact), _) => {
                 let (mut down, came) = self.after(Op::Land(i, fact));
-                down.landed(i, came);
+                down.completed(i, came);
                 next(format_args!("R{i} lands with {fact:?}"), down);
                 self.lost(i, next);
             }
-            (Part::Passenger { .. }, _) => {}
+            (Part::Follower { .. }, _) => {}
         }
     }
 
     fn lost(&self, i: usize, next: &mut dyn FnMut(Arguments<'_>, Self)) {
         let (mut lost, came) = self.after(Op::Lose(i));
         lost.redis.leave(i);
-        lost.landed(i, came);
+        lost.completed(i, came);
         next(format_args!("R{i}'s flight is lost"), lost);
     }
 

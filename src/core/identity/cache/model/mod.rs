@@ -1,6 +1,6 @@
 //! The protocol under every interleaving: small worlds around the real decision code, explored state by state.
 //!
-//! `redis` steps `Verification` against one Redis entry, `flight` steps `Flights`, `process` steps `L1` and `Reader`. Each
+//! `redis` steps `Verification` against one Redis entry, `flight` steps `SingleFlight`, `process` steps `L1` and `Reader`. Each
 //! world is run with all guards, where nothing may go wrong, and with each guard taken away, where something must: a
 //! model that finds nothing in a broken protocol would prove nothing of a sound one.
 

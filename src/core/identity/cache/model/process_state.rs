@@ -4,11 +4,11 @@
 //! longer than the real one, never shorter. Nothing has to happen within a tick, so a process may sleep at any point.
 //! Ages stop counting where they stop mattering, and versions are counted from the present one: finitely many states.
 
-use super::super::{
+use crate::core::identity::cache::{
+    invalidations::Reader,
     l1::{Frozen, Snapshot},
-    log::Reader,
+    redis_tier::{BATCH, InvalidationBatch, LogId},
     revoke::SETTLED,
-    tier::{BATCH, LogId, News},
 };
 
 /// By the process's clock: it is always now, and what was gets older.
@@ -218,7 +218,7 @@ impl State {
 }
 
 impl Told {
-    pub fn news(&self) -> News {
+    pub fn news(&self) -> InvalidationBatch {
         let mut entries = Vec::new();
         for (id, whom) in &self.entries {
             match whom {
@@ -227,7 +227,7 @@ impl Told {
             }
         }
         entries.truncate(BATCH);
-        News { epoch: self.epoch.to_string(), oldest: self.oldest, newest: self.newest, entries }
+        InvalidationBatch { epoch: self.epoch.to_string(), oldest: self.oldest, newest: self.newest, entries }
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{cell::RefCell, fmt::Arguments, sync::Arc, time::Duration};
 
 use super::{
-    super::{
-        Cached,
-        l1::{Frozen, L1, Snapshot},
-        revoke::all_have_heard,
-        tier::{BATCH, LogId},
-    },
     World, fingerprint,
     process_state::{Fetch, LONG, NOW, Question, Revoker, Rules, State, Told, Verify, Whom, ticks},
+};
+use crate::core::identity::cache::{
+    CachedKey,
+    l1::{Frozen, L1, Snapshot},
+    redis_tier::{BATCH, LogId},
+    revoke::all_have_heard,
 };
 use crate::core::{
     id::{KeyId, TenantId},
@@ -25,7 +25,7 @@ pub struct Process {
 
 thread_local! {
     /// The map that each state is put into for a step.
-    static MAP: RefCell<(L1, Arc<Cached>)> = RefCell::new((L1::new(), Arc::new(Cached {
+    static MAP: RefCell<(L1, Arc<CachedKey>)> = RefCell::new((L1::new(), Arc::new(CachedKey {
         hash: [0; 32],
         ver: 1,
         caller: Arc::new(Caller {
@@ -53,7 +53,7 @@ impl Process {
     }
 
     /// A step of the real map.
-    fn on_map<R>(&self, state: &mut State, step: impl FnOnce(&mut State, &L1, &Arc<Cached>) -> R) -> R {
+    fn on_map<R>(&self, state: &mut State, step: impl FnOnce(&mut State, &L1, &Arc<CachedKey>) -> R) -> R {
         MAP.with_borrow(|(map, cached)| {
             map.thaw(state.l1, cached);
             let result = step(state, map, cached);
@@ -111,9 +111,9 @@ impl Process {
         self.on_map(state, |state, map, _| state.reader.take(&news, map, NOW - ticks(age)));
     }
 
-    fn deaf(&self, state: &mut State) {
+    fn disconnected(&self, state: &mut State) {
         state.question = Question::None;
-        self.on_map(state, |state, map, _| state.reader.deaf(map));
+        self.on_map(state, |state, map, _| state.reader.disconnected(map));
     }
 
     fn process_steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self)) {
@@ -130,12 +130,12 @@ impl Process {
                 let answered = Self { rules: self.rules, state: answered };
                 next(format_args!("Redis answers it (last {last:?})"), answered);
                 if self.rules.losses {
-                    next(format_args!("the question is lost"), self.with(|s| self.deaf(s)));
+                    next(format_args!("the question is lost"), self.with(|s| self.disconnected(s)));
                     // And answered at once, later or never.
                     if let (Some(last), None) = (last, state.late) {
                         let given_up = self.with(|s| {
                             s.late = Some(last);
-                            self.deaf(s);
+                            self.disconnected(s);
                         });
                         next(format_args!("the question is given up"), given_up);
                     }

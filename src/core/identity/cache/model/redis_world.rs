@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use super::{
     super::{
-        entry::{Found, Prefix},
+        entry::{CasToken, Found},
         verify::{Action, Answer, Event, Verification},
     },
     World, fingerprint,
@@ -33,7 +33,7 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Late {
     Lease(u8),
-    Swap(Prefix, Cell),
+    Swap(CasToken, Cell),
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ impl Redis {
     fn fresh(&self) -> u8 {
         let held = |nonce: u8| {
             let by = |cell: Cell| matches!(cell, Cell::Lease(n) | Cell::Valid(n) | Cell::Forged(n) if n == nonce);
-            let named = |prefix: &Prefix| prefix.0[1] == nonce;
+            let named = |prefix: &CasToken| prefix.0[1] == nonce;
             by(self.cell)
                 || self.copy.is_some_and(by)
                 || self.refresher.is_some_and(|(n, _)| n == nonce)
@@ -115,7 +115,7 @@ impl Redis {
         }
     }
 
-    fn swap(&mut self, expected: &Prefix, new: Cell) -> bool {
+    fn swap(&mut self, expected: &CasToken, new: Cell) -> bool {
         let done = match self.rules.filling {
             Filling::Compare => self.cell != Cell::Nothing && prefix(self.cell) == *expected,
             Filling::Set => true,
@@ -368,12 +368,12 @@ impl Redis {
 }
 
 /// Kind and nonce, as in the real values.
-fn prefix(cell: Cell) -> Prefix {
+fn prefix(cell: Cell) -> CasToken {
     let (kind, nonce) = match cell {
         Cell::Nothing | Cell::Tombstone => (b'T', u8::MAX),
         Cell::Lease(nonce) => (b'L', nonce),
         Cell::Valid(nonce) => (b'V', nonce),
         Cell::Forged(nonce) => (b'F', nonce),
     };
-    Prefix(vec![kind, nonce])
+    CasToken(vec![kind, nonce])
 }
