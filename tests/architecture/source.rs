@@ -1,9 +1,9 @@
 //! Reads Rust files into the flat lists that the rules look at: paths, imports, literals, macros and words.
 //!
 //! `syn` gives the items: modules, with `#[cfg(test)]`, and imports. Everything else is walked as tokens, because a
-//! macro's body is nothing else: so a path, a literal or a nested macro inside `tokio::select!` or `json!` is found like
-//! any other. Nothing is expanded and no type is inferred. Comments are not tokens; the rules that need them
-//! read `Source::text`.
+//! macro's body is nothing else: so a path, a literal or a nested macro inside `tokio::select!` or `json!` is found
+//! like any other. Nothing is expanded and no type is inferred. Comments are not tokens; the rules that need them read
+//! `Source::text`.
 
 use std::{collections::BTreeMap, fs, ops::Range, path::Path, sync::LazyLock};
 
