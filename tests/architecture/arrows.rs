@@ -1,8 +1,10 @@
 //! Which module may import which. A module's row is the one with its longest prefix; a module without a row may import
 //! nothing of ours. Its own subtree is always open to it: the top-level module, or inside `core` the module below it.
+//! What a module re-exports may also be imported from there, if the module that defines it may be imported.
 
 use crate::{
     source::{Source, absolute, within},
+    tree::TREE,
     violation::{Rule, Violation, assert_none, violations},
 };
 
@@ -19,8 +21,21 @@ const fn arrow(from: &'static [&'static str], to: &'static [&'static [&'static s
 const EVERYTHING: &[&str] = &[""];
 
 /// What every noun of `core` may use: plain values, connections and settings.
-const BASICS: &[&str] =
-    &["core::breaker", "core::db", "core::id", "core::invalid", "core::page", "core::redis", "core::text", "config"];
+const BASICS: &[&str] = &[
+    "core::breaker",
+    "core::db",
+    "core::id",
+    "core::invalid",
+    "core::label",
+    "core::page",
+    "core::redis",
+    "core::text",
+    "core::text_enum",
+    "config",
+];
+
+const INSTANCE_TYPES: &[&str] =
+    &["core::instances::reason", "core::instances::restart_policy", "core::instances::spec", "core::instances::state"];
 
 const ARROWS: &[Arrow] = &[
     arrow(&["main", "cli", "commands", "startup"], &[EVERYTHING], "the composition roots may import everything"),
@@ -31,11 +46,21 @@ const ARROWS: &[Arrow] = &[
         "worker imports core, http, backend, config, shutdown and telemetry; never api",
     ),
     arrow(&["backend"], &[&["core::id", "core::text"]], "backend imports core::id and core::text, and its own specs"),
-    arrow(&["http"], &[&["core::invalid", "core::page"]], "http imports only core::invalid and core::page"),
+    arrow(
+        &["http"],
+        &[&["core::id", "core::invalid", "core::page"]],
+        "http imports only core::id, core::invalid and core::page",
+    ),
     arrow(&["telemetry"], &[&["config::environment"]], "telemetry imports only the format of its logs"),
     arrow(&["lib", "config", "shutdown"], &[], "a leaf imports nothing of ours"),
     arrow(
-        &["core::instances::service", "core::identity::service", "core::tenants::service", "core::maintenance"],
+        &[
+            "core::instances::service",
+            "core::identity::keys_service",
+            "core::identity::service",
+            "core::tenants::service",
+            "core::maintenance",
+        ],
         &[&["core", "config"]],
         "services and maintenance import core and config: nothing in core imports HTTP or containers",
     ),
@@ -46,12 +71,12 @@ const ARROWS: &[Arrow] = &[
     ),
     arrow(
         &["core::queue"],
-        &[BASICS, &["core::instances::state", "core::instances::spec"]],
-        "queue may import instances::state and instances::spec; other nouns meet in a service",
+        &[BASICS, INSTANCE_TYPES],
+        "queue may import reason, restart_policy, spec and state of instances; other nouns meet in a service",
     ),
     arrow(
         &["core::queue::workers"],
-        &[BASICS, &["core::hosts"]],
+        &[BASICS, INSTANCE_TYPES, &["core::hosts"]],
         "a worker is registered together with its host; other nouns meet in a service",
     ),
     arrow(
@@ -60,7 +85,12 @@ const ARROWS: &[Arrow] = &[
         "identity may import idempotency; other nouns meet in a service",
     ),
     arrow(
-        &["core::networks", "core::hosts", "core::tenants"],
+        &["core::tenants"],
+        &[BASICS, &["core::identity::invalidation"]],
+        "tenants may import identity::invalidation, since a suspension invalidates keys; other nouns meet in a service",
+    ),
+    arrow(
+        &["core::networks", "core::hosts"],
         &[BASICS],
         "nouns do not import each other: they meet in a service, or in the statement that joins them",
     ),
@@ -79,9 +109,10 @@ const ARROWS: &[Arrow] = &[
         &[&["core::db", "core::id", "core::redis", "core::breaker", "config"]],
         "read_your_writes imports connections and ids, and no noun",
     ),
+    arrow(&["core::page"], &[&["core::db"]], "core::page imports what it reads rows with"),
     arrow(&["core::db", "core::redis"], &[&["config", "core::id"]], "a connection imports its settings and no noun"),
     arrow(
-        &["core::breaker", "core::id", "core::invalid", "core::page", "core::text", "core::text_enum"],
+        &["core::breaker", "core::id", "core::invalid", "core::label", "core::text", "core::text_enum"],
         &[],
         "plain values import nothing of ours",
     ),
@@ -92,11 +123,13 @@ pub fn arrows(source: &Source) -> Vec<Violation> {
     for path in &source.paths {
         let module = &path.module;
         let Some(target) = absolute(module, &path.is.segments) else { continue };
+        let definition = TREE.definition(&target, 0).map(|source| source.module.as_str());
         let target = target.join("::");
         let reach = |arrow: &&Arrow| arrow.from.iter().filter(|from| within(module, from)).map(|from| from.len()).max();
         let row = ARROWS.iter().filter(|arrow| reach(arrow).is_some()).max_by_key(reach);
         let mut to = row.into_iter().flat_map(|row| row.to).copied().flatten();
-        if !within(&target, own(module)) && !to.any(|to| within(&target, to)) {
+        let may_import = |to: &&str| within(&target, to) || definition.is_some_and(|module| within(module, to));
+        if !within(&target, own(module)) && !to.any(may_import) {
             let violation = Violation::at(source, Rule::Arrow, path, format!("{module} → {target}"));
             found.push(match row {
                 Some(row) => violation.because(row.rule),

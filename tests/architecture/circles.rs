@@ -10,87 +10,28 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    source::{Found, Mention, Source, absolute, sources},
+    source::{Mention, Source, sources},
+    tree::Tree,
     violation::{Rule, Violation, assert_none},
 };
 
 /// From a file to those that it needs, each with the line and the name of the first use.
 type Needs<'a> = BTreeMap<&'a str, BTreeMap<&'a str, (usize, String)>>;
 
-struct Tree<'a> {
-    /// By module; the root is "".
-    files: BTreeMap<&'a str, &'a Source>,
-}
-
-impl<'a> Tree<'a> {
-    fn new(sources: &'a [Source]) -> Self {
-        let name = |source: &'a Source| if source.module == "lib" { "" } else { source.module.as_str() };
-        // The binary's own root, which nothing can import.
-        let library = sources.iter().filter(|source| source.module != "main");
-        let mut files: BTreeMap<_, _> = library.map(|source| (name(source), source)).collect();
-        let is_child_for_tests = |module: &str| {
-            let (parent, child) = module.rsplit_once("::").unwrap_or(("", module));
-            files.get(parent).is_some_and(|parent| parent.children.get(child) == Some(&true))
-        };
-        let tests: Vec<&str> = files.keys().copied().filter(|module| is_child_for_tests(module)).collect();
-        files.retain(|module, _| !tests.iter().any(|test| crate::source::within(module, test)));
-        Self { files }
-    }
-
-    /// The file that defines what an absolute path names; `None` for a module, which is not an item.
-    fn definition(&self, path: &[String], depth: usize) -> Option<&'a Source> {
-        let depth_of_file =
-            (0..=path.len()).rev().find(|length| self.files.contains_key(path[..*length].join("::").as_str()))?;
-        let file = self.files[path[..depth_of_file].join("::").as_str()];
-        let [item, rest @ ..] = &path[depth_of_file..] else { return None };
-        let imported = self.import(file, item).filter(|_| depth < 16);
-        match imported.and_then(|import| self.target(file, import)) {
-            Some(target) => self.definition(&[&target[..], rest].concat(), depth + 1),
-            // A crate's item that is passed on; what glob, macro or `std` brings in counts as the file's own.
-            None if imported.is_some() => None,
-            None => Some(file),
-        }
-    }
-
-    fn import(&self, file: &'a Source, name: &str) -> Option<&'a Found<Mention>> {
-        let is_name = |path: &&Found<Mention>| path.is.import.as_ref().is_some_and(|import| import.name == name);
-        file.paths.iter().filter(|path| !path.is_test).find(is_name)
-    }
-
-    /// Where a path in a file leads, if to something of ours: by `crate`, `self` or `super`, an import or a child.
-    fn target(&self, file: &'a Source, path: &Found<Mention>) -> Option<Vec<String>> {
-        let segments = &path.is.segments;
-        let module = if file.module == "lib" { "" } else { &path.module };
-        if let Some(target) = absolute(module, segments) {
-            return Some(target);
-        }
-        let (first, rest) = segments.split_first()?;
-        if file.children.contains_key(first) {
-            let parent = module.split("::").filter(|part| !part.is_empty()).map(str::to_owned);
-            return Some(parent.chain(segments.iter().cloned()).collect());
-        }
-        let import = self.import(file, first).filter(|import| !std::ptr::eq(*import, path))?;
-        // `use a::a;` would lead back to itself.
-        let is_itself = import.is.segments.first() == Some(first);
-        let target = if is_itself { None } else { self.target(file, import) };
-        target.map(|target| [&target[..], rest].concat())
-    }
-
-    fn needs(&self) -> Needs<'a> {
-        let mut needs = Needs::new();
-        for file in self.files.values().copied() {
-            let is_reexport = |path: &Mention| path.import.as_ref().is_some_and(|import| import.is_public);
-            for path in file.paths.iter().filter(|path| !path.is_test && !is_reexport(&path.is)) {
-                let target = self.target(file, path);
-                let Some(other) = target.and_then(|target| self.definition(&target, 0)) else { continue };
-                if other.path != file.path {
-                    let to = needs.entry(file.path.as_str()).or_default();
-                    to.entry(other.path.as_str()).or_insert((path.line, path.is.segments.join("::")));
-                }
+fn needs<'a>(tree: &Tree<'a>) -> Needs<'a> {
+    let mut needs = Needs::new();
+    for file in tree.files.values().copied() {
+        let is_reexport = |path: &Mention| path.import.as_ref().is_some_and(|import| import.is_public);
+        for path in file.paths.iter().filter(|path| !path.is_test && !is_reexport(&path.is)) {
+            let target = tree.target(file, path);
+            let Some(other) = target.and_then(|target| tree.definition(&target, 0)) else { continue };
+            if other.path != file.path {
+                let to = needs.entry(file.path.as_str()).or_default();
+                to.entry(other.path.as_str()).or_insert((path.line, path.is.segments.join("::")));
             }
         }
-        needs
     }
+    needs
 }
 
 /// The shortest way from one file to another.
@@ -111,8 +52,8 @@ fn way<'a>(needs: &Needs<'a>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
 }
 
 /// Circles, the shortest first. Of those that have an import in common, one is enough: without the import all are gone.
-fn circles(sources: &[Source]) -> Vec<Violation> {
-    let needs = Tree::new(sources).needs();
+pub fn circles(sources: &[Source]) -> Vec<Violation> {
+    let needs = needs(&Tree::new(sources));
     let edges = needs.iter().flat_map(|(from, to)| to.keys().map(move |to| (*from, *to)));
     let mut circles: Vec<Vec<&str>> =
         edges.filter_map(|(from, to)| Some([&[from], &way(&needs, to, from)?[..]].concat())).collect();
@@ -123,11 +64,11 @@ fn circles(sources: &[Source]) -> Vec<Violation> {
         if hops.iter().any(|hop| seen.contains(hop)) {
             continue;
         }
-        let text = |(from, to): &(&str, &str)| {
+        let uses = hops.iter().map(|(from, to)| {
             let (line, name) = &needs[from][to];
-            format!("{from}:{line} uses {name} of {to}")
-        };
-        let what = hops.iter().map(text).collect::<Vec<_>>().join(", ");
+            format!("{from}:{line} uses {name}")
+        });
+        let what = uses.collect::<Vec<_>>().join(", and ");
         let (from, to) = hops[0];
         found.push(Violation::new(Rule::Circle, from, needs[from][to].0, what));
         seen.extend(hops);

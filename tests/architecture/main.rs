@@ -9,6 +9,7 @@ mod crates;
 mod files;
 mod source;
 mod sql;
+mod tree;
 mod violation;
 mod words;
 
@@ -28,7 +29,10 @@ fn every_exception_is_still_needed() {
         sql::columns,
         sql::sql,
     ];
-    let found: Vec<Violation> = rules.into_iter().flat_map(violations).collect();
+    let mut found: Vec<Violation> = rules.into_iter().flat_map(violations).collect();
+    found.extend(circles::circles(source::sources()));
+    found.extend(sql::all_forms());
+    found.extend(words::everywhere());
     let unneeded = unneeded(&found);
     assert!(unneeded.is_empty(), "these rows of EXCEPTIONS allow nothing; remove them:\n{}", unneeded.join("\n"));
 }

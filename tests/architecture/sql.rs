@@ -73,7 +73,7 @@ fn forms(source: &Source, local_macros: &[String]) -> Vec<Violation> {
     long.chain(assembled).collect()
 }
 
-/// A file of SQL begins with a comment and is included by a Rust file in its folder.
+/// A file of SQL is in `core`, begins with a comment, and is included by a Rust file in its folder.
 fn statement_file(path: &str, text: &str, sources: &[Source]) -> Vec<Violation> {
     let (folder, name) = path.rsplit_once('/').unwrap_or_default();
     let is_included = |source: &Source| {
@@ -82,6 +82,9 @@ fn statement_file(path: &str, text: &str, sources: &[Source]) -> Vec<Violation> 
             && source.macros.iter().any(|call| call.is.name == "include_str" && call.is.first.as_deref() == Some(name))
     };
     let mut found = Vec::new();
+    if !path.starts_with("src/core/") {
+        found.push("SQL outside of core");
+    }
     if !text.starts_with("--") {
         found.push("no comment that says what the statement does and what its parameters are");
     }
@@ -144,13 +147,17 @@ fn statements_name_the_columns_of_their_results() {
     assert_none(violations(columns));
 }
 
+/// Violations of the form that SQL has, in Rust files and in those of SQL.
+pub fn all_forms() -> Vec<Violation> {
+    let local: Vec<String> = sources().iter().flat_map(|source| source.local_macros.clone()).collect();
+    let files = files("src", ".sql");
+    let files = files.iter().flat_map(|path| statement_file(path, &read(path), sources()));
+    sources().iter().flat_map(|source| forms(source, &local)).chain(files).collect()
+}
+
 #[test]
 fn long_sql_is_a_file_and_none_is_assembled() {
-    let sources = sources();
-    let local: Vec<String> = sources.iter().flat_map(|source| source.local_macros.clone()).collect();
-    let files = files("src", ".sql");
-    let found = files.iter().flat_map(|path| statement_file(path, &read(path), sources));
-    assert_none(sources.iter().flat_map(|source| forms(source, &local)).chain(found).collect());
+    assert_none(all_forms());
 }
 
 mod catches {
@@ -218,6 +225,7 @@ mod catches {
         assert_eq!(check("src/core/queue/claim.sql", "select id from jobs"), 1, "no comment");
         assert_eq!(check("src/core/queue/claim.sql", "-- Claims.\nselect j.* from jobs j"), 1, "columns");
         assert_eq!(check("src/core/hosts/claim.sql", "-- Claims.\nselect id from jobs"), 1, "in another folder");
+        assert_eq!(check("src/api/other.sql", "-- Claims.\nselect id from jobs"), 2, "not in core, nor included");
         assert_eq!(check("src/core/queue/other.sql", "-- Claims.\nselect id from jobs"), 1, "included by nothing");
     }
 
