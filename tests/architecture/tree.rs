@@ -39,8 +39,9 @@ impl<'a> Tree<'a> {
         let imported = self.import(file, item).filter(|_| depth < 16);
         match imported.and_then(|import| self.target(file, import)) {
             Some(target) => self.definition(&[&target[..], rest].concat(), depth + 1),
-            // A crate's item that is passed on; what glob, macro or `std` brings in counts as the file's own.
+            // An item of another crate that is passed on.
             None if imported.is_some() => None,
+            // What a glob or a macro brings in counts as the file's own.
             None => Some(file),
         }
     }
