@@ -277,7 +277,7 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
             if is_settled(&record, target) || state.stopping.is_cancelled() {
                 break;
             }
-            let mut waiter = state.instance_watch.wait(id.uuid(), &record.status);
+            let mut waiter = state.instance_watch.wait(id.uuid(), record.status.as_str());
             tokio::select! {
                 () = waiter.changed() => record = load().await?,
                 () = tokio::time::sleep_until(deadline) => break,

@@ -121,7 +121,7 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let deadline = wait::take_deadline(&mut query);
     query.finish()?;
     while wait && !record.status.parse::<JobStatus>().is_ok_and(JobStatus::has_ended) {
-        let mut waiter = state.job_watch.wait(id.uuid(), &record.status);
+        let mut waiter = state.job_watch.wait(id.uuid(), record.status.as_str());
         tokio::select! {
             () = waiter.changed() => record = load().await?,
             () = tokio::time::sleep_until(deadline) => break,

@@ -1,11 +1,13 @@
-//! What handlers need. Nothing here is state of a client: any replica answers any request.
+//! What handlers share: connections, services and settings. It holds nothing about a client, so every replica can answer
+//! every request.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
-    api::wait::Watch,
+    api::wait::StatusWatch,
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
@@ -16,18 +18,34 @@ use crate::{
     http::metrics::RenderMetrics,
 };
 
+/// The statuses of instances that requests wait for.
+pub type InstanceWatch = StatusWatch<Uuid, String>;
+
+/// The statuses of jobs that requests wait for.
+pub type JobWatch = StatusWatch<Uuid, String>;
+
+/// What handlers share; one value per process.
 pub struct ApiState {
+    /// Postgres: the primary and the replica.
     pub db: DualDb,
+    /// Verifies API keys.
     pub identity: Identity,
+    /// Counts the requests of each key.
     pub limiter: Limiter,
+    /// The secrets that API keys are made and recognised with.
     pub ring: Arc<KeyRing>,
+    /// Wakes workers.
     pub notifier: Notifier,
+    /// What instances may use: host ports and addresses.
     pub instances: InstanceConfig,
-    pub instance_watch: Watch,
-    pub job_watch: Watch,
+    /// The statuses of instances that requests wait for.
+    pub instance_watch: InstanceWatch,
+    /// The statuses of jobs that requests wait for.
+    pub job_watch: JobWatch,
+    /// Decides whether a list may be read from the replica.
     pub read_your_writes: ReadYourWrites,
     /// Renders the metrics of this process.
     pub metrics: RenderMetrics,
-    /// Readiness fails from here on.
+    /// Cancelled when the process is asked to stop: readiness fails and waits end.
     pub stopping: CancellationToken,
 }

@@ -1,4 +1,4 @@
-//! The request's span and its line in the log.
+//! Opens a span for each request and logs one line at its end.
 //!
 //! Every line that is logged while a request is answered belongs to its span, and so carries the request id, the method,
 //! the route and, once the key is verified, the tenant and the key's id. One line at the end has the status and the

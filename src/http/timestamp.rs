@@ -1,8 +1,8 @@
-//! Times that clients send: RFC 3339, with any offset, in the years 1 to 9999 once they are UTC.
+//! Reads the times that clients send: RFC 3339 with any offset, in the years 1 to 9999 of UTC.
 //!
-//! An offset moves a well-formed time out of these years (`9999-12-31T23:59:59-01:00`). RFC 3339 cannot express the
-//! result, and both `time` and the Postgres driver panic when they convert it. So every time in a request is read as a
-//! `Timestamp`, and code behind it sees UTC only.
+//! An offset can move a well-formed time out of these years (`9999-12-31T23:59:59-01:00`). RFC 3339 cannot express the
+//! result, and both `time` and the driver of Postgres panic when they convert it. So every time in a request is read as a
+//! `Timestamp`, and the code behind it gets UTC only.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -11,18 +11,18 @@ use thiserror::Error;
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use utoipa::ToSchema;
 
-/// An RFC 3339 time with any offset; in UTC it lies in the years 1 to 9999.
+/// A time in RFC 3339, with any offset; in UTC it lies in the years 1 to 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2030-01-01T00:00:00Z")]
 pub struct Timestamp(OffsetDateTime);
 
-/// A text that is no such time.
+/// The error of a text that is no `Timestamp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("must be an RFC 3339 time such as 2030-01-01T00:00:00Z, in the years 1 to 9999 of UTC")]
 pub struct NotATimestamp;
 
 impl Timestamp {
-    /// The time, in UTC.
+    /// Returns the time in UTC.
     pub const fn utc(self) -> OffsetDateTime {
         self.0
     }

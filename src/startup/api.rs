@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{metrics, renderer, start_maintenance, supervisor};
 use crate::{
-    api::{self, ApiState, wait::Watch},
+    api::{self, ApiState, InstanceWatch, JobWatch},
     config::{
         http::HttpConfig, identity::IdentityConfig, instances::InstanceConfig, lease::LeaseTimes, redis::RedisConfig,
         secrets::KeySecrets,
@@ -119,8 +119,8 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
 }
 
 /// Starts the loops that read the statuses which clients wait for.
-fn start_watches(db: &DualDb) -> (Watch, Watch) {
-    let (instance_watch, job_watch) = (Watch::default(), Watch::default());
+fn start_watches(db: &DualDb) -> (InstanceWatch, JobWatch) {
+    let (instance_watch, job_watch) = (InstanceWatch::default(), JobWatch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
         let statuses = move |ids| {

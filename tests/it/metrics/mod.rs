@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use app::telemetry::metrics::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS, Metric};
 use reqwest::Method;
 use serde_json::json;
 
@@ -95,7 +95,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
     let both: BTreeMap<String, &Family> = before.0.iter().chain(&before.1).map(|(name, f)| (name.clone(), f)).collect();
     assert_eq!([faults(&before.0), faults(&before.1)].concat(), [""; 0]);
     for (name, family) in &both {
-        let kind = METRICS.iter().find(|(_, known, _)| known == name).map(|(kind, ..)| *kind);
+        let kind = METRICS.iter().find(|metric| metric.name == name).map(|metric| metric.kind);
         let said = match family.kind.as_str() {
             "counter" => Kind::Counter,
             "gauge" => Kind::Gauge,
@@ -201,9 +201,9 @@ fn rules_and_dashboard_ask_only_for_what_is_there() {
     let mut used = 0;
     for word in rules.split(|c| !is_word(c)).chain(dashboard.split(|c| !is_word(c))) {
         let is_ours = owned.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(':');
-        let is_known = |(kind, name, _): &(Kind, &str, &str)| {
-            let part = word.strip_prefix(name);
-            part == Some("") || *kind == Kind::Histogram && matches!(part, Some("_bucket" | "_sum" | "_count"))
+        let is_known = |metric: &Metric| {
+            let part = word.strip_prefix(metric.name);
+            part == Some("") || metric.kind == Kind::Histogram && matches!(part, Some("_bucket" | "_sum" | "_count"))
         };
         assert!(!is_ours || METRICS.iter().any(is_known), "{word} is no metric");
         used += usize::from(is_ours);
