@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::core::{
-    db::{DbError, DualDb, Row},
+    db::{DbError, DualDb, Row, column},
     id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId},
     instances::{Transition, spec::Port},
     queue::job::JobKind,
@@ -43,6 +43,8 @@ pub struct Lease {
 pub struct Claimed {
     pub lease: Lease,
     pub kind: JobKind,
+    /// The HTTP request that made the job; `None`: no request did.
+    pub request_id: Option<String>,
     pub attempt: u32,
     pub max_attempts: u32,
     pub crashes: u32,
@@ -148,7 +150,8 @@ claimed as (
     lease_token = j.lease_token + 1, lease_id = $6, lease_boot = $2, lease_until = now() + make_interval(secs => $7),
     deadline_at = now() + make_interval(secs => $8), started_at = coalesce(j.started_at, now())
   from locked l where j.id = l.id
-  returning j.id, j.instance_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at),
+  returning j.id, j.instance_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at,
+    j.request_id),
 placed as (
   update instances i set host_id = $1, updated_at = now(),
     status = coalesce((select t.becomes from unnest($9::text[], $10::text[], $11::text[]) as t (kind, was, becomes)
@@ -159,7 +162,7 @@ placed as (
 -- Something was left, or a tenant may have more than was looked for.
 left_over as (
   select count(*) > (select count(*) from claimed) or max(of_tenant) >= (select taken from share) as more from turns)
-select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.request_id,
   extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s,
   i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
   i.mac, i.ports, left_over.more
@@ -213,7 +216,7 @@ pub async fn recover(db: &DualDb, me: WorkerIdentity, lease: LeaseId) -> Result<
         .write()
         .await?
         .query(
-            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
+            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.request_id,
                extract(epoch from now() - j.run_at)::float8 as waited_s,
                extract(epoch from now() - j.created_at)::float8 as age_s,
                i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr,
@@ -253,6 +256,7 @@ fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
             id: lease,
         },
         kind: row.get::<_, &str>("kind").parse().map_err(|_| broken("kind"))?,
+        request_id: column(row, "request_id")?,
         attempt: number("attempt"),
         max_attempts: number("max_attempts"),
         crashes: number("crashes"),
