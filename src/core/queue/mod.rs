@@ -1,11 +1,11 @@
 //! The job queue: jobs are rows in Postgres that workers claim under a lease; Redis carries best-effort wake-ups.
 //!
 //! ```text
-//!            ┌──── retry, release, lease expired ◄────┐
-//!            ▼                                        │
-//! create ─► queued ──────────── claim ───────────► running ── finish ─► succeeded | failed | cancelled
-//!            │                                        │
-//!            └─ newer job of the instance: superseded ┘   (queued also: failed when no host can hold the instance)
+//!             ┌──── retry, release, lease expired ────┐
+//!             ▼                                       │
+//! create ─► queued ────────── claim ─────────────► running ── finish ─► succeeded | failed | cancelled | superseded
+//!             ├─ newer job of the instance ─► superseded
+//!             └─ no host can hold the instance ─► failed
 //! ```
 //!
 //! # How it works
