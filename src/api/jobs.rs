@@ -1,7 +1,7 @@
 //! `/jobs`: lists a tenant's jobs, and shows one with its steps and its error.
 //!
-//! `GET /jobs/{id}?wait=true` answers when the job has ended or the time-out is over. It polls nothing itself: one statement
-//! per process reads the statuses of all jobs that requests wait for (`wait`).
+//! `GET /jobs/{id}?wait=true` answers when the job has ended or the time-out is over. It polls nothing itself: one
+//! statement per process reads the statuses of all jobs that requests wait for (`wait`).
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -120,10 +120,11 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
 /// Shows a job, with `wait=true` not before it has ended.
 ///
 /// # Errors
-/// `not_found` when the tenant has no such job; a validation problem for a query that is not valid; `unavailable` when the
-/// primary cannot be read.
+/// `not_found` when the tenant has no such job; a validation problem for a query that is not valid; `unavailable` when
+/// the primary cannot be read.
 #[utoipa::path(get, path = "/jobs/{id}", operation_id = "get_job", tag = "jobs",
-    summary = "Get a job", description = "Returns a job; with `wait=true` not before it has ended or the time-out is over.",
+    summary = "Get a job",
+    description = "Returns a job; with `wait=true` not before it has ended or the time-out is over.",
     params(ById, ("wait" = Option<bool>, Query, description = "`true`: answer when the job has ended"), Timeout),
     responses((status = 200, description = "The job", body = Job), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {

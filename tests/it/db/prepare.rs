@@ -33,7 +33,8 @@ fn sql_files() -> BTreeMap<String, String> {
     files
 }
 
-/// The types that a header declares, in order: of a line `-- $1 host name text, a note` the word before the first comma.
+/// The types that a header declares, in order: of a line `-- $1 host name text, a note` the word before the first
+/// comma.
 fn declared_types(path: &str, sql: &str) -> Vec<String> {
     let lines = sql.lines().take_while(|line| line.starts_with("--"));
     let parameters = lines.filter_map(|line| line.strip_prefix("-- $")).enumerate();
