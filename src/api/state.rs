@@ -11,8 +11,9 @@ use crate::{
     config::instances::InstanceConfig,
     core::{
         db::DualDb,
+        id::JobId,
         identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
-        queue::notify::Notifier,
+        queue::{job::JobStatus, notify::Notifier},
         read_your_writes::ReadYourWrites,
     },
     http::metrics::RenderMetrics,
@@ -22,7 +23,7 @@ use crate::{
 pub type InstanceWatch = StatusWatch<Uuid, String>;
 
 /// The statuses of jobs that requests wait for.
-pub type JobWatch = StatusWatch<Uuid, String>;
+pub type JobWatch = StatusWatch<JobId, JobStatus>;
 
 /// What handlers share; one value per process.
 pub struct ApiState {
