@@ -125,7 +125,55 @@ fn decode(part: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn encode(text: &str) -> String {
+        text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn decode_undoes_percent_encoding(text in any::<String>()) {
+            prop_assert_eq!(decode(&encode(&text)), Some(text.clone()));
+            prop_assert_eq!(decode(&encode(&text).to_lowercase()), Some(text));
+        }
+
+        #[test]
+        fn any_query_is_read_or_refused(text in any::<String>(), ascii in "[a-c=&%+0-9A-F]{0,30}") {
+            for text in [text, ascii] {
+                match Query::parse(&text) {
+                    Ok(query) => {
+                        let is_empty = query.parameters.is_empty();
+                        // Nothing was taken, so only an empty query has nothing to refuse.
+                        prop_assert_eq!(query.finish().is_ok(), is_empty, "{}", text);
+                    }
+                    Err(problem) => prop_assert_eq!(problem.code, Code::MalformedRequest, "{}", text),
+                }
+            }
+        }
+
+        #[test]
+        fn every_pair_of_a_query_is_taken_once(values in proptest::collection::vec("[^\0]{1,8}", 0..6)) {
+            let pairs: Vec<_> = values.iter().map(|value| format!("label={}", encode(value))).collect();
+            let mut query = Query::parse(&pairs.join("&")).expect("encoded");
+
+            prop_assert_eq!(query.take_all("label"), values);
+            prop_assert!(query.take("label").is_none() && query.finish().is_ok());
+        }
+
+        #[test]
+        fn page_is_within_its_bounds_or_refused(limit in any::<String>(), cursor in any::<String>()) {
+            let text = format!("limit={}&cursor={}", encode(&limit), encode(&cursor));
+            let mut query = Query::parse(&text).expect("encoded");
+
+            let page = query.take_page();
+
+            prop_assert!((1..=PageRequest::MAX).contains(&page.limit));
+            prop_assert!(query.finish().is_err() || limit.bytes().all(|byte| byte.is_ascii_digit()));
+        }
+    }
 
     #[test]
     fn limit_is_cut_or_refused_as_documented() {

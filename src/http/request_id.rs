@@ -59,7 +59,17 @@ fn is_well_formed(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn well_formed_id_is_a_header_and_has_no_separators(text in any::<String>(), id in "[A-Za-z0-9._-]{1,128}") {
+            prop_assert!(is_well_formed(&id));
+            prop_assert!(!is_well_formed(&text) || HeaderValue::from_str(&text).is_ok() && !text.contains(['/', ' ', '"']));
+        }
+    }
 
     #[test]
     fn only_well_formed_ids_of_clients_are_used() {

@@ -191,7 +191,72 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Objects<'de> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any document of at most some hundred values.
+    fn documents() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::String),
+        ];
+        scalar.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(Value::Array),
+                proptest::collection::btree_map(any::<String>(), inner, 0..8)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn document_without_duplicates_is_read_as_by_serde_json(document in documents(), pretty in any::<bool>()) {
+            let text = if pretty { format!("{document:#}") } else { document.to_string() };
+
+            let value = read(text.as_bytes()).expect("valid");
+
+            prop_assert_eq!(value, serde_json::from_str::<Value>(&text).expect("valid"));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_as_by_serde_json(
+            bytes in any::<Vec<u8>>(),
+            text in r#"[\[\]{}:,"a0-9eE.+ \\-]{0,24}"#,
+        ) {
+            for bytes in [bytes, text.into_bytes()] {
+                match (read(&bytes), serde_json::from_slice::<Value>(&bytes)) {
+                    (Ok(value), expected) => prop_assert_eq!(value, expected.expect("valid")),
+                    (Err(Unreadable::Malformed { reason: "is not JSON", .. }), expected) => {
+                        prop_assert!(expected.is_err(), "{:?}", bytes);
+                    }
+                    (Err(Unreadable::Malformed { .. }), _) => prop_assert!(bytes.iter().any(|byte| *byte == b'{'), "no object"),
+                    (Err(error), _) => prop_assert!(false, "{error:?}"),
+                }
+            }
+        }
+
+        #[test]
+        fn duplicate_name_is_found_at_any_depth(
+            name in any::<String>(),
+            values in (documents(), documents()),
+            depth in 0..20_usize,
+        ) {
+            let name = Value::String(name);
+            let object = format!("{{{name}:{},\"other\":0,{name}:{}}}", values.0, values.1);
+            let text = format!("{}{object}{}", "[".repeat(depth), "]".repeat(depth));
+
+            let error = read(text.as_bytes());
+
+            let is_refused = matches!(error, Err(Unreadable::Malformed { reason: "has a name twice in one object", .. }));
+            prop_assert!(is_refused, "{error:?}: {text}");
+        }
+    }
 
     #[test]
     fn document_with_too_many_values_is_refused() {

@@ -46,9 +46,40 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use time::macros::datetime;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_of_the_years_1_to_9999_or_refused(
+            text in any::<String>(),
+            like in "[0-9]{4}-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{1,12})?(Z|[+-][0-2][0-9]:[0-5][0-9])",
+        ) {
+            for text in [text, like] {
+                if let Ok(timestamp) = text.parse::<Timestamp>() {
+                    prop_assert!((1..=9999).contains(&timestamp.utc().year()), "{}", text);
+                    prop_assert!(timestamp.utc().format(&Rfc3339).is_ok(), "{}", text);
+                }
+            }
+        }
+
+        #[test]
+        fn time_that_was_written_is_read_again_at_any_offset(
+            seconds in datetime!(0001-01-02 00:00 UTC).unix_timestamp()..=datetime!(9999-12-30 00:00 UTC).unix_timestamp(),
+            nanoseconds in 0..1_000_000_000_u32,
+            minutes in -1439..=1439_i32,
+        ) {
+            let time = OffsetDateTime::from_unix_timestamp(seconds).expect("a year of the range");
+            let time = time.replace_nanosecond(nanoseconds).expect("below a second");
+            let offset = UtcOffset::from_whole_seconds(minutes * 60).expect("below a day");
+
+            let text = time.to_offset(offset).format(&Rfc3339).expect("a year of the range");
+
+            prop_assert_eq!(text.parse::<Timestamp>().map(Timestamp::utc), Ok(time), "{}", text);
+        }
+    }
 
     #[test]
     fn offsets_are_converted_to_utc() {
