@@ -188,6 +188,29 @@ fn check(promtool: &Path, arguments: &[&str], input: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+#[test]
+fn list_of_metrics_is_its_snapshot() {
+    let lines = METRICS.iter().map(|Metric { kind, name, help }| format!("{name} ({kind:?})\n  {help}\n"));
+
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("metrics", lines.collect::<String>());
+    });
+}
+
+#[test]
+fn help_of_every_metric_is_a_sentence() {
+    for Metric { kind, name, help } in METRICS {
+        let verb = match kind {
+            Kind::Counter => "Counts ",
+            Kind::Gauge => "Shows ",
+            Kind::Histogram => "Measures ",
+        };
+        assert!(help.starts_with(verb) && help.ends_with('.'), "{name}: {help}");
+        let unit = name.trim_end_matches("_total").rsplit('_').next().unwrap_or_default();
+        assert!(!["seconds", "bytes", "cores"].contains(&unit) || help.contains(unit), "{name}: {help}");
+    }
+}
+
 /// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
 #[test]
 fn rules_and_dashboard_ask_only_for_what_is_there() {
