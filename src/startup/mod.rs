@@ -36,10 +36,10 @@ use crate::{
         hosts::{self, HostSpec},
         id::ClusterId,
         identity::{
-            Identity, PgIdentity,
+            ApiKeyService, Identity, PgIdentity,
             api_key::KeyRing,
             cache::{CachedIdentity, Start, entry::EntrySigner},
-            rate_limit::Limiter,
+            rate_limit::RateLimiter,
         },
         instances, maintenance,
         queue::{
@@ -182,27 +182,35 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let ring = Arc::new(KeyRing::new(&parts.secrets));
     let (config, max_conns) = (parts.identity, parts.max_conns);
     let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    let keys = ApiKeyService::new(
+        parts.db.clone(),
+        ring.clone(),
+        parts.identity.rate_limit,
+        // Also without a cache here: other processes may have one, and must apply what this one changes.
+        cached.propagator(),
+        read_your_writes.clone(),
+    );
     let identity = if parts.identity.cache {
-        cached.ask_once().await;
-        let (news, outbox) = (cached.clone(), cached.revoker());
-        supervisor::run("key_cache", async move { news.run().await });
+        cached.refresh_once().await;
+        let (cache, outbox) = (cached.clone(), cached.propagator());
+        supervisor::run("key_cache", async move { cache.run().await });
         supervisor::run("key_outbox", async move { outbox.run().await });
         Identity::Cached(cached)
     } else {
-        // It keeps no keys, but may not know that others do: what it revokes they have to hear of.
-        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()), cached.revoker())
+        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring))
     };
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
-        limiter: Limiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster),
+        limiter: RateLimiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster),
         db: parts.db.clone(),
-        ring,
+        keys,
         notifier,
         instances: parts.instances,
         instance_watch: instance_watch.clone(),
         job_watch: job_watch.clone(),
-        read_your_writes: ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
+        read_your_writes,
         metrics,
         stopping: shutdown.requested.clone(),
     });
@@ -248,9 +256,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
 
 /// Connections of an HTTP worker's own.
 fn open_thread(state: &ApiState) -> Result<(), redis::RedisError> {
-    if let Identity::Cached(cached) = &state.identity {
-        cached.open_thread()?;
-    }
+    state.identity.open_thread()?;
     state.limiter.open_thread()
 }
 
