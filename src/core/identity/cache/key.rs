@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use crate::core::identity::caller::Caller;
+use crate::core::{id::KeyId, identity::caller::Caller};
 
 /// The first 16 bytes of a key's hash. They name the key in Redis, in the invalidation log and in the process; entries
 /// carry all 32 bytes, which are compared before an entry is used.
@@ -65,4 +65,15 @@ pub enum KeyLookup {
         /// Seconds until the key's `not_before`; `None` when no key has the hash.
         valid_in_s: Option<f64>,
     },
+}
+
+/// The uses of one key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyUses {
+    /// The key.
+    pub key: KeyId,
+    /// When it was last used.
+    pub last_at: OffsetDateTime,
+    /// How often it was used since the last flush.
+    pub count: i64,
 }

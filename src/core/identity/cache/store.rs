@@ -9,10 +9,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use subtle::ConstantTimeEq;
 use tokio_postgres::types::Json;
 
-use super::{
-    key::{CachedKey, KeyLookup, ShortHash},
-    usage::KeyUses,
-};
+use super::key::{CachedKey, KeyLookup, KeyUses, ShortHash};
 use crate::core::{
     db::{Consistency, DbError, DualDb, Param, Row, column, decode_each},
     identity::{

@@ -5,23 +5,12 @@ use std::{collections::HashMap, time::Duration};
 use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 
-use super::store;
+use super::{key::KeyUses, store};
 use crate::core::{db::DualDb, id::KeyId};
 
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 const FLUSH_BATCH_MAX: usize = 1000;
 const SHARDS: usize = 64;
-
-/// The uses of one key.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyUses {
-    /// The key.
-    pub key: KeyId,
-    /// When it was last used.
-    pub last_at: OffsetDateTime,
-    /// How often it was used since the last flush.
-    pub count: i64,
-}
 
 /// The uses of all keys since the last flush.
 pub struct Usage(Vec<Mutex<HashMap<KeyId, KeyUses>>>);
