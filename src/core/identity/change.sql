@@ -3,16 +3,16 @@
 -- hours. The key's row is locked first, so that of two requests with one idempotency key the second finds the record of
 -- the first.
 -- $1 id uuid
--- $2 tenant that owns the key uuid, null for any
--- $3 key that changes it uuid
+-- $2 owner uuid, the tenant that must own the key, null for any
+-- $3 changed_by uuid
 -- $4 name text, null to keep
 -- $5 scopes text[], null to keep
--- $6 whether to set expires_at boolean
+-- $6 set_expires_at boolean
 -- $7 expires_at timestamptz
--- $8 tenant of the idempotency key uuid
--- $9 idempotency key text, null for none
--- $10 route of the idempotency key text
--- $11 hash of the request bytea
+-- $8 idempotency_tenant uuid
+-- $9 idempotency_key text, null for none
+-- $10 idempotency_route text
+-- $11 request_hash bytea
 -- $12 limits jsonb, null to keep
 -- $13 version bigint
 with target as (

@@ -1,7 +1,7 @@
 -- Creates a key, with its idempotency record and its event. Returns no row when there is no such tenant, or when the
 -- idempotency key was used within 24 hours.
 -- $1 id uuid
--- $2 tenant that owns the key uuid
+-- $2 owner uuid
 -- $3 name text
 -- $4 env smallint
 -- $5 key_hash bytea
@@ -9,11 +9,11 @@
 -- $7 hint text
 -- $8 scopes text[]
 -- $9 created_by uuid, null from a shell
--- $10 tenant of the idempotency key uuid
--- $11 idempotency key text, null for none
--- $12 route of the idempotency key text
--- $13 hash of the request bytea
--- $14 salt that the key was derived from text
+-- $10 idempotency_tenant uuid
+-- $11 idempotency_key text, null for none
+-- $12 idempotency_route text
+-- $13 request_hash bytea
+-- $14 salt text, what the key was derived from
 -- $15 expires_at timestamptz
 -- $16 not_before timestamptz
 -- $17 limits jsonb

@@ -1,9 +1,9 @@
 -- Lists keys that are not revoked, newest first, with the size of the answer up to each of them (see `core::page`).
 -- Without its name, which may consist of escapes, a key takes at most 640 bytes of JSON.
--- $1 tenant uuid, null for all
--- $2 id before which the page begins uuid, null for the first page
--- $3 most rows bigint
--- $4 most bytes of the answer integer
+-- $1 owner uuid, null for all
+-- $2 before_id uuid, null for the first page
+-- $3 rows_max bigint
+-- $4 bytes_max integer
 select k.id, k.name, k.tenant_id, k.scopes, k.limits, k.hint, k.created_at, k.created_by, k.expires_at, k.revoked_at,
        k.key_ver, k.last_used_at, k.page_bytes
 from (

@@ -2,21 +2,21 @@
 -- is revoked, or with a grace expires within it. Returns no row when the old key is not of that version any more, is
 -- revoked, expired or not the tenant's, or when the idempotency key was used within 24 hours. The tenant's row is
 -- locked before the key's, which is the order of a suspension; the new key's foreign key would lock it after.
--- $1 id of the old key uuid
--- $2 tenant that owns the key uuid, null for any
--- $3 key that rotates it uuid
--- $4 id of the new key uuid
+-- $1 old_id uuid
+-- $2 owner uuid, the tenant that must own the key, null for any
+-- $3 rotated_by uuid
+-- $4 new_id uuid
 -- $5 env smallint
 -- $6 key_hash bytea
 -- $7 pepper_v smallint
 -- $8 hint text
--- $9 grace in seconds float8, 0 to revoke the old key
--- $10 tenant of the idempotency key uuid
--- $11 idempotency key text, null for none
--- $12 route of the idempotency key text
--- $13 hash of the request bytea
--- $14 salt that the new key was derived from text
--- $15 version of the old key bigint
+-- $9 grace_s float8, 0 to revoke the old key
+-- $10 idempotency_tenant uuid
+-- $11 idempotency_key text, null for none
+-- $12 idempotency_route text
+-- $13 request_hash bytea
+-- $14 salt text, what the new key was derived from
+-- $15 old_version bigint
 with tenant as materialized (
   select id
   from tenants

@@ -1,9 +1,9 @@
 -- Creates a tenant with its network `default`, unless a tenant has the name. Returns the tenant and whether it was
 -- created. The update changes nothing: it locks and returns the row that is there, whichever transaction wrote it.
--- $1 id of a new tenant uuid
+-- $1 id uuid, of a new tenant
 -- $2 name text
--- $3 id of its network uuid
--- $4 range of its network cidr
+-- $3 network_id uuid
+-- $4 network_range cidr
 with new as (
   insert into tenants (id, name) values ($1, $2)
   on conflict (name) do update set name = excluded.name

@@ -2,7 +2,7 @@
 -- change and not as a refusal, since a tombstone that is delivered after the tenant was resumed would outlast the
 -- suspension. Returns no row when there is no such tenant, and one without a key when the tenant has none.
 -- $1 name text
--- $2 whether to suspend boolean
+-- $2 suspends boolean, false to resume
 with target as (
   update tenants
   set suspended_at = case when $2 then coalesce(suspended_at, now()) end
