@@ -1,6 +1,5 @@
 //! What handlers need. Nothing here is state of a client: any replica answers any request.
 
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
         queue::notify::Notifier,
         read_your_writes::ReadYourWrites,
     },
+    http::metrics::RenderMetrics,
 };
 
 pub struct ApiState {
@@ -24,7 +24,8 @@ pub struct ApiState {
     pub instance_watch: Watch,
     pub job_watch: Watch,
     pub read_your_writes: ReadYourWrites,
-    pub metrics: PrometheusHandle,
+    /// Renders the metrics of this process.
+    pub metrics: RenderMetrics,
     /// Readiness fails from here on.
     pub stopping: CancellationToken,
 }

@@ -19,7 +19,7 @@ use tracing::Instrument;
 use super::{
     ProvisionWorker, attempt,
     random::random_unit,
-    watchdog::{EXIT_STATUS, LONGEST_WAIT, Pulse},
+    watchdog::{LONGEST_WAIT, Pulse},
 };
 use crate::{
     core::{
@@ -31,7 +31,8 @@ use crate::{
             workers,
         },
     },
-    shutdown::Shutdown,
+    shutdown::{FAILED_PART_STATUS, Shutdown},
+    telemetry,
 };
 
 const IDLE_POLL: Duration = Duration::from_secs(2);
@@ -155,7 +156,7 @@ impl Dispatch {
             message = wakeups.recv() => if message.is_none() {
                 // It has panicked. Without it every job would wait for a poll.
                 tracing::error!("the task that listens to Redis has ended; this process ends");
-                crate::telemetry::exit(EXIT_STATUS);
+                telemetry::exit(FAILED_PART_STATUS);
             },
             () = self.worker.wakeups.next() => {}
             () = tokio::time::sleep(period.mul_f64(0.75 + 0.5 * random_unit())) => {}
@@ -190,7 +191,7 @@ impl Dispatch {
         let (worker, lease) = (&self.worker, LeaseId::new());
         let times = worker.config.times;
         let sent_at = Instant::now();
-        match claim::claim(&worker.db, worker.me, free, lease, (times.lease, times.job_deadline)).await {
+        match claim::claim(&worker.db, worker.me, free, lease, (times.lease, self.worker.config.job_deadline)).await {
             Err(DbError::Unavailable(reason)) => {
                 // It may have been done: ask by the id that only we know, until the lease would be over.
                 while sent_at.elapsed() < times.self_fence() {

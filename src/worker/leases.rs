@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{health::Health, steps::Steps};
 use crate::{
-    config::worker::LeaseTimes,
+    config::lease::LeaseTimes,
     core::{
         db::{DbError, DualDb},
         id::{InstanceId, JobId},
@@ -133,7 +133,7 @@ impl Leases {
 
     /// Gives up, for ever, jobs whose lease was not confirmed for too long: also while a heartbeat hangs.
     pub async fn fence(&self) {
-        let mut tick = tokio::time::interval(self.times.lease / 60);
+        let mut tick = tokio::time::interval(self.times.fence_check());
         loop {
             tick.tick().await;
             for active in self.all() {

@@ -19,12 +19,9 @@ mod steps;
 mod timers;
 mod watchdog;
 
-pub use watchdog::EXIT_STATUS;
-
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use crate::{
     backend::any::{AnyCompute, AnyNetwork},
@@ -35,33 +32,32 @@ use crate::{
         queue::{claim::WorkerIdentity, notify::Subscriber, workers},
     },
     shutdown::Shutdown,
-    telemetry,
 };
 
 /// What every part of the worker needs.
-pub(crate) struct ProvisionWorker {
-    pub db: DualDb,
-    pub me: WorkerIdentity,
-    pub config: WorkerConfig,
-    pub compute: AnyCompute,
-    pub network_backend: AnyNetwork,
-    pub leases: leases::Leases,
-    pub wakeups: timers::Wakeups,
+pub struct ProvisionWorker {
+    pub(crate) db: DualDb,
+    pub(crate) me: WorkerIdentity,
+    pub(crate) config: WorkerConfig,
+    pub(crate) compute: AnyCompute,
+    pub(crate) network_backend: AnyNetwork,
+    pub(crate) leases: leases::Leases,
+    pub(crate) wakeups: timers::Wakeups,
     /// Asks the observer to look at an instance.
-    pub look: mpsc::UnboundedSender<InstanceId>,
+    pub(crate) look: mpsc::UnboundedSender<InstanceId>,
 }
 
-/// Works until `shutdown`, then drains: no more claims, running jobs finish within the drain time-out or are given
-/// back, and the next worker is told that it need not wait.
-pub async fn run(
+/// A loop that runs for as long as the worker, with its name; the caller supervises it.
+pub type BackgroundLoop = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// Returns a worker and its background loops, which must run from before `run` until after it.
+pub fn new(
     db: DualDb,
     me: WorkerIdentity,
     config: WorkerConfig,
     backends: (AnyCompute, AnyNetwork),
-    subscriber: Subscriber,
     health: health::Health,
-    shutdown: Shutdown,
-) {
+) -> (Arc<ProvisionWorker>, Vec<BackgroundLoop>) {
     let (look, to_look_at) = mpsc::unbounded_channel();
     let worker = Arc::new(ProvisionWorker {
         leases: leases::Leases::new(db.clone(), me, config.times, health),
@@ -73,30 +69,33 @@ pub async fn run(
         network_backend: backends.1,
         look,
     });
-    let background = tokio_util::sync::CancellationToken::new();
-    let loops = TaskTracker::new();
-    for task in [Task::Heartbeat, Task::Fence, Task::Observe(to_look_at), Task::Sweep, Task::Gauges] {
-        let (worker, stop) = (worker.clone(), background.clone());
-        loops.spawn(async move {
-            let running = tokio::spawn(async move { task.run(&worker).await });
-            let abort = running.abort_handle();
-            // None of them ends by itself. One that does has panicked, and the rest would go on without it.
-            if let Some(ended) = stop.run_until_cancelled(running).await {
-                tracing::error!(?ended, "a part of the worker has ended; this process ends");
-                telemetry::exit(watchdog::EXIT_STATUS);
-            }
-            abort.abort();
-        });
-    }
+    let tasks = [
+        ("heartbeat", Task::Heartbeat),
+        ("fence", Task::Fence),
+        ("reconcile", Task::Observe(to_look_at)),
+        ("orphans", Task::Sweep),
+        ("gauges", Task::Gauges),
+    ];
+    let loops = tasks.map(|(name, task)| {
+        let worker = worker.clone();
+        let running: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move { task.run(&worker).await });
+        (name, running)
+    });
+    (worker, loops.into())
+}
+
+/// Claims and runs jobs until `shutdown`, then drains: no more claims, and running jobs finish within the drain time-out
+/// or are given back.
+pub async fn run(worker: &Arc<ProvisionWorker>, subscriber: Subscriber, shutdown: &Shutdown) {
     let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
     watchdog::watch(vec![claiming.clone(), listening.clone()], worker.config.times.loop_limit());
-    dispatch::run(&worker, subscriber, (claiming, listening), &shutdown).await;
-    // Heartbeats go on until the last job has ended.
-    background.cancel();
-    loops.close();
-    loops.wait().await;
-    if let Err(error) = workers::stopped(&worker.db, me).await {
-        tracing::warn!(%error, "could not say goodbye; the next worker of this name waits until the lease is over");
+    dispatch::run(worker, subscriber, (claiming, listening), shutdown).await;
+}
+
+/// Records that the worker has stopped, so that the next one of this host need not wait until the lease is over.
+pub async fn deregister(worker: &ProvisionWorker) {
+    if let Err(error) = workers::stopped(&worker.db, worker.me).await {
+        tracing::warn!(%error, "could not deregister; the next worker of this name waits until the lease is over");
     }
 }
 

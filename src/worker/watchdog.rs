@@ -14,14 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{shutdown::FAILED_PART_STATUS, telemetry};
+
 /// A wait inside a loop must not be longer than this without a pulse.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often the watchdog looks at the pulses.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// What one tick counts for at most: a later one shows that this process did not run.
 const TICK_MAX: Duration = Duration::from_secs(2);
-/// `EX_SOFTWARE` of sysexits.
-pub const EXIT_STATUS: i32 = 70;
 
 /// One loop's sign of life.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ pub fn watch(pulses: Vec<Pulse>, limit: Duration) {
                     }
                     Verdict::Wedged => {
                         tracing::error!(r#loop = pulse.name, "a loop stands still for too long; this process ends");
-                        crate::telemetry::exit(EXIT_STATUS);
+                        telemetry::exit(FAILED_PART_STATUS);
                     }
                 }
             }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn longest_wait_of_a_loop_is_never_suspicious() {
-        let shortest = crate::config::worker::LeaseTimes { lease: Duration::from_millis(600), job_deadline: SECOND };
+        let shortest = crate::config::lease::LeaseTimes { lease: Duration::from_millis(600) };
 
         assert!(LONGEST_WAIT <= shortest.loop_limit() / 3);
     }

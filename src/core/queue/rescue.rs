@@ -6,11 +6,14 @@
 use std::time::Duration;
 
 use super::claim::Lease;
-use crate::core::{
-    db::{DbError, DualDb, WriteConn},
-    id::{BootId, HostId},
-    instances::Transition,
-    queue::job::JobKind,
+use crate::{
+    config::lease::LeaseTimes,
+    core::{
+        db::{DbError, DualDb, WriteConn},
+        id::{BootId, HostId},
+        instances::Transition,
+        queue::job::JobKind,
+    },
 };
 
 /// What one round did.
@@ -89,8 +92,8 @@ const CRASHED: &str = requeue_sql!("j.id = $5 and j.lease_token = $6 and j.lease
 async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> {
     let (kinds, was, becomes) = Transition::table_by_kind(Transition::Failed);
     let seconds = lease.as_secs_f64();
-    // The pause scales with the lease, so that tests at a tenth of it are true to scale.
-    let rows = db.write().await?.query(EXPIRED, &[&(seconds / 30.0), &kinds, &was, &becomes, &seconds]).await?;
+    let pause = LeaseTimes { lease }.crash_pause().as_secs_f64();
+    let rows = db.write().await?.query(EXPIRED, &[&pause, &kinds, &was, &becomes, &seconds]).await?;
     Ok(rows.len())
 }
 
@@ -101,7 +104,7 @@ async fn expired_leases(db: &DualDb, lease: Duration) -> Result<usize, DbError> 
 /// `Unavailable`, `Locked`, `RolledBack` or `ReadOnly`: the statement may be repeated; `Statement` for a bug.
 pub async fn crashed(db: &DualDb, lease: Lease, lease_for: Duration) -> Result<bool, DbError> {
     let (kinds, was, becomes) = Transition::table_by_kind(Transition::Failed);
-    let pause = lease_for.as_secs_f64() / 30.0;
+    let pause = LeaseTimes { lease: lease_for }.crash_pause().as_secs_f64();
     let (job, id) = (lease.job.uuid(), lease.id.uuid());
     let rows = db.write().await?.query(CRASHED, &[&pause, &kinds, &was, &becomes, &job, &lease.token, &id]).await?;
     Ok(!rows.is_empty())

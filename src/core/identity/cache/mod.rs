@@ -25,6 +25,7 @@ mod invalidations;
 mod key;
 mod l1;
 mod lookup;
+mod outbox;
 mod propagate;
 pub mod redis_tier;
 mod refresh;

@@ -16,6 +16,7 @@ use super::{
     entry::EntrySigner,
     key::{KeyLookup, short_hash},
     l1::{FENCE_MS, L1},
+    outbox::OutboxGauges,
     redis_tier::{LogId, RedisTier, TierError},
     store,
 };
@@ -55,11 +56,12 @@ struct Inner {
     tier: RedisTier,
     signer: Arc<EntrySigner>,
     l1: Arc<L1>,
+    outbox: OutboxGauges,
 }
 
 impl Propagator {
     pub(super) fn new(db: DualDb, tier: RedisTier, signer: Arc<EntrySigner>, l1: Arc<L1>) -> Self {
-        Self(Arc::new(Inner { db, tier, signer, l1 }))
+        Self(Arc::new(Inner { db, tier, signer, l1, outbox: OutboxGauges::new() }))
     }
 
     /// Delivers committed changes. `wait`: whether to return only when every process has applied them.
@@ -134,6 +136,11 @@ impl Propagator {
         }
     }
 
+    /// Sets the gauges of the outbox.
+    pub(super) fn report(&self, now: std::time::Instant) {
+        self.0.outbox.report(now);
+    }
+
     /// Works off the outbox until the task is cancelled.
     pub async fn run(&self) {
         let mut tick = tokio::time::interval(OUTBOX_INTERVAL);
@@ -147,9 +154,7 @@ impl Propagator {
                     continue;
                 }
             };
-            #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
-            metrics::gauge!("identity_revoke_pending").set(outbox.invalidations.len() as f64);
-            metrics::gauge!("identity_outbox_oldest_seconds").set(outbox.oldest_s);
+            self.0.outbox.record(outbox.invalidations.len(), outbox.oldest_s);
             if !outbox.invalidations.is_empty() {
                 self.propagate(&outbox.invalidations, false).await;
             }

@@ -34,8 +34,6 @@ use crate::{
     },
 };
 
-const GAUGES_INTERVAL: Duration = Duration::from_secs(5);
-
 /// What `CachedIdentity` is built from.
 pub struct Start<'a> {
     /// Postgres.
@@ -102,12 +100,26 @@ impl CachedIdentity {
         self.0.lookups.feed.refresh(&self.0.lookups.db).await;
     }
 
-    /// Runs the loops until the task is cancelled: invalidation log, version feed, uses, gauges.
+    /// Runs the loops until the task is cancelled: invalidation log, version feed and uses.
     pub async fn run(&self) {
         let (inner, lookups) = (&self.0, &self.0.lookups);
         let process = lookups.l1_on.then_some(inner.process.as_str());
         let log = invalidations::run(&lookups.tier, &lookups.l1, process, || lookups.clock());
-        tokio::join!(log, lookups.feed.run(&lookups.db), inner.usage.run(&lookups.db), inner.report());
+        tokio::join!(log, lookups.feed.run(&lookups.db), inner.usage.run(&lookups.db));
+    }
+
+    /// Sets the gauges of the caches and of the outbox.
+    pub fn report(&self) {
+        let lookups = &self.0.lookups;
+        lookups.feed.report();
+        self.0.propagator.report(Instant::now());
+        #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
+        metrics::gauge!("identity_l1_entries").set(lookups.l1.len() as f64);
+        if lookups.l1_on {
+            let age = lookups.l1.fence_age(lookups.clock()).map(Duration::from_millis);
+            metrics::gauge!("identity_l1_fence_age_seconds").set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        }
+        metrics::gauge!("identity_redis_breaker_state").set(if lookups.tier.is_broken() { 1.0 } else { 0.0 });
     }
 
     /// Returns whether the version feed is old: a key accepted now may have been revoked in Postgres and not in Redis.
@@ -169,22 +181,5 @@ impl Inner {
         }
         let cached = lookups.l1.get(&short_hash(hash), || lookups.clock())?;
         (lookups.is_current(&cached) && bool::from(cached.hash.ct_eq(hash))).then_some(cached)
-    }
-
-    /// Sets the gauges every few seconds until the task is cancelled.
-    async fn report(&self) {
-        let lookups = &self.lookups;
-        let mut tick = tokio::time::interval(GAUGES_INTERVAL);
-        loop {
-            tick.tick().await;
-            #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
-            metrics::gauge!("identity_l1_entries").set(lookups.l1.len() as f64);
-            if lookups.l1_on {
-                let age = lookups.l1.fence_age(lookups.clock()).map(Duration::from_millis);
-                metrics::gauge!("identity_l1_fence_age_seconds")
-                    .set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
-            }
-            metrics::gauge!("identity_redis_breaker_state").set(if lookups.tier.is_broken() { 1.0 } else { 0.0 });
-        }
     }
 }

@@ -64,6 +64,10 @@ impl VersionFeed {
             }
             Err(error) => tracing::warn!(%error, "cannot read recently changed keys from the primary; trying again"),
         }
+    }
+
+    /// Sets the gauge of the feed's age, which grows while the loop does not run.
+    pub fn report(&self) {
         let age = self.age().map_or(f64::INFINITY, |age| age.as_secs_f64());
         metrics::gauge!("identity_feed_age_seconds").set(age);
     }
