@@ -5,21 +5,22 @@
 //! the path does not have, is answered only to callers with a valid key. A refusal is a response and not an error, so
 //! that the middleware around this one treats it like any other.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::{
     Error, HttpMessage, HttpRequest, ResponseError,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{
-        Method,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
-    },
+    http::header::{self, HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     web,
 };
 
-use super::{Access, ApiState, error::ApiError, routes};
+use super::{
+    access::{Access, AccessTable},
+    error::ApiError,
+    state::ApiState,
+};
 use crate::{
     core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance},
     http::{
@@ -118,24 +119,8 @@ async fn authorize(request: &ServiceRequest) -> Authorization {
 
 /// Returns who may call the request's route; `None`: there is no such path, or it does not have this method.
 fn access(request: &ServiceRequest) -> Option<Access> {
-    thread_local! {
-        static TABLE: HashMap<&'static str, Vec<(Method, Access)>> = routes().into_iter().fold(
-            HashMap::new(),
-            |mut table, route| {
-                table.entry(route.path).or_default().push((route.method, route.access));
-                table
-            },
-        );
-    }
-    let pattern = route::pattern(request.request())?;
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    TABLE.with(|table| {
-        let methods = table.get(&*pattern)?;
-        let exact = methods.iter().find(|(known, _)| known == method).map(|(_, access)| *access);
-        // A wrong method on a public path is answered without a key, too.
-        let all_public = methods.iter().all(|(_, access)| *access == Access::Public);
-        exact.or(all_public.then_some(Access::Public))
-    })
+    let table = request.app_data::<web::Data<AccessTable>>().expect("configured together with the routes");
+    table.get(&route::pattern(request.request())?, request.method())
 }
 
 /// Returns the key that the request presents, from `X-API-Key` or `Authorization: Bearer`.
