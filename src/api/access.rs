@@ -30,8 +30,8 @@ impl AccessTable {
         Self(table)
     }
 
-    /// Returns the access of a request; `None`: there is no such path, or it does not have this method. HEAD is like GET. A
-    /// wrong method on a path that is public for all its methods is answered without a key, too.
+    /// Returns the access of a request; `None`: there is no such path, or it does not have this method. HEAD is like
+    /// GET. A wrong method on a path that is public for all its methods is answered without a key, too.
     pub fn get(&self, pattern: &str, method: &Method) -> Option<Access> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let methods = self.0.get(pattern)?;

@@ -23,8 +23,8 @@ impl OutboxGauges {
         *self.0.lock() = Reading { at: Instant::now(), pending, oldest_s };
     }
 
-    /// Sets the gauges. The age of the oldest change goes on since the outbox was read, and of an empty outbox it is the
-    /// age of the reading: a change may have been committed right after it.
+    /// Sets the gauges. The age of the oldest change goes on since the outbox was read, and of an empty outbox it is
+    /// the age of the reading: a change may have been committed right after it.
     pub(super) fn report(&self, now: Instant) {
         let reading = self.0.lock();
         #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
