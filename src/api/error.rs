@@ -14,7 +14,12 @@ use utoipa::{
 };
 
 use crate::{
-    core::{db::DbError, identity::IdentityError, instances::create::AcceptError, invalid::Invalid},
+    core::{
+        db::DbError,
+        identity::{IdentityError, KeyError},
+        instances::create::AcceptError,
+        invalid::Invalid,
+    },
     http::problem::{Code, Problem, ProblemBody},
 };
 
@@ -31,6 +36,9 @@ pub enum ApiError {
     #[error(transparent)]
     Accept(#[from] AcceptError),
     /// A read or a write failed.
+    /// A request about an API key was refused or failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -45,9 +53,11 @@ impl ApiError {
             Self::Identity(IdentityError::Busy) => {
                 Problem::new(Code::Unavailable, "too many keys are being verified; send the request again")
             }
-            Self::Identity(IdentityError::Db(error)) | Self::Db(error) | Self::Accept(AcceptError::Db(error)) => {
-                db(error)
-            }
+            Self::Identity(IdentityError::Db(error))
+            | Self::Db(error)
+            | Self::Accept(AcceptError::Db(error))
+            | Self::Key(KeyError::Db(error)) => db(error),
+            Self::Key(error) => key(error),
             Self::Accept(AcceptError::NameTaken) => {
                 Problem::new(Code::NameTaken, "another instance of the tenant has this name")
             }
@@ -64,10 +74,6 @@ impl ApiError {
             Self::Accept(AcceptError::KeyReused) => {
                 Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
             }
-            Self::Accept(AcceptError::ReplayLost) => Problem::new(
-                Code::InvalidState,
-                "the key was made, but the secrets changed since and it cannot be shown again; revoke it and make another",
-            ),
             Self::Accept(AcceptError::KeyInProgress) => Problem::new(
                 Code::IdempotencyInProgress,
                 "the first request with this Idempotency-Key has not ended; send it again",
@@ -84,6 +90,34 @@ impl IntoResponses for ApiError {
             .description("The request was refused or failed. `code` is the reason, `status` repeats the HTTP status.")
             .content("application/problem+json", body);
         BTreeMap::from([("default".to_owned(), problem.build().into())])
+    }
+}
+
+fn key(error: &KeyError) -> Problem {
+    match error {
+        KeyError::Db(error) => db(error),
+        KeyError::Invalid(errors) => Problem::invalid(errors.clone()),
+        KeyError::NotFound => Problem::not_found(),
+        KeyError::UnknownTenant => {
+            Problem::invalid(vec![Invalid::new("/tenant_id", "not_found", "there is no such tenant")])
+        }
+        KeyError::Grant(error) => Problem::new(Code::Forbidden, error.to_string()),
+        KeyError::Revoked => Problem::new(Code::InvalidState, "the key is revoked"),
+        KeyError::RevokedOrExpired => Problem::new(Code::InvalidState, "the key is revoked or expired"),
+        KeyError::Contended => {
+            Problem::new(Code::InvalidState, "other requests keep changing the key; nothing was changed, try again")
+        }
+        KeyError::IdempotencyKeyReused => {
+            Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
+        }
+        KeyError::IdempotencyInProgress => Problem::new(
+            Code::IdempotencyInProgress,
+            "the first request with this Idempotency-Key has not ended; send it again",
+        ),
+        KeyError::ReplayLost => Problem::new(
+            Code::InvalidState,
+            "the key was created, but the secrets have changed since and it cannot be shown again; revoke it and create another",
+        ),
     }
 }
 
@@ -111,5 +145,34 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         self.problem().error_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_of_a_failed_statement_shows_nothing_of_the_server() {
+        let (code, secret) = (|| "23505".to_owned(), || "jobs_pkey".to_owned());
+        for (error, expected) in [
+            (DbError::Unavailable(secret()), Code::Unavailable),
+            (DbError::ReadOnly, Code::Unavailable),
+            (DbError::StaleStatement { code: code(), message: secret() }, Code::Unavailable),
+            (DbError::RolledBack { code: code(), message: secret() }, Code::Unavailable),
+            (DbError::Locked, Code::Unavailable),
+            (DbError::Refused { code: code(), detail: secret() }, Code::Internal),
+            (DbError::Conflict { constraint: secret() }, Code::Internal),
+            (DbError::Statement { code: code(), message: secret() }, Code::Internal),
+            (DbError::Invariant(secret()), Code::Internal),
+        ] {
+            let problem = ApiError::from(error).problem();
+
+            assert_eq!(problem.code, expected, "{problem}");
+            let shown = format!("{} {}", problem.code.title(), problem.detail).to_lowercase();
+            for word in ["23505", "jobs_pkey", "postgres", "database", "redis", "docker", "sql"] {
+                assert!(!shown.contains(word), "{word}: {shown}");
+            }
+        }
     }
 }

@@ -6,15 +6,14 @@
 //! `/openapi.json` from the handlers; a test compares it with the table below.
 
 mod accepted;
+mod access;
 mod auth;
 pub mod docs;
 mod error;
-mod grants;
 mod health;
 mod idempotency;
 mod instances;
 mod jobs;
-mod key_change;
 mod keys;
 mod metrics;
 mod networks;
@@ -29,20 +28,12 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
+pub use access::Access;
 pub use state::{ApiState, InstanceWatch, JobWatch};
 
-use crate::{core::identity::Scope, http::problem::Problem};
+use access::AccessTable;
 
-/// Which callers a route is open to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Every client, with or without a key.
-    Public,
-    /// Callers with any valid key.
-    Key,
-    /// Callers whose key has the scope.
-    Scope(Scope),
-}
+use crate::{core::identity::Scope, http::problem::Problem};
 
 /// One operation of the API.
 pub struct Route {
@@ -91,6 +82,8 @@ fn get() -> Handler {
 
 /// Adds all routes to a server, behind authentication and authorization.
 pub fn configure(config: &mut ServiceConfig, state: &web::Data<ApiState>) {
+    let table = routes().into_iter().map(|route| (route.path, route.method, route.access));
+    config.app_data(web::Data::new(AccessTable::new(table)));
     config.app_data(state.clone());
     config.service(unauthenticated_routes().wrap(from_fn(auth::middleware)));
 }

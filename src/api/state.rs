@@ -1,8 +1,6 @@
 //! What handlers share: connections, services and settings. It holds nothing about a client, so every replica can answer
 //! every request.
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -12,7 +10,7 @@ use crate::{
     core::{
         db::DualDb,
         id::JobId,
-        identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        identity::{ApiKeyService, Identity, rate_limit::RateLimiter},
         queue::{job::JobStatus, notify::Notifier},
         read_your_writes::ReadYourWrites,
     },
@@ -32,9 +30,9 @@ pub struct ApiState {
     /// Verifies API keys.
     pub identity: Identity,
     /// Counts the requests of each key.
-    pub limiter: Limiter,
-    /// The secrets that API keys are made and recognised with.
-    pub ring: Arc<KeyRing>,
+    pub limiter: RateLimiter,
+    /// Creates, changes and revokes API keys.
+    pub keys: ApiKeyService,
     /// Wakes workers.
     pub notifier: Notifier,
     /// What instances may use: host ports and addresses.

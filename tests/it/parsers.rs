@@ -12,7 +12,7 @@ use app::{
     },
     core::{
         id::{InstanceId, parse_uuid},
-        identity::api_key::{KeyEnv, KeyRing, Presented},
+        identity::api_key::{KeyEnv, KeyRing, PresentedKey},
         instances::{InstanceSpec, RawInstance},
         page::{PageRequest, parse_cursor},
     },
@@ -124,7 +124,7 @@ proptest! {
     #[test]
     fn api_key_is_read_again_and_any_change_is_refused(seed in any::<[u8; 30]>(), at in 0..56_usize, other in "[A-Za-z0-9_é]") {
         let (ring, mut seed) = (key_ring(), seed);
-        let made = ring.make(KeyEnv::Live, |bytes| {
+        let made = ring.generate(KeyEnv::Live, |bytes| {
             // Different bytes at each call: some are not used.
             seed.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(5).wrapping_add(17));
             bytes.copy_from_slice(&seed);
@@ -133,19 +133,19 @@ proptest! {
         let key = made.expect("infallible");
         let text = key.text.expose_secret();
 
-        let presented = Presented::parse(text).expect("well-formed");
-        prop_assert!(ring.is_ours(&presented));
+        let presented = PresentedKey::parse(text).expect("well-formed");
+        prop_assert!(ring.has_valid_tag(&presented));
         prop_assert_eq!(ring.hashes(&presented).next(), Some(key.hash));
 
         let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
-        prop_assert!(changed == *text || Presented::parse(&changed).is_none_or(|presented| !ring.is_ours(&presented)));
+        prop_assert!(changed == *text || PresentedKey::parse(&changed).is_none_or(|presented| !ring.has_valid_tag(&presented)));
     }
 
     #[test]
     fn no_text_is_an_api_key_by_chance(text in any::<String>(), like in "cpk_(live|test)_[0-9A-Za-z]{47}") {
-        prop_assert!(Presented::parse(&text).is_none());
+        prop_assert!(PresentedKey::parse(&text).is_none());
         // The checksum lets one of four billion through; the tag is checked then.
-        prop_assert!(Presented::parse(&like).is_none_or(|presented| !key_ring().is_ours(&presented)));
+        prop_assert!(PresentedKey::parse(&like).is_none_or(|presented| !key_ring().has_valid_tag(&presented)));
     }
 
     #[test]

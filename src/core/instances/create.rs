@@ -43,8 +43,6 @@ pub enum AcceptError {
     KeyReused,
     #[error("the first request with this Idempotency-Key is still in progress")]
     KeyInProgress,
-    #[error("the first request's answer can no longer be made")]
-    ReplayLost,
     #[error(transparent)]
     Db(DbError),
 }
