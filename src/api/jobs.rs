@@ -10,13 +10,14 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    instances::{Reason, path_id, take_tenant},
+    instances::{path_id, take_tenant},
     parameters::{ById, OnePage, Timeout},
     wait,
 };
 use crate::{
     core::{
         id::{InstanceId, JobId},
+        instances::Reason,
         queue::{
             job::{JobKind, JobStatus},
             step::Step,
