@@ -1,46 +1,59 @@
-//! Housekeeping that every process does: reaping, and forgetting what is old. No leader: statements skip each other's rows.
+//! The maintenance loop that every process runs: it rescues jobs, updates the queue's gauges and deletes old rows.
+//!
+//! There is no leader. The statements skip rows that another process has locked, so that several loops share the work, and
+//! the loop of one process is enough. Each round logs what fails and goes on; the next round does the same work again.
 
 use std::time::Duration;
 
 use crate::core::{
     db::DualDb,
+    idempotency,
     queue::{rescue, stats},
 };
 
-/// Keeps house for ever. `lease`: the length of a job's lease; reaping goes six times in it.
+/// Rounds of maintenance in the length of a lease, so that an expired lease waits a sixth of its length at most.
+const ROUNDS_PER_LEASE: u32 = 6;
+/// Rounds between two deletions of old rows.
+const ROUNDS_PER_DELETION: u32 = 60;
+
+/// Runs maintenance without end. `lease`: the length of a job's lease.
 pub async fn run(db: DualDb, lease: Duration) {
-    let mut tick = tokio::time::interval(lease / 6);
+    let mut tick = tokio::time::interval(lease / ROUNDS_PER_LEASE);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds: u32 = 0;
     loop {
         tick.tick().await;
-        match rescue::rescue_expired_leases(&db, lease).await {
-            Ok(rescued) if rescued != rescue::Rescued::default() => {
-                tracing::info!(?rescued, "rescued");
-                for (what, count) in [
-                    ("lease", rescued.expired_leases),
-                    ("misfit", rescued.fail_unschedulable_jobs),
-                    ("silent_instance", rescued.silent_instances),
-                ] {
-                    metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not reap; the next round will"),
-        }
+        rescue_jobs(&db, lease).await;
         db.report();
         match stats::queue(&db).await {
             Ok(queue) => report(queue),
-            Err(error) => tracing::debug!(%error, "could not count the queue; the next round will"),
+            Err(error) => tracing::debug!(%error, "could not count the queue's jobs; the next round tries again"),
         }
-        if rounds.is_multiple_of(60) {
-            for result in [crate::core::idempotency::forget_old(&db).await, rescue::forget_old(&db).await] {
+        if rounds.is_multiple_of(ROUNDS_PER_DELETION) {
+            for result in [idempotency::delete_expired(&db).await, rescue::forget_old(&db).await] {
                 if let Err(error) = result {
-                    tracing::warn!(%error, "could not forget what is old; the next round will");
+                    tracing::warn!(%error, "could not delete old rows; a later round tries again");
                 }
             }
         }
         rounds = rounds.wrapping_add(1);
+    }
+}
+
+async fn rescue_jobs(db: &DualDb, lease: Duration) {
+    match rescue::rescue_expired_leases(db, lease).await {
+        Ok(rescued) if rescued != rescue::Rescued::default() => {
+            tracing::info!(?rescued, "rescued jobs and instances");
+            for (what, count) in [
+                ("lease", rescued.expired_leases),
+                ("misfit", rescued.fail_unschedulable_jobs),
+                ("silent_instance", rescued.silent_instances),
+            ] {
+                metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "could not rescue jobs; the next round tries again"),
     }
 }
 

@@ -34,14 +34,15 @@ use crate::{
     core::{
         db::{DualDb, migrate},
         hosts::{self, HostSpec},
-        id::ClusterId,
+        id::{ClusterId, InstanceId},
         identity::{
             Identity, PgIdentity,
             api_key::KeyRing,
             cache::{CachedIdentity, Start, entry::EntrySigner},
             rate_limit::Limiter,
         },
-        instances, maintenance,
+        instances::{self, InstanceService},
+        maintenance,
         queue::{
             self,
             notify::{Notifier, Subscriber},
@@ -193,16 +194,19 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()), cached.revoker())
     };
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    let port_range = parts.instances.port_range;
+    let instances = InstanceService::new(parts.db.clone(), notifier.clone(), read_your_writes.clone(), port_range);
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
         limiter: Limiter::new(parts.identity.rate_limit, &parts.redis, parts.cluster),
         db: parts.db.clone(),
         ring,
         notifier,
-        instances: parts.instances,
+        instances,
         instance_watch: instance_watch.clone(),
         job_watch: job_watch.clone(),
-        read_your_writes: ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
+        read_your_writes,
         metrics,
         stopping: shutdown.requested.clone(),
     });
@@ -211,7 +215,11 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         instance_watch
             .run(move |ids| {
                 let db = for_instances.clone();
-                async move { instances::store::statuses(&db, ids).await }
+                async move {
+                    let ids: Vec<InstanceId> = ids.into_iter().map(InstanceId::from).collect();
+                    let statuses = instances::store::statuses(&db, &ids).await?;
+                    Ok(statuses.into_iter().map(|(id, status)| (id.uuid(), status.to_string())).collect())
+                }
             })
             .await;
     });

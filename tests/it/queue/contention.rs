@@ -12,7 +12,7 @@ use std::{
 use app::core::{
     db::DualDb,
     id::TenantId,
-    instances::{InstanceSpec, delete},
+    instances::InstanceSpec,
     queue::{
         claim::{Claimed, WorkerIdentity},
         finish::{Outcome, finish},
@@ -24,7 +24,7 @@ use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{LEASE, QueueFixture, claim, create, register, spec};
+use super::lab::{LEASE, QueueFixture, claim, create, delete, register, spec};
 use crate::support::{cluster::connect, eventually};
 
 const CLIENTS: usize = 16;
@@ -96,8 +96,8 @@ async fn cycle(
     let beats: Vec<(_, _)> = vec![(provision.lease, Some(json!([])))];
     let (finished, deleted, again, beat) = tokio::join!(
         finish(db, provision.lease, provision.kind, &outcome, json!([])),
-        delete::delete(db, tenant, instance.id, None),
-        delete::delete(db, tenant, instance.id, None),
+        delete(db, tenant, instance.id),
+        delete(db, tenant, instance.id),
         heartbeat(db, me, &beats, LEASE),
     );
     finished.map_err(|e| text(&e))?;

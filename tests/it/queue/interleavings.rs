@@ -2,15 +2,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use app::core::{
-    instances::delete,
-    queue::{
-        claim::{Claimed, Lease, WorkerIdentity},
-        finish::{Cause, Outcome, finish},
-        heartbeat::heartbeat,
-        job::JobKind,
-        rescue,
-    },
+use app::core::queue::{
+    claim::{Claimed, Lease, WorkerIdentity},
+    finish::{Cause, Outcome, finish},
+    heartbeat::heartbeat,
+    job::JobKind,
+    rescue,
 };
 use proptest::{
     prelude::*,
@@ -18,7 +15,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, QueueFixture, claim, spec};
+use super::lab::{LEASE, QueueFixture, claim, delete, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -152,7 +149,7 @@ impl Case<'_> {
             }
             Step::Delete => {
                 let before = self.state().await;
-                let deletion = delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion = delete(&self.lab.db, self.lab.tenant, self.instance).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));

@@ -11,7 +11,10 @@ pub use message::ProvisionJob;
 pub use notifier::Notifier;
 pub use subscriber::{Subscriber, Wakeup};
 
-use crate::core::id::{ClusterId, HostId};
+use crate::core::{
+    id::{ClusterId, HostId},
+    redis::RedisKey,
+};
 
 /// Whom a bell is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +29,8 @@ impl Channel {
     /// The list's name. The cluster's id keeps two installations on one Redis apart.
     fn list(self, cluster: ClusterId) -> String {
         match self {
-            Self::Host(host) => format!("app:{cluster}:q:{{host:{host}}}"),
-            Self::Any => format!("app:{cluster}:q:{{any}}"),
+            Self::Host(host) => RedisKey::HostWakeups(host).name(cluster),
+            Self::Any => RedisKey::AnyWakeups.name(cluster),
         }
     }
 }
