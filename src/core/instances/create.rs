@@ -205,10 +205,9 @@ pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<CreateOutcome, 
     for attempt in 0..ORDINARY_TRIES + THOROUGH_TRIES {
         let thorough = attempt >= ORDINARY_TRIES;
         let conn = db.write().await.map_err(AcceptError::Db)?;
-        // Both return the connection to the pool before a replay takes one: replays that each held a connection while
-        // they wait for another could use up the pool.
-        let result =
-            if thorough { create_locked(conn, request).await } else { run(&conn, request, Some(PROBES)).await };
+        // Both take the connection and return it to the pool, since a replay takes another one: replays that each hold a
+        // connection while they wait for the next would use up the pool.
+        let result = if thorough { create_locked(conn, request).await } else { create_once(conn, request).await };
         let error = match result {
             Ok(Some(record)) => return Ok(CreateOutcome::New(Box::new(record))),
             Ok(None) => return replay(db, request).await,
@@ -236,6 +235,10 @@ fn refusal(error: &DbError) -> Option<Refusal> {
 async fn run(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Result<Option<InstanceRecord>, DbError> {
     let rows = conn.query(CREATE, &CreateParams::new(request, probes).list()).await?;
     rows.first().map(store::record).transpose()
+}
+
+async fn create_once(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
+    run(&conn, request, Some(PROBES)).await
 }
 
 /// Looks at every address and port, under the network's lock. The lock is taken by a statement of its own, because only the
