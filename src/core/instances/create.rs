@@ -76,7 +76,7 @@ pub enum AcceptError {
 pub struct Create<'a> {
     /// Who owns the instance.
     pub tenant: TenantId,
-    /// What is asked for.
+    /// The instance to create.
     pub spec: &'a InstanceSpec,
     /// The request's idempotency key, if it has one.
     pub idempotency: Option<&'a IdempotencyKey>,

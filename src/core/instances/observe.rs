@@ -226,10 +226,10 @@ mod tests {
     #[test]
     fn transitions_of_a_policy_are_those_of_its_decisions() {
         for policy in RestartPolicy::ALL {
-            let seen = [ended(0), ended(1), Observation::Gone].into_iter();
-            let decisions: Vec<RestartDecision> = seen
-                .flat_map(|seen| {
-                    [0, RESTART_STREAK_MAX].map(|streak| restart_decision(seen, *policy, streak, SECOND, SECOND))
+            let observations = [ended(0), ended(1), Observation::Gone].into_iter();
+            let decisions: Vec<RestartDecision> = observations
+                .flat_map(|observation| {
+                    [0, RESTART_STREAK_MAX].map(|streak| restart_decision(observation, *policy, streak, SECOND, SECOND))
                 })
                 .collect();
             for (transition, happens) in [

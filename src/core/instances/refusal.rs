@@ -12,7 +12,7 @@ text_enum! {
         NetworkUnknown = "network_unknown",
         /// The instance would exceed the tenant's quota; the detail states use and limit.
         QuotaExceeded = "quota_exceeded",
-        /// Another instance publishes a host port that was asked for; the detail is protocol and port.
+        /// Another instance publishes a host port that the request names; the detail is protocol and port.
         PortTaken = "port_taken",
         /// No probed address was free: repeat the statement.
         AddressRetry = "address_retry",
