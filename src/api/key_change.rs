@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
-use super::{ApiState, auth::caller, error::ApiError, idempotency, instances::path_id};
+use super::{ApiState, auth::caller, error::ApiError, idempotency, parameters::path_id};
 use crate::{
     core::{
         id::{KeyId, TenantId},

@@ -13,9 +13,8 @@ use super::{
     error::ApiError,
     grants::{authorize, check_expiry, check_limits, check_name, check_scopes, may_change, may_have, may_see_again},
     idempotency,
-    instances::{path_id, take_tenant},
     key_change::{KeyChangeRequest, asked, authorized, existing, managed, target},
-    parameters::{ById, OnePage, Repeatable},
+    parameters::{ById, OnePage, Repeatable, path_id, take_tenant},
 };
 use crate::{
     config::identity::RateLimit,
@@ -241,7 +240,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, Some(tenant), page).await?;
+    let page = store::list(&state.db, state.read_your_writes.consistency_for(tenant).await, Some(tenant), page).await?;
     let items = page.items.into_iter().map(ListedKey::from).collect();
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }

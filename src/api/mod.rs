@@ -3,7 +3,6 @@
 //! Order of judgement: key, scope, existence, query, body. A handler parses, asks `core`, and shows; it decides nothing.
 //! `docs/api.md` is the contract; `/openapi.json` is generated from here, and a test compares it with the table.
 
-mod accepted;
 mod auth;
 pub mod docs;
 mod error;

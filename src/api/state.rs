@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wait::Watch,
-    config::instances::InstanceConfig,
     core::{
         db::DualDb,
         identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        instances::InstanceService,
         queue::notify::Notifier,
         read_your_writes::ReadYourWrites,
     },
@@ -22,7 +22,7 @@ pub struct ApiState {
     pub limiter: Limiter,
     pub ring: Arc<KeyRing>,
     pub notifier: Notifier,
-    pub instances: InstanceConfig,
+    pub instances: InstanceService,
     pub instance_watch: Watch,
     pub job_watch: Watch,
     pub read_your_writes: ReadYourWrites,

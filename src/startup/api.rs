@@ -19,14 +19,14 @@ use crate::{
     },
     core::{
         db::DualDb,
-        id::{ClusterId, JobId},
+        id::{ClusterId, InstanceId, JobId},
         identity::{
             Identity, PgIdentity,
             api_key::KeyRing,
             cache::{CachedIdentity, Start, entry::EntrySigner},
             rate_limit::Limiter,
         },
-        instances,
+        instances::{self, InstanceService},
         queue::{self, notify::Notifier},
         read_your_writes::ReadYourWrites,
         redis,
@@ -103,14 +103,17 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     };
     start_maintenance(&metrics, &parts.db, parts.times);
     let (instance_watch, job_watch) = start_watches(&parts.db);
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    let port_range = parts.instances.port_range;
+    let instances = InstanceService::new(parts.db.clone(), notifier.clone(), read_your_writes.clone(), port_range);
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
         limiter: Limiter::new(config.rate_limit, &parts.redis, parts.cluster),
-        read_your_writes: ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
+        read_your_writes,
         db: parts.db,
         ring,
         notifier,
-        instances: parts.instances,
+        instances,
         instance_watch,
         job_watch,
         metrics: renderer(metrics),
@@ -124,9 +127,12 @@ fn start_watches(db: &DualDb) -> (Watch, Watch) {
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
-        let statuses = move |ids| {
-            let db = db_of_instances.clone();
-            async move { instances::store::statuses(&db, ids).await }
+        let statuses = move |ids: Vec<Uuid>| {
+            let (db, ids) = (db_of_instances.clone(), ids.into_iter().map(InstanceId::from).collect::<Vec<_>>());
+            async move {
+                let statuses = instances::store::statuses(&db, &ids).await?;
+                Ok(statuses.into_iter().map(|(id, status)| (id.uuid(), status.to_string())).collect())
+            }
         };
         watch.run(statuses).await;
     });

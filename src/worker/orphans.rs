@@ -87,7 +87,7 @@ async fn sweep(worker: &ProvisionWorker, findings: &mut Findings) -> Result<(), 
     // First the containers, then the rows: what is created in between has a row, and is not in the list.
     let containers = worker.compute.list().await?;
     let networks = worker.network_backend.networks().await?;
-    let rows = store::expected_on(&worker.db, host, None).await?;
+    let rows = store::placed_on(&worker.db, host).await?;
     let owned: HashSet<InstanceId> = rows.iter().map(|row| row.id).collect();
     let used: HashSet<NetworkId> = rows.iter().map(|row| row.network).collect();
 

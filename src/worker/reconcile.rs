@@ -11,6 +11,7 @@ use crate::{
     core::{
         id::InstanceId,
         instances::{
+            Status,
             observe::{Observation, RestartDecision, observe, restart_decision},
             store::{self, Expected},
         },
@@ -78,7 +79,7 @@ async fn look_at_all(worker: &ProvisionWorker) {
     for expected in expected.iter().filter(|expected| should_run(expected)) {
         judge(worker, expected, observed.get(&expected.id)).await;
     }
-    for failed in expected.iter().filter(|expected| expected.status == "failed") {
+    for failed in expected.iter().filter(|expected| expected.status == Status::Failed) {
         // One that a job has in hand is that job's.
         if let Some(container) = observed.get(&failed.id).filter(|_| !worker.leases.holds(failed.id)) {
             settle_failed(worker, failed, container).await;
@@ -113,7 +114,7 @@ async fn remove_unused(worker: &ProvisionWorker, failed: &Expected, container: &
 }
 
 fn should_run(expected: &Expected) -> bool {
-    matches!(expected.status.as_str(), "running" | "unknown")
+    matches!(expected.status, Status::Running | Status::Unknown)
 }
 
 async fn judge(worker: &ProvisionWorker, expected: &Expected, observed: Option<&Observed>) {
@@ -123,20 +124,20 @@ async fn judge(worker: &ProvisionWorker, expected: &Expected, observed: Option<&
         // Created but not running, though the job had started it: somebody replaced it.
         Some(ContainerState::Created) | None => Observation::Gone,
     };
-    if seen == Observation::Running && expected.status == "running" {
+    if seen == Observation::Running && expected.status == Status::Running {
         return;
     }
-    let policy = &expected.restart_policy;
+    let policy = expected.restart_policy;
     let restart_decision =
         restart_decision(seen, policy, expected.restart_streak, expected.ran_for, worker.config.restart_backoff);
     match observe(&worker.db, worker.me.host, expected, seen, restart_decision).await {
-        Ok(Some(_)) => {
+        Ok(true) => {
             tracing::info!(instance = %expected.id, ?seen, ?restart_decision, "a container changed by itself");
             if let RestartDecision::Restart { after, .. } = restart_decision {
                 worker.wakeups.after(after);
             }
         }
-        Ok(None) => {}
+        Ok(false) => {}
         Err(error) => {
             tracing::warn!(%error, instance = %expected.id, "could not write what was seen; the next check will")
         }

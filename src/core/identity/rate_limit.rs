@@ -18,7 +18,7 @@ use crate::{
     core::{
         breaker::Breaker,
         id::{ClusterId, KeyId},
-        redis::{PerThread, RedisError},
+        redis::{PerThread, RedisError, RedisKey},
     },
 };
 
@@ -130,7 +130,7 @@ impl Limiter {
     }
 
     async fn in_redis(&self, key: KeyId, limit: RateLimit) -> Result<Allowance, RedisError> {
-        let name = format!("app:{}:rate:{key}", self.0.cluster);
+        let name = RedisKey::RateLimit(key).name(self.0.cluster);
         let each = i64::try_from(each(limit).as_micros()).unwrap_or(i64::MAX);
         let arguments: Vec<Argument> = vec![each.into(), i64::from(limit.burst).into()];
         let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) =

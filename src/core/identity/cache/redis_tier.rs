@@ -24,7 +24,7 @@ use crate::{
     core::{
         breaker::Breaker,
         id::ClusterId,
-        redis::{self, PerThread, RedisError},
+        redis::{self, PerThread, RedisError, RedisKey},
     },
 };
 
@@ -182,11 +182,11 @@ impl RedisTier {
 
     /// The key's name in Redis; its value's MAC covers it.
     pub fn redis_key(&self, name: &KeyHash) -> String {
-        format!("app:{}:ak1:{}", self.0.cluster, data_encoding::BASE64URL_NOPAD.encode(name))
+        RedisKey::ApiKey(name).name(self.0.cluster)
     }
 
-    fn special(&self, what: &str) -> String {
-        format!("app:{}:ak:{what}", self.0.cluster)
+    fn special(&self, key: RedisKey<'_>) -> String {
+        key.name(self.0.cluster)
     }
 
     /// Whether verifications should try Redis now.
@@ -217,7 +217,7 @@ impl RedisTier {
 
     /// Replaces a key's value by a tombstone (or by nothing) and tells the log. Answers the entry's id.
     pub async fn revoke(&self, name: &KeyHash, tombstone: Option<&[u8]>, ver: i64) -> Result<LogId> {
-        let keys = vec![self.redis_key(name), self.special("log")];
+        let keys = vec![self.redis_key(name), self.special(RedisKey::InvalidationLog)];
         let arguments: Vec<Value> = vec![
             bytes(tombstone.unwrap_or_default()),
             TOMBSTONE_MS.into(),
@@ -233,7 +233,7 @@ impl RedisTier {
     pub async fn behind(&self, entry: LogId, within: Duration) -> Result<Option<i64>> {
         let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let arguments: Vec<Value> = vec![entry.0.to_string().into(), entry.1.to_string().into(), within.into()];
-        let keys = vec![self.special("seen"), self.special("epoch")];
+        let keys = vec![self.special(RedisKey::InvalidationReaders), self.special(RedisKey::InvalidationEpoch)];
         let behind: i64 = self.0.seen.evalsha_with_reload(&self.0.revoking, keys, arguments).await?;
         Ok((behind >= 0).then_some(behind))
     }
@@ -245,7 +245,11 @@ impl RedisTier {
         instance: Option<&str>,
         new_epoch: &str,
     ) -> Result<InvalidationBatch> {
-        let keys = vec![self.special("epoch"), self.special("log"), self.special("seen")];
+        let keys = vec![
+            self.special(RedisKey::InvalidationEpoch),
+            self.special(RedisKey::InvalidationLog),
+            self.special(RedisKey::InvalidationReaders),
+        ];
         let last = last.map(|last| last.to_string()).unwrap_or_default();
         let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
         let arguments: Vec<Value> =
@@ -258,7 +262,7 @@ impl RedisTier {
 
     /// Says that this process is gone.
     pub async fn forget(&self, instance: &str) -> Result<()> {
-        let _: i64 = self.0.revoking.hdel(self.special("seen"), instance).await?;
+        let _: i64 = self.0.revoking.hdel(self.special(RedisKey::InvalidationReaders), instance).await?;
         Ok(())
     }
 
