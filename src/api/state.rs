@@ -1,14 +1,12 @@
 //! What handlers need. Nothing here is state of a client: any replica answers any request.
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wait::Watch,
     core::{
         db::DualDb,
-        identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        identity::{ApiKeyService, Identity, rate_limit::RateLimiter},
         instances::InstanceService,
         queue::notify::Notifier,
         read_your_writes::ReadYourWrites,
@@ -19,8 +17,8 @@ use crate::{
 pub struct ApiState {
     pub db: DualDb,
     pub identity: Identity,
-    pub limiter: Limiter,
-    pub ring: Arc<KeyRing>,
+    pub limiter: RateLimiter,
+    pub keys: ApiKeyService,
     pub notifier: Notifier,
     pub instances: InstanceService,
     pub instance_watch: Watch,

@@ -64,9 +64,6 @@ pub enum AcceptError {
     /// The first request with this idempotency key has not ended.
     #[error("the first request with this Idempotency-Key is still in progress")]
     KeyInProgress,
-    /// The first request's answer held a secret that cannot be derived again.
-    #[error("the first request's answer can no longer be made")]
-    ReplayLost,
     /// The statement failed; after `DbError::Unavailable` the outcome is unknown.
     #[error(transparent)]
     Db(DbError),

@@ -18,8 +18,8 @@ pub enum RedisKey<'a> {
     ApiKey(&'a [u8]),
     /// Stream: hashes of API keys that were changed, for the caches of all processes.
     InvalidationLog,
-    /// Hash: how far each process has read the stream.
-    InvalidationReaders,
+    /// Hash: up to which entry each process has applied the stream.
+    InvalidationsAcked,
     /// String: a random text that is lost with the server's data, so that readers notice a loss.
     InvalidationEpoch,
     /// String: the rate limit's state of one API key (`core::identity::rate_limit`). Expires.
@@ -40,7 +40,7 @@ impl RedisKey<'_> {
             Self::AnyWakeups => "wakeups:any".into(),
             Self::ApiKey(hash) => format!("ak1:{}", BASE64URL_NOPAD.encode(hash)),
             Self::InvalidationLog => "ak:log".into(),
-            Self::InvalidationReaders => "ak:seen".into(),
+            Self::InvalidationsAcked => "ak:acked".into(),
             Self::InvalidationEpoch => "ak:epoch".into(),
             Self::RateLimit(key) => format!("rate:{key}"),
             Self::RecentWrite(tenant) => format!("recent_write:tenant:{tenant}"),
@@ -66,7 +66,7 @@ mod tests {
             | RedisKey::AnyWakeups
             | RedisKey::ApiKey(_)
             | RedisKey::InvalidationLog
-            | RedisKey::InvalidationReaders
+            | RedisKey::InvalidationsAcked
             | RedisKey::InvalidationEpoch
             | RedisKey::RateLimit(_)
             | RedisKey::RecentWrite(_)
@@ -76,7 +76,7 @@ mod tests {
                 RedisKey::AnyWakeups,
                 RedisKey::ApiKey(hash),
                 RedisKey::InvalidationLog,
-                RedisKey::InvalidationReaders,
+                RedisKey::InvalidationsAcked,
                 RedisKey::InvalidationEpoch,
                 RedisKey::RateLimit(id.into()),
                 RedisKey::RecentWrite(id.into()),

@@ -108,6 +108,13 @@ async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
     assert!(refused.line().starts_with("app: APP_KEY_SCOPES: \"root\" is not one of instances:read, "), "{refused:?}");
     let refused = ended(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_TENANT: \"Not A Label\" is not "), "{refused:?}");
+    // The rules are those of `POST /keys`.
+    for name in ["", " ", &"x".repeat(256)] {
+        let mut named = cluster.command(&["keys", "create", "--tenant", "acme", "--scope", "admin"]);
+        named.env("APP_KEY_NAME", name);
+        let refused = ended(named, SECONDS).expect(1);
+        assert!(refused.line().starts_with("app: APP_KEY_NAME: must have 1 to 255 bytes"), "{refused:?}");
+    }
     assert_eq!(refused.stdout, "");
     assert!(cluster.sql().await.query("select id from tenants", &[]).await.unwrap().is_empty());
 

@@ -7,9 +7,9 @@ use app::{
     core::{
         id::ClusterId,
         identity::cache::{
-            KeyHash,
-            entry::{CasToken, LEASE_MS, TOMBSTONE_MS},
-            redis_tier::{BATCH, InvalidationBatch, LogId, RedisTier},
+            ShortHash,
+            entry::{CasToken, LEASE_TTL_MS, TOMBSTONE_TTL_MS},
+            redis_tier::{INVALIDATIONS_MAX, InvalidationBatch, LogId, RedisTier},
         },
     },
 };
@@ -46,24 +46,24 @@ impl Redis {
         format!("app:{}:ak:{what}", self.cluster)
     }
 
-    async fn get(&self, name: &KeyHash) -> Option<Vec<u8>> {
+    async fn get(&self, name: &ShortHash) -> Option<Vec<u8>> {
         self.tier.get(&self.tier.redis_key(name)).await.unwrap().map(|value| value.to_vec())
     }
 
-    fn ttl(&self, name: &KeyHash) -> i64 {
+    fn ttl(&self, name: &ShortHash) -> i64 {
         self.server.cli(&["PTTL", &self.tier.redis_key(name)]).trim().parse().unwrap()
     }
 
     async fn news(&self, last: Option<LogId>, instance: Option<&str>) -> InvalidationBatch {
-        self.tier.news(last, instance, "nonce").await.unwrap()
+        self.tier.poll_invalidations(last, instance, "nonce").await.unwrap()
     }
 
     async fn behind(&self, entry: LogId, within: Duration) -> Option<i64> {
-        self.tier.behind(entry, within).await.unwrap()
+        self.tier.count_lagging(entry, within).await.unwrap()
     }
 
     fn registered(&self, instance: &str) -> String {
-        self.server.cli(&["HGET", &self.named("seen"), instance]).trim().to_owned()
+        self.server.cli(&["HGET", &self.named("acked"), instance]).trim().to_owned()
     }
 
     /// By Redis' clock.
@@ -74,7 +74,7 @@ impl Redis {
     }
 
     /// Entries of the log, put there at once.
-    fn append(&self, count: usize, name: &KeyHash) {
+    fn append(&self, count: usize, name: &ShortHash) {
         let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'h', ARGV[2], 'v', 1) end";
         let name = name.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         self.server.cli(&["EVAL", script, "1", &self.named("log"), &count.to_string(), &name]);
@@ -92,7 +92,7 @@ impl Dice {
         u8::try_from(self.0 % sides).unwrap()
     }
 
-    fn name(&mut self) -> KeyHash {
+    fn name(&mut self) -> ShortHash {
         [self.roll(2); 16]
     }
 
@@ -115,12 +115,12 @@ impl Dice {
 /// What the models take the entries and the log for.
 #[derive(Default)]
 struct Model {
-    cells: HashMap<KeyHash, Vec<u8>>,
-    log: Vec<(LogId, KeyHash)>,
+    cells: HashMap<ShortHash, Vec<u8>>,
+    log: Vec<(LogId, ShortHash)>,
 }
 
 impl Model {
-    fn swap(&mut self, name: KeyHash, expected: &CasToken, value: Vec<u8>) -> bool {
+    fn swap(&mut self, name: ShortHash, expected: &CasToken, value: Vec<u8>) -> bool {
         let same = self.cells.get(&name).is_some_and(|there| there[..there.len().min(17)] == expected.0);
         if same && value.is_empty() {
             self.cells.remove(&name);
@@ -156,7 +156,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
             }
             6 => {
                 let tombstone = (dice.roll(2) == 0).then_some(TOMBSTONE);
-                let id = redis.tier.revoke(&name, tombstone, 1).await.unwrap();
+                let id = redis.tier.invalidate(&name, tombstone, 1).await.unwrap();
                 match tombstone {
                     Some(tombstone) => model.cells.insert(name, tombstone.to_vec()),
                     None => model.cells.remove(&name),
@@ -169,8 +169,8 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
                 let last = model.log.len().checked_sub(at + 1).map_or(LogId::default(), |i| model.log[i].0);
                 let news = redis.news(Some(last), None).await;
                 let after: Vec<_> = model.log.iter().filter(|(id, _)| *id > last).copied().collect();
-                assert_eq!(news.entries, after[..after.len().min(BATCH)], "step {step}: news after {last}");
-                let id = |entry: Option<&(LogId, KeyHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
+                assert_eq!(news.entries, after[..after.len().min(INVALIDATIONS_MAX)], "step {step}: news after {last}");
+                let id = |entry: Option<&(LogId, ShortHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
                 assert_eq!((news.oldest, news.newest), (id(model.log.first()), id(model.log.last())), "step {step}");
             }
         }
@@ -186,25 +186,25 @@ async fn entries_live_as_long_as_they_should() {
     let (name, lease) = ([0; 16], CasToken([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
-    assert!((LEASE_MS - 1000..=LEASE_MS).contains(&redis.ttl(&name)), "a lease");
+    assert!((LEASE_TTL_MS - 1000..=LEASE_TTL_MS).contains(&redis.ttl(&name)), "a lease");
     assert!(redis.tier.swap(&key, &lease, b"", 0).await.unwrap());
     assert_eq!(redis.ttl(&name), -2, "a lease that was given back");
     assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "and only while it is there");
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
     assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
-    redis.tier.revoke(&name, Some(TOMBSTONE), 1).await.unwrap();
-    assert!((TOMBSTONE_MS - 1000..=TOMBSTONE_MS).contains(&redis.ttl(&name)), "a tombstone");
+    redis.tier.invalidate(&name, Some(TOMBSTONE), 1).await.unwrap();
+    assert!((TOMBSTONE_TTL_MS - 1000..=TOMBSTONE_TTL_MS).contains(&redis.ttl(&name)), "a tombstone");
 }
 
 #[tokio::test]
 async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
     let redis = Redis::start().await;
-    let old = redis.tier.revoke(&[7; 16], None, 1).await.unwrap();
+    let old = redis.tier.invalidate(&[7; 16], None, 1).await.unwrap();
     let first = redis.news(None, Some("a")).await;
     assert_eq!((first.newest, first.entries.len()), (old, 0));
     assert_eq!(redis.registered("a"), "", "who has not taken anything in yet holds nobody up");
-    let new = redis.tier.revoke(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
+    let new = redis.tier.invalidate(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
     let second = redis.news(Some(old), Some("a")).await;
     assert_eq!((second.oldest, second.newest, &second.entries[..]), (old, new, &[(new, [8; 16])][..]));
     assert_eq!(second.epoch, first.epoch, "the epoch stays");
@@ -212,9 +212,9 @@ async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
     assert_eq!(last, old.to_string(), "what was taken in, not what is being told");
     assert!(redis.now_ms().abs_diff(at.parse().unwrap()) < 1000);
     redis.news(Some(new), None).await;
-    assert_eq!(redis.server.cli(&["HLEN", &redis.named("seen")]).trim(), "1", "who keeps nothing does not register");
+    assert_eq!(redis.server.cli(&["HLEN", &redis.named("acked")]).trim(), "1", "who keeps nothing does not register");
     redis.server.cli(&["FLUSHALL"]);
-    let flushed = redis.tier.news(Some(new), Some("a"), "another").await.unwrap();
+    let flushed = redis.tier.poll_invalidations(Some(new), Some("a"), "another").await.unwrap();
     assert!(flushed.epoch.starts_with("another@") && flushed.newest == LogId::default());
 }
 
@@ -223,9 +223,13 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
     let redis = Redis::settled().await;
     redis.append(1, &[1; 16]);
     let last = redis.news(None, None).await.newest;
-    redis.append(BATCH + 5, &[2; 16]);
+    redis.append(INVALIDATIONS_MAX + 5, &[2; 16]);
     let batch = redis.news(Some(last), None).await;
-    assert_eq!((batch.entries.len(), batch.oldest), (BATCH, last), "as many as are told at a time, and no gap");
+    assert_eq!(
+        (batch.entries.len(), batch.oldest),
+        (INVALIDATIONS_MAX, last),
+        "as many as are told at a time, and no gap"
+    );
     let rest = redis.news(batch.entries.last().map(|(id, _)| *id), None).await;
     assert_eq!((rest.entries.len(), rest.entries[4].0), (5, batch.newest));
     redis.server.cli(&["XTRIM", &redis.named("log"), "MAXLEN", "=", "3"]);
@@ -236,15 +240,15 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
     assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
     // Trimmed by revocations themselves, a piece at a time, and never to fewer than are told at a time.
     redis.append(120_000, &[3; 16]);
-    redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
+    redis.tier.invalidate(&[4; 16], None, 1).await.unwrap();
     let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();
-    assert!((100_000..120_000).contains(&length) && length > BATCH, "{length}");
+    assert!((100_000..120_000).contains(&length) && length > INVALIDATIONS_MAX, "{length}");
 }
 
 #[tokio::test]
 async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
     let redis = Redis::settled().await;
-    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "nobody listens");
     redis.news(Some(LogId::default()), Some("a")).await;
     redis.news(Some(LogId::default()), Some("b")).await;
@@ -255,7 +259,7 @@ async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
     redis.news(Some(older), Some("a")).await;
     assert_eq!(redis.behind(entry, SETTLED).await, Some(2), "just below it is behind");
     redis.news(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
-    redis.tier.forget("b").await.unwrap();
+    redis.tier.unregister("b").await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "just above it is not; b took leave");
     redis.news(Some(LogId::default()), Some("c")).await;
     let asked = redis.now_ms();
@@ -264,7 +268,7 @@ async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(redis.now_ms() >= asked + 1000, "no sooner than its fence has fallen");
-    redis.server.cli(&["HSET", &redis.named("seen"), "long gone", "5-0 1", "garbled", "?"]);
+    redis.server.cli(&["HSET", &redis.named("acked"), "long gone", "5-0 1", "garbled", "?"]);
     assert_eq!(redis.behind(entry, SETTLED).await, Some(0));
     assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "forgotten");
 }
@@ -272,7 +276,7 @@ async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
 #[tokio::test]
 async fn redis_that_forgot_settles_after_a_little_more_than_a_fence() {
     let redis = Redis::start().await;
-    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, None, "nobody has asked yet");
     for round in 0..2 {
         let epoch = redis.news(Some(entry), Some("a")).await.epoch;

@@ -63,7 +63,7 @@ impl KeyFactory {
     }
 
     fn new_key(&self) -> NewKey {
-        self.ring.make(KeyEnv::Live, getrandom::fill).unwrap()
+        self.ring.generate(KeyEnv::Live, getrandom::fill).unwrap()
     }
 
     fn minted(&self, key: &NewKey, id: Uuid) -> Minted {

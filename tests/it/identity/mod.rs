@@ -40,7 +40,7 @@ fn serve(cluster: &Cluster) -> (App, String) {
 
 /// Questions about keys that Redis did not answer a process in time: it says so of each, on a `TwoReplicas`.
 fn unanswered(api: &App) -> usize {
-    api.log().matches("redis did not answer; asking the primary").count()
+    api.log().matches("redis did not answer, reading from the primary").count()
 }
 
 /// The sum of a process' metric over all series with these labels.

@@ -87,7 +87,7 @@ impl QueueFixture {
 }
 
 pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
-    tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
+    tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().id
 }
 
 pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
