@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::core::{
     db::DualDb,
-    queue::{rescue, stats},
+    queue::{rescue, retention, stats},
 };
 
 /// Keeps house for ever. `lease`: the length of a job's lease; reaping goes six times in it.
@@ -14,12 +14,12 @@ pub async fn run(db: DualDb, lease: Duration) {
     let mut rounds: u32 = 0;
     loop {
         tick.tick().await;
-        match rescue::rescue_expired_leases(&db, lease).await {
+        match rescue::run_round(&db, lease).await {
             Ok(rescued) if rescued != rescue::Rescued::default() => {
                 tracing::info!(?rescued, "rescued");
                 for (what, count) in [
                     ("lease", rescued.expired_leases),
-                    ("misfit", rescued.fail_unschedulable_jobs),
+                    ("misfit", rescued.unschedulable_jobs),
                     ("silent_instance", rescued.silent_instances),
                 ] {
                     metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);
@@ -29,12 +29,16 @@ pub async fn run(db: DualDb, lease: Duration) {
             Err(error) => tracing::warn!(%error, "could not reap; the next round will"),
         }
         db.report();
-        match stats::queue(&db).await {
+        match stats::queue_stats(&db).await {
             Ok(queue) => report(queue),
             Err(error) => tracing::debug!(%error, "could not count the queue; the next round will"),
         }
         if rounds.is_multiple_of(60) {
-            for result in [crate::core::idempotency::forget_old(&db).await, rescue::forget_old(&db).await] {
+            for result in [
+                crate::core::idempotency::forget_old(&db).await,
+                retention::delete_finished_jobs(&db).await,
+                retention::delete_old_instances(&db).await,
+            ] {
                 if let Err(error) = result {
                     tracing::warn!(%error, "could not forget what is old; the next round will");
                 }
@@ -45,7 +49,7 @@ pub async fn run(db: DualDb, lease: Duration) {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "ten thousand at most, or as many as there are slots")]
-fn report(queue: stats::Queue) {
+fn report(queue: stats::QueueStats) {
     for (state, count) in [("due", queue.due), ("later", queue.later), ("running", queue.running)] {
         metrics::gauge!("queue_jobs", "state" => state).set(count as f64);
     }

@@ -34,7 +34,7 @@ use crate::{
     core::{
         db::{DualDb, migrate},
         hosts::{self, HostSpec},
-        id::ClusterId,
+        id::{ClusterId, JobId},
         identity::{
             Identity, PgIdentity,
             api_key::KeyRing,
@@ -219,7 +219,11 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         job_watch
             .run(move |ids| {
                 let db = for_jobs.clone();
-                async move { queue::store::statuses(&db, ids).await }
+                async move {
+                    let jobs = ids.into_iter().map(JobId::from).collect();
+                    let statuses = queue::store::statuses(&db, jobs).await?;
+                    Ok(statuses.into_iter().map(|(job, status)| (job.uuid(), status.to_string())).collect())
+                }
             })
             .await;
     });
@@ -296,7 +300,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
         slots: parts.worker.slots,
     };
     let (me, requeued) =
-        workers::register(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
+        workers::register_worker(&parts.db, &spec, &process, parts.worker.times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let subscriber = Subscriber::new(&parts.redis, parts.cluster, me.host)?;
     let health = health::Health::new(parts.db.clone(), parts.worker.times.lease, shutdown.requested.clone());

@@ -95,7 +95,7 @@ pub async fn run(
     background.cancel();
     loops.close();
     loops.wait().await;
-    if let Err(error) = workers::stopped(&worker.db, me).await {
+    if let Err(error) = workers::mark_stopped(&worker.db, me).await {
         tracing::warn!(%error, "could not say goodbye; the next worker of this name waits until the lease is over");
     }
 }

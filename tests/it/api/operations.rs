@@ -61,7 +61,7 @@ async fn the_document_and_the_metrics_tell_everything_but_ids_and_secrets() {
         "http_requests_total{method=\"GET\",route=\"unknown\",status=\"404\"} 1",
         "http_requests_total{method=\"other\",route=\"/instances\",status=\"405\"} 1",
         "http_request_seconds_bucket{method=\"POST\",route=\"/instances\",le=\"+Inf\"} 1",
-        "queue_notifications_total{outcome=\"rung\"} 1",
+        "queue_notifications_total{outcome=\"sent\"} 1",
     ] {
         assert!(metrics.text.lines().any(|found| found == line), "{line}\n{}", metrics.text);
     }

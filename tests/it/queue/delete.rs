@@ -97,7 +97,7 @@ async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_
     let provision = lab.claim_next(me, 1).await.remove(0);
     let deletion = delete::delete(&lab.db, lab.tenant, instance.id, None).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
-    lab.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
+    lab.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
     let job = lab.job(instance.job).await;
     assert_eq!(job["status"], "cancelled", "{job}");
     let next = lab.claim_next(me, 1).await;

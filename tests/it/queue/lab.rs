@@ -18,14 +18,14 @@ use app::{
             store::InstanceRecord,
         },
         queue::{
-            claim::{self, Batch, Claimed, WorkerIdentity},
+            claim::{self, Batch, ClaimRequest, Claimed, WorkerIdentity},
             finish::{self, Outcome},
             workers::{self, ProcessInfo},
         },
         tenants,
     },
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::Cluster;
 
@@ -69,7 +69,7 @@ impl QueueFixture {
 
     /// Demands that the lease still held.
     pub async fn finish(&self, job: &Claimed, outcome: Outcome) {
-        assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, json!([])).await.unwrap());
+        assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, &[]).await.unwrap());
     }
 
     pub async fn succeed(&self, job: &Claimed) {
@@ -93,7 +93,7 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
 pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
     let process = ProcessInfo { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
-    workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
+    workers::register_worker(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 
 pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
@@ -105,7 +105,14 @@ pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Resul
 }
 
 pub async fn claim(db: &DualDb, me: WorkerIdentity, free: usize) -> Result<Batch, DbError> {
-    claim::claim(db, me, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
+    let request = ClaimRequest {
+        worker: me,
+        free_slots: free,
+        lease: LeaseId::new(),
+        lease_ttl: LEASE,
+        job_deadline: Duration::from_secs(600),
+    };
+    claim::claim(db, &request).await
 }
 
 pub fn spec(memory_mib: i32) -> InstanceSpec {
