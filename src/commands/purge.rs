@@ -35,7 +35,7 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
     for network in networks {
         match network_backend.release_network(network).await? {
             Released::Gone => say(&format!("removed network {network}")),
-            Released::Used => say(&format!("kept network {network}: a container is in it")),
+            Released::InUse => say(&format!("kept network {network}: a container is in it")),
             Released::Stuck(why) => {
                 say(&format!("kept network {network}: {why}"));
                 stuck.push(network);

@@ -312,7 +312,15 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     supervisor::run("maintenance", maintenance::run(parts.db.clone(), parts.worker.times.lease));
     let shutdown = shutdown.clone();
     Ok(tokio::spawn(async move {
-        worker::run(parts.db, me, parts.worker, backends, subscriber, health, shutdown).await;
+        let (worker, loops) = worker::new(parts.db, me, parts.worker, backends, health);
+        let stop = CancellationToken::new();
+        for (name, task) in loops {
+            supervisor::run_until(stop.clone(), name, task);
+        }
+        worker::run(&worker, subscriber, &shutdown).await;
+        // Heartbeats went on until the last job had ended.
+        stop.cancel();
+        worker::deregister(&worker).await;
         handle.stop(false).await;
         drop(lock);
     }))

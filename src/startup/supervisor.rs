@@ -4,12 +4,24 @@
 //! every wait late. So the process ends with status 70 (`EX_SOFTWARE` of sysexits), for its supervisor to start another.
 
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{telemetry, worker::EXIT_STATUS};
 
 /// Runs a loop in the background, and ends the process when it ends.
 pub fn run(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(supervise(name, tokio::spawn(task), |status| telemetry::exit(status)));
+}
+
+/// Runs a loop in the background until `stop` is cancelled, and ends the process when the loop ends before.
+pub fn run_until(stop: CancellationToken, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let running = tokio::spawn(task);
+    let abort = running.abort_handle();
+    tokio::spawn(async move {
+        if stop.run_until_cancelled(supervise(name, running, |status| telemetry::exit(status))).await.is_none() {
+            abort.abort();
+        }
+    });
 }
 
 async fn supervise(name: &'static str, running: JoinHandle<()>, exit: impl FnOnce(i32)) {
