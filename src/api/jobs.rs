@@ -1,7 +1,7 @@
 //! `/jobs`: lists a tenant's jobs, and shows one with its steps and its error.
 //!
-//! `GET /jobs/{id}?wait=true` answers when the job has ended or the time-out is over. It polls nothing itself: one statement
-//! per process reads the statuses of all jobs that requests wait for (`wait`).
+//! `GET /jobs/{id}?wait=true` answers when the job has ended or the time-out is over. It polls nothing itself: one
+//! statement per process reads the statuses of all jobs that requests wait for (`wait`).
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -95,6 +95,7 @@ impl From<JobRecord> for Job {
 /// # Errors
 /// A validation problem for a query that is not valid; `unavailable` when no server can be read.
 #[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs",
+    summary = "List jobs", description = "Lists the jobs of a tenant, newest first.",
     params(OnePage, ("status" = inline(Option<JobStatus>), Query, description = "Only jobs of this status"),
            ("kind" = inline(Option<JobKind>), Query, description = "Only jobs of this kind"),
            ("instance" = Option<Uuid>, Query, description = "Only jobs of the instance with this id")),
@@ -119,9 +120,11 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
 /// Shows a job, with `wait=true` not before it has ended.
 ///
 /// # Errors
-/// `not_found` when the tenant has no such job; a validation problem for a query that is not valid; `unavailable` when the
-/// primary cannot be read.
+/// `not_found` when the tenant has no such job; a validation problem for a query that is not valid; `unavailable` when
+/// the primary cannot be read.
 #[utoipa::path(get, path = "/jobs/{id}", operation_id = "get_job", tag = "jobs",
+    summary = "Get a job",
+    description = "Returns a job; with `wait=true` not before it has ended or the time-out is over.",
     params(ById, ("wait" = Option<bool>, Query, description = "`true`: answer when the job has ended"), Timeout),
     responses((status = 200, description = "The job", body = Job), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {

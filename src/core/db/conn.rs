@@ -1,13 +1,14 @@
 //! Connections by intent: a `ReadConn` can only query, a `WriteConn` can also open a transaction.
 //!
 //! A statement whose future is dropped or timed out keeps running in the server and would delay the next user of its
-//! connection. So a connection with such a statement, or with an open transaction, is closed when it is dropped instead of
-//! going back to the pool.
+//! connection. So a connection with such a statement, or with an open transaction, is closed when it is dropped instead
+//! of going back to the pool.
 //!
-//! Statements are prepared once per connection. When a prepared statement is out of date (a column's type changed, a pooler
-//! between us and the server reset the session), the server refuses it before it executes anything. Then the connection is
-//! closed, all connections of the pool prepare their statements anew, and the statement runs once more, a write too. In a
-//! transaction, of which the server has undone the rest, only the caller can begin again: it gets `StaleStatement`.
+//! Statements are prepared once per connection. When a prepared statement is out of date (a column's type changed, a
+//! pooler between us and the server reset the session), the server refuses it before it executes anything. Then the
+//! connection is closed, all connections of the pool prepare their statements anew, and the statement runs once more, a
+//! write too. In a transaction, of which the server has undone the rest, only the caller can begin again: it gets
+//! `StaleStatement`.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ impl Conn {
         if checkout.in_transaction {
             return Err(error);
         }
-        tracing::info!(%error, "prepared statement is out of date; closing the connection and running the statement once more");
+        tracing::info!(%error, "closing the connection and running the statement once more");
         checkout.close();
         checkout.object = Some(self.pool.get().await?);
         checkout.discard_cause = None;

@@ -1,8 +1,9 @@
 //! How connections to Postgres are opened, those of the pools and that of the migrations.
 //!
-//! Our options follow those of the URL, so that ours win. A connection to the primary is refused with `DbError::ReadOnly`
-//! when its server takes no writes: the driver reads `transaction_read_only`, which is on while a server is in recovery and
-//! where `default_transaction_read_only` is on. Of several hosts in a URL the first one that takes writes is used.
+//! Our options follow those of the URL, so that ours win. A connection to the primary is refused with
+//! `DbError::ReadOnly` when its server takes no writes: the driver reads `transaction_read_only`, which is on while a
+//! server is in recovery and where `default_transaction_read_only` is on. Of several hosts in a URL the first one that
+//! takes writes is used.
 
 use tokio_postgres::{
     Config,
@@ -44,7 +45,8 @@ pub fn config(url: &PostgresUrl, role: Role, application: &str, settings: &str) 
     config
 }
 
-/// Returns the TLS connector for a URL that requires TLS: `require` verifies chain and name by the system's authorities.
+/// Returns the TLS connector for a URL that requires TLS: `require` verifies chain and name by the system's
+/// authorities.
 ///
 /// # Errors
 /// `Unavailable` when the certificate authorities cannot be read.

@@ -1,7 +1,7 @@
 //! The errors of statements, sorted by what a caller can do about them.
 //!
-//! One table maps SQLSTATEs (appendix A of Postgres' manual) to variants. The server's texts are for the log only: they may
-//! quote the statement or its data, so the API's error table answers with texts of its own.
+//! One table maps SQLSTATEs (appendix A of Postgres' manual) to variants. The server's texts are for the log only: they
+//! may quote the statement or its data, so the API's error table answers with texts of its own.
 
 use std::io;
 
@@ -13,7 +13,8 @@ pub enum DbError {
     /// No connection, no answer, or the server is starting, stopping or full. The outcome of a write is unknown.
     #[error("database unavailable: {0}")]
     Unavailable(String),
-    /// The server that should be the primary takes no writes. The statement was not executed, or its answer is not used.
+    /// The server that should be the primary takes no writes. The statement was not executed, or its answer is not
+    /// used.
     #[error("the server of DATABASE_URL takes no writes: it is a standby, or read-only")]
     ReadOnly,
     /// The server refused a prepared statement that is out of date. It was not executed.
@@ -78,8 +79,8 @@ impl DbError {
         }
     }
 
-    /// Returns whether the server refused the data that the statement was to write: repeated with the same data, it fails
-    /// again.
+    /// Returns whether the server refused the data that the statement was to write: repeated with the same data, it
+    /// fails again.
     pub fn is_about_the_data(&self) -> bool {
         // 22 data exception, 23 integrity constraint, 54 program limit, P0 raised by a function.
         let classes = ["22", "23", "54", "P0"];
@@ -143,8 +144,8 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("57", Meaning::Unavailable),       // starting, stopping, `statement_timeout`, an operator
 ];
 
-/// Of `0A000` (feature_not_supported) only a cached plan whose result would have another type is no bug. The routine's name
-/// distinguishes it, since the message is in the server's language.
+/// Of `0A000` (feature_not_supported) only a cached plan whose result would have another type is no bug. The routine's
+/// name distinguishes it, since the message is in the server's language.
 fn meaning(code: &str, routine: Option<&str>) -> Meaning {
     if code == "0A000" && routine != Some("RevalidateCachedQuery") {
         return Meaning::Statement;

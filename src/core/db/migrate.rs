@@ -1,8 +1,8 @@
 //! The schema: migrations compiled into the binary and applied under one advisory lock.
 //!
 //! Any number of processes may migrate at once: the one that gets the lock applies what is pending, each file in a
-//! transaction of its own, and the others wait for the lock and find nothing to do. `migrations/README.md` has the rules for
-//! new files.
+//! transaction of its own, and the others wait for the lock and find nothing to do. `migrations/README.md` has the
+//! rules for new files.
 
 use std::time::{Duration, Instant};
 
@@ -34,10 +34,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum MigrateError {
     /// The server did not answer within the wait; with the last reason.
-    #[error("DATABASE_URL: the database did not answer within {secs} s: {1}; start it, or correct the variable", secs = .0.as_secs())]
+    #[error(
+        "DATABASE_URL: the database did not answer within {secs} s: {1}; start it, or correct the variable",
+        secs = .0.as_secs()
+    )]
     Deadline(Duration, String),
     /// The server answered, but took no writes within the wait.
-    #[error("DATABASE_URL: the server took no writes within {secs} s: it is a standby, or read-only; promote it, or correct the variable", secs = .0.as_secs())]
+    #[error(
+        "DATABASE_URL: the server took no writes within {secs} s: it is a standby, or read-only; promote it, or \
+         correct the variable",
+        secs = .0.as_secs()
+    )]
     ReadOnly(Duration),
     /// A migration failed and was rolled back, or an applied file was edited.
     #[error("migration failed: {0}")]
@@ -101,8 +108,8 @@ pub async fn pending(client: &mut Client) -> Result<Vec<String>, MigrateError> {
 /// Applies the pending migrations and returns them. Concurrent calls wait for each other.
 ///
 /// # Errors
-/// `Migration` when one fails (it is rolled back, and those before it stay) or when an applied file was edited; `Db` when
-/// the lock could not be taken or released.
+/// `Migration` when one fails (it is rolled back, and those before it stay) or when an applied file was edited; `Db`
+/// when the lock could not be taken or released.
 pub async fn apply(client: &mut Client) -> Result<Vec<String>, MigrateError> {
     client.query("select pg_advisory_lock($1)", &[&ADVISORY_LOCK]).await.map_err(DbError::from)?;
     // Set after the advisory lock is taken, since it would also limit the wait for that lock.

@@ -12,7 +12,8 @@
 //! What holds under failure:
 //! * Every statement has a time-out here as well as in the server, so that a server that hangs costs a caller 2.5 s.
 //! * A connection whose statement was abandoned is closed, so that its late answer reaches no other caller (`conn`).
-//! * A server that takes no writes is not used as the primary: its connections are closed and its answers dropped (`pool`).
+//! * A server that takes no writes is not used as the primary: its connections are closed and its answers dropped
+//!   (`pool`).
 //! * A write that may have been executed is never repeated here; `Unavailable` leaves that decision to the caller.
 //!
 //! Errors are sorted by what a caller can do about them (`error`), and rows are decoded into typed records (`row`).
@@ -107,8 +108,8 @@ impl DualDb {
     /// Runs `op` on a server that `consistency` allows. `op` may run twice: on the replica, then on the primary.
     ///
     /// # Errors
-    /// Those of `op` on the primary, and those of `write` where there is no connection. An `op` that finds that a standby
-    /// answered returns `ReadOnly`, which closes all connections to that server.
+    /// Those of `op` on the primary, and those of `write` where there is no connection. An `op` that finds that a
+    /// standby answered returns `ReadOnly`, which closes all connections to that server.
     pub async fn read<T, F>(&self, consistency: Consistency, op: impl Fn(ReadConn) -> F) -> Result<T, DbError>
     where
         F: Future<Output = Result<T, DbError>>,
@@ -179,8 +180,8 @@ impl DualDb {
     }
 }
 
-/// Returns whether the server answers, and takes writes if it is the primary. Uses a `ReadConn`, so that a connection whose
-/// answer is late is not reused.
+/// Returns whether the server answers, and takes writes if it is the primary. Uses a `ReadConn`, so that a connection
+/// whose answer is late is not reused.
 async fn is_healthy(pool: &pool::Pool) -> bool {
     let probe = async {
         let rows = ReadConn::open(pool).await?.query("show transaction_read_only", &[]).await?;

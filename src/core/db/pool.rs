@@ -1,8 +1,8 @@
 //! The connection pool of one server: bounded, with every time-out set; a connection is checked before it is reused.
 //!
 //! A connection to the primary was opened to a server that took writes. When a server turns out to take none (a standby
-//! behind the same address, say), all connections that were opened before are closed, since a promoted server could not be
-//! reached through them, and each new connection is checked as it is opened.
+//! behind the same address, say), all connections that were opened before are closed, since a promoted server could not
+//! be reached through them, and each new connection is checked as it is opened.
 
 use std::{
     sync::Arc,
@@ -27,7 +27,8 @@ use crate::config::database::PostgresUrl;
 const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the check of a connection that is reused may take.
 const RECYCLE_TIMEOUT: Duration = Duration::from_millis(250);
-/// A connection that was idle for longer is checked with a round trip before it is reused: a firewall may have dropped it.
+/// A connection that was idle for longer is checked with a round trip before it is reused: a firewall may have dropped
+/// it.
 const UNCHECKED_IDLE_MAX: Duration = Duration::from_secs(15);
 /// Older connections are closed.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);

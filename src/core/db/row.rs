@@ -18,8 +18,8 @@ pub fn column<'a, T: FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, DbError
     })
 }
 
-/// Reads a `float8` column of seconds. A negative value counts as zero: the time that it is measured from may lie in the
-/// future.
+/// Reads a `float8` column of seconds. A negative value counts as zero: the time that it is measured from may lie in
+/// the future.
 ///
 /// # Errors
 /// As for `column`; `Invariant` also when the number is no duration.
@@ -29,8 +29,8 @@ pub fn seconds(row: &Row, name: &str) -> Result<Duration, DbError> {
         .map_err(|error| DbError::Invariant(format!("column {name}: {seconds} s: {error}")))
 }
 
-/// Decodes each row. A row that cannot be decoded is logged with its `id` and left out, so that it does not fail the other
-/// rows.
+/// Decodes each row. A row that cannot be decoded is logged with its `id` and left out, so that it does not fail the
+/// other rows.
 pub fn decode_each<'a, T>(
     rows: impl IntoIterator<Item = &'a Row>,
     noun: &'static str,

@@ -1,11 +1,12 @@
 //! Claiming jobs and placing their instances: one statement (`claim.sql`) for a whole batch.
 //!
-//! A host can claim a job when the job is due, no older job of its instance is unfinished, and the instance either lives on
-//! this host or has no host yet and fits here. Urgent jobs (deletes) come first. Each further slot goes to the tenant that
-//! has the fewest jobs running on this host, so that a tenant with a long backlog does not delay the others.
+//! A host can claim a job when the job is due, no older job of its instance is unfinished, and the instance either
+//! lives on this host or has no host yet and fits here. Urgent jobs (deletes) come first. Each further slot goes to the
+//! tenant that has the fewest jobs running on this host, so that a tenant with a long backlog does not delay the
+//! others.
 //!
-//! The caller must not run two claims of one host at the same time: the statement adds up what is committed on the host and
-//! adds to it, but does not lock the sum, and two claims at once could place more than fits.
+//! The caller must not run two claims of one host at the same time: the statement adds up what is committed on the host
+//! and adds to it, but does not lock the sum, and two claims at once could place more than fits.
 
 use std::{
     collections::BTreeMap,
@@ -132,8 +133,8 @@ pub struct Batch {
 /// Claims jobs in the order that the module's header states. Kinds that this release does not know stay queued.
 ///
 /// # Errors
-/// `Unavailable`: the outcome is unknown, and `recover` finds what was claimed. `ReadOnly`, `Locked`, `RolledBack`: nothing
-/// was claimed. `Statement` or `Invariant` for a bug.
+/// `Unavailable`: the outcome is unknown, and `recover` finds what was claimed. `ReadOnly`, `Locked`, `RolledBack`:
+/// nothing was claimed. `Statement` or `Invariant` for a bug.
 pub async fn claim(db: &DualDb, request: &ClaimRequest) -> Result<Batch, DbError> {
     let (kinds, from, to) = Transition::table_by_kind(Transition::Claimed);
     let rows = db
@@ -170,8 +171,8 @@ pub async fn recover(db: &DualDb, worker: WorkerIdentity, lease: LeaseId) -> Res
     Ok(decode_jobs(&rows, lease))
 }
 
-/// Decodes each row. A row that this release cannot read is logged with its job's id and left out: its lease expires, and
-/// after `max_crashes` such claims the job fails. The other jobs of the batch run.
+/// Decodes each row. A row that this release cannot read is logged with its job's id and left out: its lease expires,
+/// and after `max_crashes` such claims the job fails. The other jobs of the batch run.
 fn decode_jobs(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
     let decode = |row: &Row| {
         let job = column::<Option<JobId>>(row, "id").transpose()?;

@@ -1,7 +1,7 @@
 //! Ending an attempt of a job: one statement (`finish.sql`) changes the job and its instance together.
 //!
-//! The statement is guarded by the lease's token and id: when the lease is lost, it changes nothing. The instance's next
-//! status is that of a `Transition`, so that the statement holds no table of its own.
+//! The statement is guarded by the lease's token and id: when the lease is lost, it changes nothing. The instance's
+//! next status is that of a `Transition`, so that the statement holds no table of its own.
 
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ impl Outcome {
 /// Ends the attempt and writes its steps. Returns `false` when the lease was lost; nothing was written then.
 ///
 /// # Errors
-/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement`: Postgres refused the
-/// data (`DbError::is_about_the_data`), or a bug.
+/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement`: Postgres refused
+/// the data (`DbError::is_about_the_data`), or a bug.
 pub async fn finish(
     db: &DualDb,
     lease: Lease,

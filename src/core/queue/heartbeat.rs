@@ -1,8 +1,8 @@
 //! Extending leases: one statement (`heartbeat.sql`) per process for all its jobs, carrying the steps that changed.
 //!
-//! A job that is missing in the answer is lost: its lease has expired or another worker holds it. All jobs are lost once
-//! another worker has registered for the host. That worker requeued what it could; the jobs whose rows were locked at that
-//! moment are not extended any more and expire.
+//! A job that is missing in the answer is lost: it was rescued after its lease had expired. All jobs of a worker are
+//! lost once another worker has registered for the host. That worker requeued what it could; the jobs whose rows were
+//! locked at that moment are not extended any more and expire.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -30,8 +30,8 @@ pub struct ExtendedLease {
 /// worker still holds, or `None` when the host belongs to another worker.
 ///
 /// # Errors
-/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement`: Postgres refused the
-/// steps of one of the jobs (`DbError::is_about_the_data`), or a bug.
+/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement`: Postgres refused
+/// the steps of one of the jobs (`DbError::is_about_the_data`), or a bug.
 pub async fn heartbeat(
     db: &DualDb,
     worker: WorkerIdentity,

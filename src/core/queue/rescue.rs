@@ -4,9 +4,9 @@
 //! needed. For a while after a restart of Postgres leases are left alone: they are absolute times, and the workers that
 //! hold them could not send heartbeats either.
 //!
-//! An expired lease counts as a crash of the worker, not as an attempt of the job. After `max_crashes` (3) the job fails,
-//! except a delete, which must not leave a container behind. The three `rescue_*.sql` select different jobs and treat them
-//! in the same way.
+//! An expired lease counts as a crash of the worker, not as an attempt of the job. After `max_crashes` (3) the job
+//! fails, except a delete, which must not leave a container behind. The three `rescue_*.sql` select different jobs and
+//! treat them in the same way.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ async fn rescue_expired_leases(db: &DualDb, lease_ttl: Duration) -> Result<usize
     Ok(rows.len())
 }
 
-/// Requeues or fails one job whose attempt crashed while the worker lives on, as if its lease had expired. Returns `false`
-/// when the lease was lost; nothing was written then.
+/// Requeues or fails one job whose attempt crashed while the worker lives on, as if its lease had expired. Returns
+/// `false` when the lease was lost; nothing was written then.
 ///
 /// # Errors
 /// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement` for a bug.
@@ -76,10 +76,10 @@ pub async fn rescue_crashed_job(db: &DualDb, lease: Lease, lease_ttl: Duration) 
 
 /// Requeues at once what earlier workers of this host had claimed: they are gone, and no other host may run these jobs.
 ///
-/// Jobs that are locked at the moment are skipped. To wait for them would deadlock: a heartbeat that is under way holds its
-/// jobs and waits for the host's row, which the registration holds. That heartbeat is the last one to extend these leases,
-/// since the next one finds another boot in the host's row, so `rescue_expired_leases` requeues what was skipped a lease and
-/// a round later at the latest. The same holds for a claim that was under way.
+/// Jobs that are locked at the moment are skipped. To wait for them would deadlock: a heartbeat that is under way holds
+/// its jobs and waits for the host's row, which the registration holds. That heartbeat is the last one to extend these
+/// leases, since the next one finds another boot in the host's row, so `rescue_expired_leases` requeues what was
+/// skipped a lease and a round later at the latest. The same holds for a claim that was under way.
 pub(super) async fn rescue_earlier_boots(conn: &WriteConn, host: HostId, boot: BootId) -> Result<usize, DbError> {
     let (kinds, from, to) = Transition::table_by_kind(Transition::Failed);
     let code = ReasonCode::AttemptsExhausted;
@@ -95,8 +95,8 @@ async fn fail_unschedulable_jobs(db: &DualDb) -> Result<usize, DbError> {
     Ok(rows.len())
 }
 
-/// Marks the instances of hosts that send no heartbeats: what runs there is unknown, and an instance that should be removed
-/// keeps its status and shows the reason. Returns how many.
+/// Marks the instances of hosts that send no heartbeats: what runs there is unknown, and an instance that should be
+/// removed keeps its status and shows the reason. Returns how many.
 async fn mark_silent_instances(db: &DualDb, lease_ttl: Duration) -> Result<usize, DbError> {
     let (from, to) = Transition::HostSilent.table();
     let (lease_s, code) = (lease_ttl.as_secs_f64(), ReasonCode::HostLost);
@@ -104,7 +104,8 @@ async fn mark_silent_instances(db: &DualDb, lease_ttl: Duration) -> Result<usize
     Ok(rows.len())
 }
 
-/// Returns the first back-off in seconds. It scales with the lease, so that tests with a tenth of the lease run to scale.
+/// Returns the first back-off in seconds. It scales with the lease, so that tests with a tenth of the lease run to
+/// scale.
 fn backoff_unit(lease_ttl: Duration) -> f64 {
     lease_ttl.as_secs_f64() / LEASE_OF_ONE_SECOND_BACKOFF
 }

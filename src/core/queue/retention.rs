@@ -30,7 +30,8 @@ pub async fn delete_old_instances(db: &DualDb) -> Result<(), DbError> {
         .await?
         .query(
             "delete from instances where id = any(array(
-               select id from instances where status = 'deleted' and deleted_at < now() - interval '30 days' limit 1000))",
+               select id from instances where status = 'deleted' and deleted_at < now() - interval '30 days'
+               limit 1000))",
             &[],
         )
         .await

@@ -9,8 +9,8 @@ const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// The back-off never exceeds this, before jitter.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
-/// Returns how long to wait after the `failures`-th failure in a row (from 1): `min(300 s, 2 s · 2^(n-1))`, times 0.5 to
-/// 1.5. `jitter` is uniform in 0..1.
+/// Returns how long to wait after the `failures`-th failure in a row (from 1): `min(300 s, 2 s · 2^(n-1))`, times 0.5
+/// to 1.5. `jitter` is uniform in 0..1.
 pub fn backoff(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     BACKOFF_MIN.saturating_mul(1 << doublings).min(BACKOFF_MAX).mul_f64(0.5 + jitter.clamp(0.0, 1.0))

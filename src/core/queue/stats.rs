@@ -33,8 +33,8 @@ pub async fn queue_stats(db: &DualDb) -> Result<QueueStats, DbError> {
             c.query(
                 "select count(*) filter (where run_at <= now()) as due, count(*) filter (where run_at > now()) as later,
                    (select count(*) from jobs where status = 'running') as running,
-                   coalesce(extract(epoch from now() - (select min(run_at) from jobs where status = 'queued')), 0)::float8
-                     as oldest_due_s
+                   (select coalesce(extract(epoch from now() - min(run_at)), 0)::float8
+                    from jobs where status = 'queued') as oldest_due_s
                  from (select run_at from jobs where status = 'queued' limit $1) queued",
                 &[&QUEUED_JOBS_MAX],
             )

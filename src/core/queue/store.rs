@@ -1,7 +1,8 @@
-//! Reading jobs for their owner. The statements that change jobs are in the other modules of `queue` and in `instances`.
+//! Reading jobs for their owner. The statements that change jobs are in the other modules of `queue` and in
+//! `instances`.
 //!
-//! A row that holds a value this release does not know is an error of that row: `get` returns it, and `list` logs the row's
-//! id and leaves the row out.
+//! A row that holds a value this release does not know is an error of that row: `get` returns it, and `list` logs the
+//! row's id and leaves the row out.
 
 use time::OffsetDateTime;
 use tokio_postgres::types::Json;
@@ -69,8 +70,8 @@ pub struct JobFilter {
 /// Returns the tenant's job; `None` where there is none, or where it is another tenant's.
 ///
 /// # Errors
-/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Invariant` when the row cannot be read; `Statement` for a
-/// bug.
+/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Invariant` when the row cannot be read; `Statement`
+/// for a bug.
 pub async fn get(db: &DualDb, tenant: TenantId, id: JobId) -> Result<Option<JobRecord>, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {

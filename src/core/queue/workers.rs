@@ -1,8 +1,8 @@
 //! Registering workers: one worker per host, by compare-and-set on `hosts.current_boot`.
 //!
-//! Registration is refused while the host's previous worker sent a heartbeat a moment ago, unless that worker has written
-//! that it stopped, or ran on this machine and its process is gone. Jobs that the previous worker had claimed are requeued
-//! in the same transaction, since no other host may run them.
+//! Registration is refused while the host's previous worker sent a heartbeat a moment ago, unless that worker has
+//! written that it stopped, or ran on this machine and its process is gone. Jobs that the previous worker had claimed
+//! are requeued in the same transaction, since no other host may run them.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::core::{
 pub enum RegisterError {
     /// Another worker with this host name is alive.
     #[error(
-        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if this is \
-         another machine, give this one another name; example: APP_HOST_NAME={name}-2"
+        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if \
+         this is another machine, give this one another name; example: APP_HOST_NAME={name}-2"
     )]
     NameInUse {
         /// The host's name.
@@ -58,8 +58,8 @@ pub struct ProcessInfo {
 /// whether a process of this machine exists.
 ///
 /// # Errors
-/// `NameInUse` while the previous worker lives; `Fenced` for a host that an operator took out; `Db` with the statement's
-/// error, in which case nothing was written unless the commit's answer was lost.
+/// `NameInUse` while the previous worker lives; `Fenced` for a host that an operator took out; `Db` with the
+/// statement's error, in which case nothing was written unless the commit's answer was lost.
 pub async fn register_worker(
     db: &DualDb,
     host: &HostSpec,
@@ -105,8 +105,8 @@ pub async fn register_worker(
     };
     conn.query(
         "with host as (
-           update hosts set current_boot = $2, last_seen = now(), cpu_millis = $3, memory_mib = $4, labels = $5, address = $6,
-             state = case when state = 'unreachable' then 'active' else state end
+           update hosts set current_boot = $2, last_seen = now(), cpu_millis = $3, memory_mib = $4, labels = $5,
+             address = $6, state = case when state = 'unreachable' then 'active' else state end
            where id = $1)
          insert into workers (boot_id, host_id, machine_id, pid, version, slots) values ($2, $1, $7, $8, $9, $10)",
         &[

@@ -1,6 +1,7 @@
-//! The two databases: who serves what, and what their failures cost.
+//! `DualDb`: which server answers, what failures cost, and the statements of the project.
 
 mod pool;
+mod prepare;
 mod replica;
 mod standby;
 mod statements;

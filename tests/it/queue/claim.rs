@@ -6,12 +6,13 @@ use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
     instances::delete,
-    queue::claim::WorkerIdentity,
+    queue::{claim::WorkerIdentity, rescue},
 };
 use futures_util::future;
+use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{QueueFixture, claim, spec, tenant};
+use super::lab::{LEASE, QueueFixture, claim, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
@@ -230,18 +231,61 @@ async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only
     assert!(lab.claim_next(me, 16).await.is_empty());
 }
 
-/// Other claims of one batch go on when a row holds what this version cannot read.
+/// A value that this release does not know fails its own job, not the batch: its lease expires until the job fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_cannot_be_read_fails_alone() {
+async fn row_that_cannot_be_read_fails_only_its_own_job() {
     let lab = QueueFixture::new().await;
     let me = lab.host("h1", None).await;
-    let broken = lab.create(lab.tenant, &spec(1)).await;
+    let mut broken = HashSet::new();
+    for change in [
+        r#"command = '{"a": 1}'"#,
+        r#"env = '{"A": 1}'"#,
+        r#"ports = '[{"container": 80, "host": 20000, "protocol": "icmp"}]'"#,
+        "address = '::1'",
+    ] {
+        let instance = lab.create(lab.tenant, &spec(1)).await;
+        let update = format!("update instances set {change} where id = '{}'", instance.id);
+        assert_eq!(lab.sql.execute(&update, &[]).await.unwrap(), 1);
+        broken.insert(instance.job);
+    }
     lab.create_many(lab.tenant, &spec(1), 3).await;
-    let query = "update instances set command = '{\"a\": 1}' where id = $1";
-    lab.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
+
     let got = lab.claim_next(me, 16).await;
+
     assert_eq!(got.len(), 3);
-    assert!(got.iter().all(|job| job.lease.instance != broken.id));
+    for job in got {
+        assert!(!broken.contains(&job.lease.job));
+        lab.succeed(&job).await;
+    }
+    for _ in 0..3 {
+        let expire = "update jobs set lease_until = now() - interval '1 s' where status = 'running'";
+        assert_eq!(lab.sql.execute(expire, &[]).await.unwrap(), 4);
+        assert_eq!(rescue::run_round(&lab.db, LEASE).await.unwrap().expired_leases, 4);
+        lab.sql.execute("update jobs set run_at = now() where status = 'queued'", &[]).await.unwrap();
+        assert!(lab.claim_next(me, 16).await.is_empty());
+    }
+    for job in broken {
+        let job = lab.job(job).await;
+        assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
+    }
+}
+
+/// The worker's log lines name the request that made a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn claim_returns_the_request_id_of_its_job() {
+    let lab = QueueFixture::new().await;
+    let me = lab.host("h1", None).await;
+    let with_request = lab.create(lab.tenant, &spec(1)).await.job;
+    lab.create(lab.tenant, &spec(1)).await;
+    let update = "update jobs set request_id = case when id = $1 then 'r-1' end";
+    lab.sql.execute(update, &[&with_request.uuid()]).await.unwrap();
+
+    let claimed = lab.claim_next(me, 2).await;
+
+    assert_eq!(claimed.len(), 2);
+    for job in claimed {
+        assert_eq!(job.request_id.as_deref(), (job.lease.job == with_request).then_some("r-1"));
+    }
 }
 
 /// Rows of jobs and instances that were read so far, by the server's count; `lab.db` has one connection.

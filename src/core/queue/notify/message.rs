@@ -6,8 +6,8 @@ use crate::core::{id::JobId, queue::job::JobKind};
 
 /// The wake-up for one job.
 ///
-/// A worker does not decode it: it claims the jobs that are next in Postgres. The message names the job for operators who
-/// inspect a list.
+/// A worker does not decode it: it claims the jobs that are next in Postgres. The message names the job for operators
+/// who inspect a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProvisionJob {
     /// The job that was queued.

@@ -1,5 +1,5 @@
-//! Sending wake-ups: one `RPUSH` per job within 100 ms. A failure is counted and not returned, since the workers' poll finds
-//! the job.
+//! Sending wake-ups: one `RPUSH` per job within 100 ms. A failure is counted and not returned, since the workers' poll
+//! finds the job.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,8 @@ use crate::{
 
 /// How long a request waits for Redis at most.
 const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);
-/// Stop pushing once the list holds this many entries: workers with a backlog claim straight from Postgres and do not read
-/// the list.
+/// Stop pushing once the list holds this many entries: workers with a backlog claim straight from Postgres and do not
+/// read the list.
 const LIST_LENGTH_MAX: i64 = 64;
 /// How long a known length of a list is believed.
 const LIST_LENGTH_TTL: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! Receiving wake-ups: one blocking pop at a time, on a connection of its own, with a time-out outside the client.
 //!
-//! A blocking command stalls every other command on its connection. The client's own time-outs do not apply to it, and a
-//! server that hangs would hold it without end, so `recv` has a time-out of its own and then reconnects.
+//! A blocking command stalls every other command on its connection. The client's own time-outs do not apply to it, and
+//! a server that hangs would hold it without end, so `recv` has a time-out of its own and then reconnects.
 
 use std::{
     collections::HashMap,
