@@ -1,39 +1,39 @@
-# The verbs of this project. Each is a script of that name in scripts/.
+# Each verb is a script of the same name in scripts/. What changes the machine as root is in scripts/machine/.
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-stack check bench-identity load load-saturate bench-replicas bench-memory env logs stop clean up down
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-run: ## install, build, start, and take a request to a running container; then return
+run: ## install, build, start, and run a demo container; then return
 	@scripts/run
 
-test: ## all tests on real Postgres, Redis and Docker (ARGS="…" goes to cargo test)
+test: ## run all tests on real Postgres, Redis and Docker (ARGS="…" is passed to cargo test)
 	@scripts/test $(ARGS)
 
-test-stack: ## the scaled-out system in containers, and what it survives
+test-stack: ## test the scaled-out system in containers, including faults
 	@scripts/test-stack $(ARGS)
 
-check: ## formatting, lints, documentation: as strict as CI
+check: ## check formatting, lints and documentation, as strictly as CI
 	@scripts/check
 
-bench-identity: ## what checking and revoking a key costs, as a table
+bench-identity: ## measure the cost of verifying and revoking an API key
 	@scripts/bench-identity
 
-load: ## USERS=1000 users with think time through nginx to three replicas, and what they got
+load: ## load test: USERS=1000 users with think time, nginx, three replicas
 	@scripts/load
 
-load-saturate: ## as much as this machine can do
+load-saturate: ## load test without think time: the maximum of this machine
 	@scripts/load-saturate
 
-bench-replicas: ## one, two and three replicas: throughput, and processor time per request
+bench-replicas: ## measure throughput and processor time with one, two and three replicas
 	@scripts/bench-replicas
 
-bench-memory: ## memory of a replica at 1000 and 5000 connections
+bench-memory: ## measure the memory of a replica at 1000 and 5000 connections
 	@scripts/bench-memory
 
-env: ## the private services and .app/dev.env, without the app
+env: ## start the private services and write .app/dev.env, without the app
 	@scripts/env
 
 logs: ## follow the app's log
@@ -42,11 +42,11 @@ logs: ## follow the app's log
 stop: ## stop the app and the private services; data stays
 	@scripts/stop
 
-clean: ## remove everything that make run made, and a Docker of our own with all in it, make up too
+clean: ## remove all that make run made, and a private Docker engine (with what make up made there)
 	@scripts/clean
 
-up: ## the scaled-out system in containers (API=3 replicas)
+up: ## start the scaled-out system in containers (API=3 replicas)
 	@scripts/up
 
-down: ## take it down, and the tenants' containers with it (ARGS=-v: its data too)
+down: ## stop it and remove the tenants' containers (ARGS=-v: its data too)
 	@scripts/down $(ARGS)

@@ -1,19 +1,19 @@
-# One image for all roles: app serve, work, migrate, secrets init, purge.
+# One image for all commands: app serve, work, migrate, secrets init, purge.
 #
-# It holds the program, the libraries it was linked against and the certificates it
-# verifies with, and nothing else: no shell, no package manager. Built by any Docker
-# since 17.09; nothing here needs BuildKit. Why from scratch: docs/adr/0011.
+# It contains the program, the libraries that it is linked with and the CA certificates: no
+# shell, no package manager. Any Docker since 17.09 can build it, without BuildKit.
+# docs/adr/0011-image-from-scratch.md gives the reasons.
 
 FROM rust:1-slim AS build
 WORKDIR /build
 
-# The dependencies, in a layer that stays while Cargo.lock does.
+# The dependencies are compiled in their own layer, which is reused until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
  && cargo build --release --locked --bin app
 
-# The copies keep their times, which may be older than the build above: touched, or
-# cargo takes the empty program for the real one.
+# The copied files keep their modification times, which may be older than the build above. Without
+# the touch, cargo would consider the empty program up to date.
 COPY migrations migrations
 COPY src src
 RUN touch src/main.rs src/lib.rs \
@@ -25,8 +25,8 @@ RUN touch src/main.rs src/lib.rs \
  && echo 'hosts: files dns' >/image/etc/nsswitch.conf \
  && echo 'app:x:65532:65532::/var/lib/app:/usr/bin/app' >/image/etc/passwd \
  && echo 'app:x:65532:' >/image/etc/group \
- # New named volumes take over owner and mode of what they are mounted on. The group
- # may read passwords and write state: app work is root without any capability.
+ # A new named volume gets the owner and mode of its mount point. The group may read passwords
+ # and write state, because app work runs as root without capabilities.
  && mkdir -p /image/var/lib/app/keys /image/var/lib/app/passwords /image/var/lib/app/state \
  && chown -R 65532:65532 /image/var/lib/app \
  && chmod 700 /image/var/lib/app/keys \

@@ -1,11 +1,11 @@
 //! `app`: a self-hosted control plane that turns `POST /instances` into a running, networked container.
 //!
-//! `api` accepts requests, `worker` does them, `core` is what they share, `backend` runs containers. `roles` wire them
-//! into subcommands. Arrows point inwards and are tested: see `docs/architecture.md`.
+//! `api` accepts requests, `worker` carries them out, `core` holds what the two share, and `backend` runs containers.
+//! `commands` has one file per subcommand, and `startup` builds and starts the parts that they need. Which module may
+//! import which is a test: see `docs/architecture.md`.
 
 pub mod api;
 pub mod backend;
-
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -1,28 +1,26 @@
-//! The binary: starts the runtime, runs one role, and turns its error into one line and an exit code.
+//! The binary: starts the runtime, runs one subcommand, and turns its error into one line and an exit status.
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 use app::{cli::Cli, commands, telemetry};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    // Before anything that may use TLS: there is one provider, and nobody guesses.
+    // Before anything that may use TLS, so that no library picks a provider of its own.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let cli = Cli::parse();
-    // Dropped after the runtime: its tasks may log until then.
+    let cli = match Cli::from_arguments() {
+        Ok(cli) => cli,
+        Err(error) => return failure(&error),
+    };
+    // Dropped after the runtime, whose tasks may log until then.
     let _flush = telemetry::FlushOnDrop;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            telemetry::last_line(&format!("app: no runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failure(&format_args!("cannot start the runtime: {error}")),
     };
-    match runtime.block_on(commands::run(cli)) {
-        Ok(code) => code,
-        Err(error) => {
-            telemetry::last_line(&format!("app: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    runtime.block_on(commands::run(cli)).unwrap_or_else(|error| failure(&error))
+}
+
+fn failure(error: &dyn Display) -> ExitCode {
+    telemetry::last_line(&format!("app: {error:#}"));
+    ExitCode::FAILURE
 }

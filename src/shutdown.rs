@@ -1,32 +1,42 @@
-//! Signals: the first SIGTERM, SIGINT or SIGQUIT asks the process to stop, the second insists. SIGHUP, SIGUSR1 and SIGUSR2,
-//! which would end it at once by default, are logged and ignored: there is nothing to reload.
+//! How the process ends: on signals in two stages, and with which exit status when it cannot go on.
+//!
+//! ```text
+//! running ── first SIGTERM, SIGINT or SIGQUIT ──► requested ── second one ──► forced
+//! ```
+//!
+//! Once `requested`, the process finishes what it has begun and begins nothing new; once `forced`, it ends at once. SIGHUP,
+//! SIGUSR1 and SIGUSR2, which end a process by default, are logged and ignored, because there is nothing to reload.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Both stages, to be handed to whoever has to stop.
+/// Exit status of a process that ended itself because a part of it failed: `EX_SOFTWARE` of sysexits.h. The process
+/// manager starts another one.
+pub const FAILED_PART_STATUS: i32 = 70;
+
+/// Both stages; a clone goes to each part that has to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Finish what is begun, begin nothing.
+    /// Cancelled by the first signal: finish what has begun, begin nothing.
     pub requested: CancellationToken,
-    /// Let go at once.
+    /// Cancelled by the second signal: end at once.
     pub forced: CancellationToken,
 }
 
 impl Shutdown {
-    /// Handles signals from now on.
+    /// Installs the signal handlers. They run until the process ends.
     ///
     /// # Errors
-    /// When no handler can be installed.
+    /// The I/O error of a handler that cannot be installed.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
-        let mut stop = Stop::listen()?;
+        let mut signals = StopSignals::new()?;
         let stages = shutdown.clone();
         tokio::spawn(async move {
-            let signal = stop.next().await;
+            let signal = signals.next().await;
             tracing::info!(signal, "stopping");
             stages.requested.cancel();
-            let signal = stop.next().await;
+            let signal = signals.next().await;
             tracing::warn!(signal, "stopping at once");
             stages.forced.cancel();
         });
@@ -46,15 +56,15 @@ impl Shutdown {
     }
 }
 
-/// The signals that ask for a stop.
-struct Stop {
+/// The signals that request a stop.
+struct StopSignals {
     term: Signal,
     int: Signal,
     quit: Signal,
 }
 
-impl Stop {
-    fn listen() -> std::io::Result<Self> {
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -62,7 +72,7 @@ impl Stop {
         })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal and returns its name.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",

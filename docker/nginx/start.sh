@@ -1,17 +1,17 @@
 #!/bin/sh
-# Runs nginx, and keeps its upstream what it should be. Every second: which replicas are
-# there (DNS), which of them say that they are stopping (those are left out, so that their
-# last requests end in peace); and nginx is reloaded when the list has changed.
-# Why not nginx itself: docs/adr/0013.
+# Runs nginx and keeps its upstream current. Every second it resolves the addresses of the
+# replicas in DNS and removes those that answer `stopping`, so that a replica can finish its last
+# requests. When the list has changed, it reloads nginx.
+# docs/adr/0013-upstream-from-dns.md says why nginx cannot do this itself.
 set -eu
 
 port=8080
 upstream=/tmp/upstream.conf
 
-there() { getent ahostsv4 api | cut -d ' ' -f 1 | sort -u; }
+addresses() { getent ahostsv4 api | cut -d ' ' -f 1 | sort -u; }
 
-# Of the addresses given, those of replicas that are stopping. One curl asks them all, at
-# once: together, those that hang cost one second. Each answer into a file of its own.
+# stopping ADDRESS…: prints the addresses of replicas that are stopping. One curl requests all of
+# them in parallel, so those that hang cost one second together. Each response is a file.
 stopping() {
 	rm -f /tmp/ready.*
 	for address; do
@@ -22,20 +22,21 @@ stopping() {
 	grep -ls '"status":"stopping"' /tmp/ready.* | cut -d . -f 2-
 }
 
-write() {
+write_upstream() {
 	printf 'upstream api {\n    zone api 256k;\n'
 	for address; do
 		printf '    server %s:%s max_fails=2 fail_timeout=2s;\n' "$address" "$port"
 	done
-	# There has to be one: without replicas, the answer is 502.
+	# An upstream needs at least one server. Without replicas the response is 502.
 	[ $# -gt 0 ] || printf '    server 127.0.0.1:1 down;\n'
-	# Shorter than the API's own, so that it is never the one to close.
+	# Shorter than the API's keep-alive, so that nginx closes idle connections first. A replica
+	# that closed one first could cost a request.
 	printf '    keepalive 128;\n    keepalive_requests 100000;\n    keepalive_timeout 60s;\n}\n'
 }
 
-# Sets `replicas`. None that is not stopping, or no answer from DNS: what there was stays.
-look() {
-	all=$(there) || all=""
+# Sets `replicas`. The list stays as it is when DNS does not respond or all replicas are stopping.
+update_replicas() {
+	all=$(addresses) || all=""
 	[ -n "$all" ] || return 0
 	# shellcheck disable=SC2086 # one word each
 	leaving=$(stopping $all) || leaving=""
@@ -45,9 +46,9 @@ look() {
 }
 
 replicas=""
-look
+update_replicas
 # shellcheck disable=SC2086
-write $replicas >"$upstream"
+write_upstream $replicas >"$upstream"
 nginx &
 nginx=$!
 trap 'kill -QUIT "$nginx"' QUIT TERM INT
@@ -57,10 +58,10 @@ while kill -0 "$nginx" 2>/dev/null; do
 	sleep 1 &
 	wait $! || true
 	before=$replicas
-	look
+	update_replicas
 	[ "$replicas" != "$before" ] || continue
 	# shellcheck disable=SC2086
-	write $replicas >"$upstream"
+	write_upstream $replicas >"$upstream"
 	kill -HUP "$nginx"
 done
 wait "$nginx"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Redis with the password that the service `secrets` made. It goes through a file, for
-# everybody can read a command line.
+# Starts Redis with the password that the service `secrets` created. The password is passed in a
+# file, because other users of the host can read command lines.
 set -eu
 umask 077
 {
@@ -8,5 +8,5 @@ umask 077
 	printf 'requirepass %s\n' "$(cat /run/passwords/redis)"
 } >/tmp/redis.conf
 chown redis /tmp/redis.conf /run/redis
-# The image's own entry point becomes the user redis.
+# The entry point of the image switches to the user redis.
 exec docker-entrypoint.sh redis-server /tmp/redis.conf

@@ -1,37 +1,38 @@
-# load_stack.sh: the scaled-out system as processes of this machine, for load: nginx with the
-# repository's nginx.conf, replicas of the API, a worker with simulated containers, a
-# Postgres, its streaming replica, a Redis; and what each of them uses.
+# load_stack.sh: the scaled-out system as processes of this machine, for load tests: nginx with
+# the repository's nginx.conf, replicas of the API, a worker with simulated containers,
+# Postgres, its streaming replica, and Redis. It also measures what each of them uses.
 #
-# Processes, not containers: no image is needed, and a component's processor time is its
-# processes' time. All of it is in .app/load, and goes when the script ends.
+# They are processes, not containers, so that no image is needed and a component's processor
+# time is that of its processes. Everything is in .app/load and is removed at the end.
 #
 # LOAD_TENANTS (50): how many tenants the users belong to. LOAD_APP: another build of the
 # program, to compare two.
 #
 # Sourced after setup.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # for phase
+# shellcheck disable=SC2034 # phase reads PHASE_NOTE
 
 LOAD_READY=""
 COMPONENTS=(nginx api worker primary replica redis)
 
-# What each script begins with: the tools, both programs, and nothing of an earlier run.
-load_open() {
-	trap load_finish EXIT
+# The first step of each load script: installs tools, builds both programs, removes what an
+# earlier run left.
+load_setup() {
+	trap load_exit_trap EXIT
 	trap 'exit 130' INT TERM HUP
 	state_open "$DEV"
-	only_one
-	setup_forget_own
+	lock_state
+	setup_unset_own
 	unset DATABASE_URL DATABASE_READ_URL REDIS_URL DOCKER_HOST
 	export COMPUTE_BACKEND=simulated NETWORK_BACKEND=simulated
 	ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -H -n)"
 	phase install install_missing postgres redis nginx
-	NGINX=$(nginx_found)
+	NGINX=$(nginx_find)
 	LOAD_READY=yes
 	stack_down
 	state_open "$DEV/load"
 	base_choose "$STATE"
-	cd "$ROOT"
+	cd "$ROOT" || exit
 	local built
 	built=$(cargo metadata --no-deps --offline --format-version 1 2>/dev/null | jq -r .target_directory)
 	[ -n "${LOAD_APP-}" ] || phase_shown app cargo build --profile bench --bin app
@@ -40,7 +41,7 @@ load_open() {
 	GOOSE_BIN=$built/load/release/app-load
 }
 
-load_finish() {
+load_exit_trap() {
 	local status=$?
 	trap - EXIT
 	trap '' INT TERM HUP
@@ -50,19 +51,19 @@ load_finish() {
 	cd /
 	if [ -n "$LOAD_READY" ]; then
 		stack_down >/dev/null 2>&1
-		state_leave
+		state_remove_if_unused
 	fi
 	exit "$status"
 }
 
-# Takes everything away; also what a script that was killed left.
+# Stops and removes everything; also what a killed script left.
 stack_down() {
 	state_open "$DEV/load"
 	BASE=$STATE
 	[ ! -s "$STATE/base" ] || BASE=$(cat "$STATE/base")
 	stack_stop_app
 	redis_stop
-	of_replica postgres_stop
+	on_replica postgres_stop
 	postgres_stop
 	remove_tree "$BASE"
 	remove_tree "$STATE"
@@ -75,8 +76,8 @@ stack_stop_app() {
 	done
 }
 
-# The same functions for the read replica's server.
-of_replica() {
+# on_replica COMMAND…: runs a function of postgres.sh for the read replica.
+on_replica() {
 	local BASE=$BASE/replica LOGS=$STATE/log/replica
 	mkdir -p "$LOGS"
 	"$@"
@@ -88,7 +89,7 @@ stack_services() {
 	phase replica stack_replica
 	phase redis redis_start
 	DATABASE_URL=$(postgres_url app app)
-	DATABASE_READ_URL=$(of_replica postgres_url app app)
+	DATABASE_READ_URL=$(on_replica postgres_url app app)
 	REDIS_URL=unix:$(redis_socket)
 	export DATABASE_URL DATABASE_READ_URL REDIS_URL APP_STATE_DIR=$STATE/host RUST_LOG=warn
 	phase migrate "$APP_BIN" migrate
@@ -103,10 +104,11 @@ stack_replica() {
 	as_postgres
 	(cd / && "${AS_POSTGRES[@]}" "$PG_BIN/pg_basebackup" -d "$(postgres_url postgres postgres)" -D "$dir/data" -R -c fast --no-sync)
 	: >"$dir/ready"
-	of_replica postgres_start max_connections=300 shared_buffers=256MB
+	on_replica postgres_start max_connections=300 shared_buffers=256MB
 }
 
-# stack_app REPLICAS: as many of the API, a worker, nginx in front. Sets API_URLS, LOAD_URL.
+# stack_app REPLICAS: starts that many replicas of the API, a worker and nginx. Sets API_URLS
+# and LOAD_URL.
 stack_app() {
 	local n port
 	API_URLS=()
@@ -117,7 +119,7 @@ stack_app() {
 		API_URLS+=("http://127.0.0.1:$port")
 	done
 	port=$(port_free)
-	# 4 steps of an instance's provisioning: 800 ms. Room for all of them at the same time.
+	# Provisioning an instance takes 4 steps of 200 ms. 256 slots are enough for all jobs at once.
 	spawn "$STATE/worker.pid" "$LOGS/worker.log" env APP_WORK_LISTEN="127.0.0.1:$port" WORK_CONCURRENCY=256 SIMULATED_LATENCY_MS=200 "$APP_BIN" work
 	wait_until 30 curl -fs -o /dev/null "http://127.0.0.1:$port/health/ready" || die "the worker does not start: $(tail -n 3 "$LOGS/worker.log")"
 	stack_nginx
@@ -139,7 +141,8 @@ stack_nginx() {
 	wait_until 10 curl -fs -o /dev/null "$LOAD_URL/health/ready" || die "nginx does not serve: $(tail -n 3 "$LOGS/nginx.log")"
 }
 
-# stack_keys N: into STATE/keys, a line each, of LOAD_TENANTS tenants.
+# stack_keys N: creates N keys of LOAD_TENANTS tenants and writes them into STATE/keys, one a
+# line.
 stack_keys() {
 	local tenants=${LOAD_TENANTS:-50} each t admin urls=()
 	((tenants <= $1)) || tenants=$1
@@ -156,18 +159,20 @@ stack_keys() {
 	PHASE_NOTE="$(wc -l <"$STATE/keys") of $tenants tenants"
 }
 
-# Processor time of a tree of processes until now, in ms: what its ended children used is its own.
-tree_ms() {
+# process_tree_ms PID: prints the processor time of a tree of processes, in ms. It includes
+# children that have ended.
+process_tree_ms() {
 	local pid=$1 stat child sum
 	stat=$(cat "/proc/$pid/stat" 2>/dev/null) || { echo 0 && return; }
 	read -r -a stat <<<"${stat##*) }"
 	sum=$(((stat[11] + stat[12] + stat[13] + stat[14]) * 1000 / $(getconf CLK_TCK)))
-	for child in $(cat "/proc/$pid"/task/*/children 2>/dev/null); do ((sum += $(tree_ms "$child"))) || true; done
+	# shellcheck disable=SC2013 # the file has pids separated by blanks on one line
+	for child in $(cat "/proc/$pid"/task/*/children 2>/dev/null); do ((sum += $(process_tree_ms "$child"))) || true; done
 	echo "$sum"
 }
 
-# Lines "COMPONENT MS".
-stack_cpu() {
+# Prints a line "COMPONENT MS" for each component.
+stack_cpu_times() {
 	local component record pid sum records
 	for component in "${COMPONENTS[@]}"; do
 		case $component in
@@ -179,18 +184,19 @@ stack_cpu() {
 		esac
 		sum=0
 		for record in "${records[@]}"; do
-			! pid=$(process_alive "$record") || ((sum += $(tree_ms "$pid"))) || true
+			! pid=$(process_alive "$record") || ((sum += $(process_tree_ms "$pid"))) || true
 		done
 		echo "$component $sum"
 	done
 }
 
-# Connections to a port of this machine.
+# connections_to PORT: prints how many connections a port of this machine has.
 connections_to() {
 	awk -v p="$(printf ':%04X' "$1")" '$4 == "01" && substr($2, length($2) - 4) == p { n++ } END { print n + 0 }' /proc/net/tcp
 }
 
-# The statements that took the primary the most time: calls, ms each to plan and to run, and how they begin.
+# Prints the eight statements that took most time on the primary: calls, ms per call to plan
+# and to execute, and the beginning of the text.
 stack_statements() {
 	postgres_sql app "select format('| %s | %s | %s | \`%s\` |', calls,
 		  round((total_plan_time / calls)::numeric, 3), round((total_exec_time / calls)::numeric, 3),
@@ -198,7 +204,7 @@ stack_statements() {
 		from pg_stat_statements where calls > 0 order by total_exec_time + total_plan_time desc limit 8"
 }
 
-# Resident memory of the replicas of the API, in MiB, the largest.
+# Prints the largest resident memory of the replicas of the API, in MiB.
 stack_api_mib() {
 	local record pid
 	for record in "$STATE"/api-*.pid; do
@@ -207,30 +213,31 @@ stack_api_mib() {
 	done | sort -n | tail -n 1
 }
 
-# attack URL USERS SECONDS THINK_MS [RAMP_SECONDS]: its table in STATE/table, its figures
-# in STATE/summary, processor time per component in STATE/cpu ("COMPONENT MS-PER-REQUEST").
-# Fails when a request did not end as it should.
-attack() {
+# run_load URL USERS SECONDS THINK_MS [RAMP_SECONDS]: runs the load generator. Writes its table
+# to STATE/table, its figures to STATE/summary, and processor time per component to STATE/cpu
+# ("COMPONENT MS-PER-REQUEST"). Fails when a response was not the expected one.
+run_load() {
 	local url=$1 users=$2 seconds=$3 think=$4 ramp=${5:-10} failed=""
 	rm -f "$STATE/summary"
-	stack_cpu >"$STATE/cpu.before"
+	stack_cpu_times >"$STATE/cpu.before"
 	APP_LOAD_KEYS=$STATE/keys APP_LOAD_SUMMARY=$STATE/summary APP_LOAD_THINK_MS=$think "$GOOSE_BIN" \
 		--host "$url" --users "$users" --increase-time "${ramp}s" --run-time "${seconds}s" >"$STATE/table" 2>&9 || failed=yes
-	stack_cpu >"$STATE/cpu.after"
-	[ -s "$STATE/summary" ] || die "the load did not run"
+	stack_cpu_times >"$STATE/cpu.after"
+	[ -s "$STATE/summary" ] || die "the load generator wrote no summary"
 	# shellcheck source=/dev/null
 	. "$STATE/summary"
+	# shellcheck disable=SC2154 # the summary sets requests
 	awk -v n="$requests" 'NR == FNR { before[$1] = $2; next } { printf "%s %.3f\n", $1, ($2 - before[$1]) / n }' \
 		"$STATE/cpu.before" "$STATE/cpu.after" >"$STATE/cpu"
 	[ -z "$failed" ]
 }
 
-# "| 0.10 | … |" in the order of COMPONENTS, and their sum.
+# Prints "0.10 | … | SUM", in the order of COMPONENTS.
 cpu_cells() { awk '{ sum += $2; printf "%.2f | ", $2 } END { printf "%.2f", sum }' "$STATE/cpu"; }
 
-cpu_heads() { printf '%s | ' "${COMPONENTS[@]}" && printf 'all'; }
+cpu_headers() { printf '%s | ' "${COMPONENTS[@]}" && printf 'all'; }
 
-about() {
+describe_machine() {
 	printf '%s cores for the system and the load together; %s, PostgreSQL %s, %s; profile bench\n' "$(nproc)" \
 		"$("$NGINX" -v 2>&1 | sed 's/.*: //')" "$("$PG_BIN/postgres" --version | sed 's/^postgres (PostgreSQL) \([0-9.]*\).*/\1/')" \
 		"$(redis-server --version | sed 's/.*v=\([0-9.]*\).*/Redis \1/')"

@@ -1,17 +1,16 @@
-# phase.sh: what the person at the terminal sees. A phase is a named step with a
-# time: it is announced, shows a sign of life while it lasts, and says how long
-# it took. When something fails, the phase and the end of its log are shown.
+# phase.sh: the output on the terminal. A phase is a named step: it prints progress while it
+# runs and its duration at the end. When it fails, its name and the end of its log are shown.
 #
-# Sourced. File descriptor 9 is the terminal, also inside a phase whose own
-# output goes to a log.
+# Sourced. File descriptor 9 is the terminal, also inside a phase whose own output goes to a
+# log.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # PHASE_NOTE is for those who source this
+# shellcheck disable=SC2034 # the scripts that source this file set PHASE_NOTE
 
 exec 9>&2
 
 PHASE_NAMES=()
 PHASE_TIMES=()
-phase_open="" phase_log="" phase_began="" phase_ticker=""
+phase_open="" phase_log="" phase_started_at="" phase_ticker=""
 
 now_ms() { date +%s%3N; }
 
@@ -29,62 +28,62 @@ duration() {
 
 say() { printf '%s\n' "$*" >&9; }
 
-# One loud line: something is not as one would wish, and the journey goes on.
-loud() { printf '\n!!! %s\n\n' "$*" >&9; }
+# Prints a conspicuous warning; the script continues.
+warn() { printf '\n!!! %s\n\n' "$*" >&9; }
 
 die() {
-	phase_still
-	phase_open="" # the message says it all; no log tail on top of it
+	phase_stop_ticker
+	phase_open="" # the message is enough: phase_failed then shows no log
 	printf 'error: %s\n' "$*" >&9
 	exit 1
 }
 
 phase_begin() {
-	phase_open=$1 phase_log=${2-} phase_began=$(now_ms)
+	phase_open=$1 phase_log=${2-} phase_started_at=$(now_ms)
 }
 
 phase_end() {
-	local spent=$(($(now_ms) - phase_began))
-	phase_still
+	local elapsed=$(($(now_ms) - phase_started_at))
+	phase_stop_ticker
 	PHASE_NAMES+=("$phase_open")
-	PHASE_TIMES+=("$spent")
-	printf '==> %-10s %s\n' "$phase_open" "${1:+$1, }$(duration "$spent")" >&9
+	PHASE_TIMES+=("$elapsed")
+	printf '==> %-10s %s\n' "$phase_open" "${1:+$1, }$(duration "$elapsed")" >&9
 	phase_open=""
 }
 
-# Every five seconds: which phase, for how long, and the last line of its log.
-phase_alive() {
-	local name=$1 log=$2 began=$3 never
-	# Waits without a child: a sleep would outlive us and keep the terminal's pipe open.
+# Prints every five seconds the phase, its duration so far, and the last line of its log.
+phase_print_progress() {
+	local name=$1 log=$2 started=$3 never
+	# read -t instead of sleep: a child would outlive this shell and keep the terminal's pipe open.
 	exec {never}<> <(:)
 	while ! read -r -t 5 -u "$never"; do
-		printf '    %-10s … %s  %s\n' "$name" "$(duration $(($(now_ms) - began)))" \
+		printf '    %-10s … %s  %s\n' "$name" "$(duration $(($(now_ms) - started)))" \
 			"$(tail -n 1 "$log" 2>/dev/null | cut -c 1-100)" >&9
 	done
 }
 
-phase_still() {
+phase_stop_ticker() {
 	[ -n "$phase_ticker" ] || return 0
 	kill "$phase_ticker" 2>/dev/null || true
 	wait "$phase_ticker" 2>/dev/null || true
 	phase_ticker=""
 }
 
-# phase NAME COMMAND…: quiet, into a log under $LOGS. The command runs in this
-# shell, so that it can set variables; PHASE_NOTE is what it has to say.
+# phase NAME COMMAND…: runs a command with its output in a log under $LOGS. It runs in this
+# shell, so that it can set variables; PHASE_NOTE is printed beside the duration.
 phase() {
 	local name=$1
 	shift
 	PHASE_NOTE=""
 	phase_begin "$name" "$LOGS/phase-$name.log"
 	: >"$phase_log"
-	phase_alive "$name" "$phase_log" "$phase_began" </dev/null >/dev/null 2>&1 &
+	phase_print_progress "$name" "$phase_log" "$phase_started_at" </dev/null >/dev/null 2>&1 &
 	phase_ticker=$!
 	"$@" </dev/null >>"$phase_log" 2>&1
 	phase_end "$PHASE_NOTE"
 }
 
-# phase_shown NAME COMMAND…: for commands that show their own progress (cargo).
+# phase_shown NAME COMMAND…: the same for a command that shows its own progress (cargo).
 phase_shown() {
 	local name=$1
 	shift
@@ -104,12 +103,12 @@ phase_table() {
 	printf '    %-10s %8s\n' total "$(duration "$sum")" >&9
 }
 
-# Call first from an EXIT trap, with $?.
+# Reports the phase that failed. An EXIT trap calls it with $? of the script.
 phase_failed() {
-	phase_still
+	phase_stop_ticker
 	if [ "$1" -ne 0 ] && [ -n "$phase_open" ]; then
 		printf '==> %-10s FAILED after %s\n' "$phase_open" \
-			"$(duration $(($(now_ms) - phase_began)))" >&9
+			"$(duration $(($(now_ms) - phase_started_at)))" >&9
 		if [ -n "$phase_log" ] && [ -s "$phase_log" ]; then
 			printf '    the end of %s:\n' "$phase_log" >&9
 			tail -n 15 "$phase_log" | sed 's/^/    | /' >&9

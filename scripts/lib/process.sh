@@ -1,13 +1,14 @@
-# process.sh: starting processes in the background, and stopping only those.
+# process.sh: starts processes in the background, and stops exactly those.
 #
-# A record is a file with "pid, start time, boot": a pid alone may by now belong
-# to somebody else, and such a process is never signalled.
+# A record is a file with pid, start time and boot id. The kernel reuses pids: a process is
+# only signalled when its start time and boot id match the record.
 #
-# Sourced after place.sh.
+# Sourced after paths.sh.
 # shellcheck shell=bash
 
-# Field 22 of /proc/PID/stat, counted behind the command, which may hold blanks.
-process_birth() {
+# Prints a process's start time and the boot id. The start time is field 22 of
+# /proc/PID/stat, counted from the end of the command, which may contain blanks.
+process_start_time() {
 	local stat
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	read -r -a stat <<<"${stat##*) }"
@@ -16,21 +17,21 @@ process_birth() {
 }
 
 process_record() {
-	local file=$1 pid=$2 birth
-	birth=$(process_birth "$pid") || return 1
-	printf '%s %s\n' "$pid" "$birth" >"$file"
+	local file=$1 pid=$2 start
+	start=$(process_start_time "$pid") || return 1
+	printf '%s %s\n' "$pid" "$start" >"$file"
 }
 
-# Prints the pid if the recorded process still lives.
+# Prints the pid if the recorded process is still running.
 process_alive() {
-	local pid birth
+	local pid start
 	[ -s "$1" ] || return 1
-	read -r pid birth <"$1"
-	[ "$(process_birth "$pid")" = "$birth" ] && printf '%s' "$pid"
+	read -r pid start <"$1"
+	[ "$(process_start_time "$pid")" = "$start" ] && printf '%s' "$pid"
 }
 
-# spawn RECORD LOG COMMAND…: in a session of its own, without our terminal,
-# locks and pipes: whoever reads our output sees its end when we end.
+# spawn RECORD LOG COMMAND…: runs a command in a session of its own, without this shell's
+# terminal, locks and pipes. So a reader of this script's output sees its end when it exits.
 spawn() {
 	local record=$1 log=$2 pid fd
 	shift 2
@@ -47,29 +48,12 @@ spawn() {
 	process_record "$record" "$pid" || true
 }
 
-# The same as root. Behind sudo the pid of our child is sudo's: the command's own
-# is written down by the shell that becomes it.
-spawn_root() {
-	local record=$1 log=$2
-	shift 2
-	if [ "$(id -u)" -eq 0 ]; then
-		spawn "$record" "$log" "$@"
-	else
-		: >"$record.new"
-		# shellcheck disable=SC2016 # for the other shell
-		spawn "$record" "$log" sudo -n sh -c 'echo $$ >"$0"; exec "$@"' "$record.new" "$@"
-		wait_until 5 test -s "$record.new" || true
-		process_record "$record" "$(cat "$record.new")" || true
-		rm -f "$record.new"
-	fi
-}
-
-# process_stop RECORD SECONDS: SIGTERM, SIGKILL when that was not enough.
+# process_stop RECORD SECONDS: sends SIGTERM, and SIGKILL after that many seconds.
 process_stop() {
-	local record=$1 patience=$2 pid
+	local record=$1 timeout=$2 pid
 	if pid=$(process_alive "$record"); then
 		signal TERM "$pid"
-		if ! wait_until "$patience" process_gone "$record"; then
+		if ! wait_until "$timeout" process_gone "$record"; then
 			signal KILL "$pid"
 			wait_until 5 process_gone "$record" || die "process $pid of $record cannot be stopped"
 		fi
@@ -79,10 +63,10 @@ process_stop() {
 
 process_gone() { ! process_alive "$1" >/dev/null; }
 
-# Shells have a kill of their own; a small machine has no other.
+# The shell's builtin kill: minimal machines have no /bin/kill.
 signal() { kill "-$1" "$2" 2>/dev/null || as_root sh -c "kill -$1 $2" 2>/dev/null || true; }
 
-# wait_until SECONDS COMMAND…
+# wait_until SECONDS COMMAND…: runs the command until it succeeds; fails after that time.
 wait_until() {
 	local end=$(($(now_ms) + $1 * 1000))
 	shift

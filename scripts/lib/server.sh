@@ -1,18 +1,18 @@
-# server.sh: builds the app, writes dev.env, keeps `app dev` running.
+# server.sh: finds the app's binary, writes dev.env, starts and stops `app dev`.
 #
 # Sourced after setup.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # variables for other parts
+# shellcheck disable=SC2034 # the scripts that source this file use the variables
 
 APP_RECORD=$DEV/app.pid
 APP_LOG=$DEV/app.log
 
 server_bin() {
 	APP_BIN=$(cd "$ROOT" && cargo metadata --no-deps --offline --format-version 1 2>/dev/null | jq -r .target_directory)/debug/app
-	[ -x "$APP_BIN" ] || die "no program at $APP_BIN after the build"
+	[ -x "$APP_BIN" ] || die "the build made no program at $APP_BIN"
 }
 
-# One value of the dev.env that is there.
+# env_value NAME: prints a value of the existing dev.env.
 env_value() {
 	[ -f "$ENV_FILE" ] || return 0
 	# shellcheck source=/dev/null
@@ -27,8 +27,8 @@ env_line() {
 	printf '%s=%s\n' "$1" "$value"
 }
 
-# What the app needs. Ports stay what they were, so that URLs stay valid.
-server_choose() {
+# Sets the variables of the app. Ports stay the same between runs, so that URLs stay valid.
+server_configure() {
 	local listen
 	server_bin
 	if [ -z "${APP_LISTEN-}" ] || [ -z "${APP_WORK_LISTEN-}" ]; then
@@ -52,7 +52,7 @@ server_choose() {
 	chmod 700 "$APP_STATE_DIR"
 }
 
-# What the app is started with. The optional ones only when the caller set them.
+# Prints the environment that the app is started with: the variables that are set.
 server_environment() {
 	local key
 	for key in APP_ENV APP_LISTEN APP_WORK_LISTEN APP_HOST_NAME APP_HOST_ADDRESS APP_HOST_LABELS \
@@ -82,7 +82,7 @@ env_write() {
 	)
 }
 
-# The app with its environment, and with nobody's key.
+# Sets APP_WITH: the app with its environment and without APP_API_KEY.
 server_app() {
 	local lines=() line
 	while IFS= read -r line; do lines+=("$line"); done < <(server_environment_raw)
@@ -105,30 +105,30 @@ server_migrate() {
 
 server_ready() { curl -fs -m 5 -o /dev/null "$APP_URL/health/ready"; }
 
-# Keeps a running app that is of this binary and this environment.
+# Starts app dev. One that runs already with the same binary and environment is kept.
 server_start() {
-	local made
+	local fingerprint
 	server_app
-	made=$({ stat -L -c '%i %s %Y' "$APP_BIN" && server_environment; } | sha256sum)
-	if process_alive "$APP_RECORD" >/dev/null && [ "$made" = "$(cat "$DEV/app.made" 2>/dev/null)" ] && server_ready; then
-		PHASE_NOTE="keeps running, pid $(process_alive "$APP_RECORD")"
+	fingerprint=$({ stat -L -c '%i %s %Y' "$APP_BIN" && server_environment; } | sha256sum)
+	if process_alive "$APP_RECORD" >/dev/null && [ "$fingerprint" = "$(cat "$DEV/app.fingerprint" 2>/dev/null)" ] && server_ready; then
+		PHASE_NOTE="already running, pid $(process_alive "$APP_RECORD")"
 		return
 	fi
 	server_stop
-	port_is_free "${APP_LISTEN##*:}" || die "port ${APP_LISTEN##*:} is taken: free it, or set APP_LISTEN"
+	port_is_free "${APP_LISTEN##*:}" || die "port ${APP_LISTEN##*:} is in use: free it, or set APP_LISTEN"
 	(umask 077 && : >>"$APP_LOG")
 	spawn "$APP_RECORD" "$APP_LOG" "${APP_WITH[@]}" dev
-	wait_until 60 server_settled || true
+	wait_until 60 server_up_or_exited || true
 	server_ready || {
 		tail -n 15 "$APP_LOG"
 		process_alive "$APP_RECORD" >/dev/null || die_with_log "app dev ended at once"
 		die_with_log "app dev is not ready after 60s: $(curl -s -m 5 "$APP_URL/health/ready")"
 	}
-	printf '%s\n' "$made" >"$DEV/app.made"
+	printf '%s\n' "$fingerprint" >"$DEV/app.fingerprint"
 	PHASE_NOTE="$APP_URL, pid $(process_alive "$APP_RECORD")"
 }
 
-server_settled() { process_gone "$APP_RECORD" || server_ready; }
+server_up_or_exited() { process_gone "$APP_RECORD" || server_ready; }
 
 die_with_log() {
 	say "    the end of $APP_LOG:"
@@ -136,14 +136,14 @@ die_with_log() {
 	die "$1"
 }
 
-# The app drains first; a second signal is not needed, SIGKILL follows.
+# The app drains after SIGTERM; SIGKILL follows after 65 seconds.
 server_stop() {
 	process_stop "$APP_RECORD" 65
-	rm -f "$DEV/app.made"
+	rm -f "$DEV/app.fingerprint"
 }
 
-# api METHOD PATH [BODY]: sets API_STATUS and API_BODY. The key goes through
-# standard input, for everybody can read a command line.
+# api METHOD PATH [BODY]: sets API_STATUS and API_BODY. curl reads the key from standard input,
+# because every user of the machine can read command lines.
 api() {
 	local answer
 	answer=$(printf 'header = "X-API-Key: %s"\n' "$APP_API_KEY" |
@@ -151,22 +151,22 @@ api() {
 	API_STATUS=${answer##*$'\n'} API_BODY=${answer%$'\n'*}
 }
 
-# The key of the last run if it still opens the door, else a new one.
+# Sets APP_API_KEY: the key of the last run if it is still valid, else a new one.
 server_key() {
-	local said
+	local words
 	APP_API_KEY=$(env_value APP_API_KEY)
 	if [ -n "$APP_API_KEY" ]; then
 		api GET '/instances?limit=1'
 		[ "$API_STATUS" != 200 ] || {
-			PHASE_NOTE="the one of before"
+			PHASE_NOTE="the key of the last run"
 			env_write
 			return
 		}
 	fi
 	server_app
 	APP_API_KEY=$("${APP_WITH[@]}" keys create --tenant dev --name "make-run-$(date +%s)" --scope admin)
-	said=$(wc -w <<<"$APP_API_KEY")
-	[ "$said" -eq 1 ] || die "app keys create printed $said words instead of a key"
+	words=$(wc -w <<<"$APP_API_KEY")
+	[ "$words" -eq 1 ] || die "app keys create printed $words words instead of a key"
 	env_write
 	PHASE_NOTE="tenant dev, in $ENV_FILE"
 }

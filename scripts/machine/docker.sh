@@ -1,25 +1,25 @@
-# docker.sh: which Docker we use, and a private dockerd where none runs.
+# docker.sh: chooses the Docker engine, and starts a private dockerd where none runs.
 #
-# Ours has everything of its own under DOCKER_BASE/docker: data, sockets,
-# configuration, containerd, and a bridge. It leaves docker0, /etc/docker and a
-# containerd of the machine's alone. Two dockerds on one machine still share
-# iptables' DOCKER chains, so a running one is always preferred.
+# The private dockerd has its data, sockets, configuration and containerd under
+# DOCKER_BASE/docker, and a bridge of its own. It does not touch docker0, /etc/docker or a
+# containerd of the machine. Two dockerds on one machine still share iptables' DOCKER chains,
+# so an engine that already runs is always preferred.
 #
-# After docker_choose: DOCKER_HOST, or DOCKER_REASON why there is none.
+# After docker_choose either DOCKER_HOST is set, or DOCKER_REASON says why there is no Docker.
 #
 # Sourced after install.sh, process.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # variables for other parts
+# shellcheck disable=SC2034 # the scripts that source this file use the variables
 
 DOCKER_REASON=""
-DOCKER_OURS=""
+DOCKER_PRIVATE=""
 
 docker_socket() { printf '%s' "$DOCKER_BASE/docker/docker.sock"; }
 
-# Interface names end at 15 characters.
+# Interface names have at most 15 characters.
 docker_bridge() { printf 'appbr-%s' "$(printf '%s' "$DOCKER_BASE" | sha256sum | cut -c 1-8)"; }
 
-# docker_answers HOST
+# docker_answers HOST: succeeds when an engine responds there.
 docker_answers() {
 	case $1 in
 	"") return 1 ;;
@@ -28,12 +28,12 @@ docker_answers() {
 	esac
 }
 
-docker_ours_runs() {
+docker_private_runs() {
 	process_alive "$DOCKER_BASE/dockerd.pid" >/dev/null && docker_answers "unix://$(docker_socket)"
 }
 
-# The machine's own Docker, or the user's rootless one. Prints its DOCKER_HOST.
-docker_found() {
+# Prints the DOCKER_HOST of the machine's own engine, or of the user's rootless one.
+docker_find() {
 	local socket
 	for socket in /var/run/docker.sock "${XDG_RUNTIME_DIR:-/nonexistent}/docker.sock"; do
 		if docker_answers "unix://$socket"; then
@@ -44,9 +44,9 @@ docker_found() {
 	return 1
 }
 
-# Docker runs, but its socket is for a group that we are not in, and we may use
-# sudo: take that group for this command, which is what a new login after
-# `usermod -aG docker` would do, and change nothing on the machine.
+# docker_join_group COMMAND…: where Docker runs but only another group may use its socket, and
+# sudo works, runs the command again with that group. A new login after `usermod -aG docker`
+# would have the same effect; nothing on the machine changes.
 docker_join_group() {
 	local socket=/var/run/docker.sock
 	[ -S "$socket" ] && [ ! -w "$socket" ] && [ -z "${DOCKER_HOST-}" ] && [ -z "${APP_JOINED_GROUP-}" ] || return 0
@@ -56,11 +56,11 @@ docker_join_group() {
 		"--groups=$(id -G | tr ' ' ,),$(stat -c %g "$socket")" -- "$@"
 }
 
-# Does the engine have to be installed? Without curl nothing can be asked yet: a
-# socket then counts as a Docker.
-docker_wanted() {
+# Succeeds when an engine has to be installed. While curl is missing, a socket counts as an
+# engine that runs.
+docker_needs_install() {
 	[ "${COMPUTE_BACKEND-}" != simulated ] && [ -z "${DOCKER_HOST-}" ] && may_root || return 1
-	if has curl; then ! docker_found >/dev/null; else [ ! -S /var/run/docker.sock ]; fi
+	if has curl; then ! docker_find >/dev/null; else [ ! -S /var/run/docker.sock ]; fi
 }
 
 docker_choose() {
@@ -69,26 +69,26 @@ docker_choose() {
 	unset DOCKER_CONTEXT
 	export DOCKER_HOST=""
 	if [ "${COMPUTE_BACKEND-}" = simulated ]; then
-		DOCKER_REASON="COMPUTE_BACKEND=simulated was asked for"
+		DOCKER_REASON="COMPUTE_BACKEND=simulated is set"
 		PHASE_NOTE="not used"
 		return
 	fi
 	if [ -n "$given" ]; then
-		docker_answers "$given" || die "DOCKER_HOST=$given does not answer: start that Docker, or unset DOCKER_HOST"
+		docker_answers "$given" || die "DOCKER_HOST=$given does not respond: start that Docker, or unset DOCKER_HOST"
 		DOCKER_HOST=$given
-	elif docker_ours_runs; then
-		DOCKER_HOST="unix://$(docker_socket)" DOCKER_OURS=yes
-	elif DOCKER_HOST=$(docker_found); then
+	elif docker_private_runs; then
+		DOCKER_HOST="unix://$(docker_socket)" DOCKER_PRIVATE=yes
+	elif DOCKER_HOST=$(docker_find); then
 		:
 	elif [ -S /var/run/docker.sock ] && [ ! -w /var/run/docker.sock ]; then
-		DOCKER_REASON="/var/run/docker.sock is not open to $(id -un): join its group (sudo usermod -aG docker $(id -un)) and log in again"
+		DOCKER_REASON="$(id -un) may not use /var/run/docker.sock: join its group (sudo usermod -aG docker $(id -un)) and log in again"
 	elif ! may_root; then
-		DOCKER_REASON="no Docker runs here, and starting one needs root: start Docker, or allow $(id -un) sudo without a password"
+		DOCKER_REASON="no Docker engine runs here, and starting one needs root: start Docker, or allow $(id -un) sudo without a password"
 	else
-		docker_start && DOCKER_HOST="unix://$(docker_socket)" DOCKER_OURS=yes
+		docker_start && DOCKER_HOST="unix://$(docker_socket)" DOCKER_PRIVATE=yes
 	fi
 	if [ -n "$DOCKER_HOST" ]; then
-		PHASE_NOTE="engine $(docker version -f '{{.Server.Version}}')${DOCKER_OURS:+, our own}"
+		PHASE_NOTE="engine $(docker version -f '{{.Server.Version}}')${DOCKER_PRIVATE:+, private}"
 	else
 		PHASE_NOTE="cannot run here"
 	fi
@@ -97,22 +97,22 @@ docker_choose() {
 docker_start() {
 	local dir=$DOCKER_BASE/docker bridge log=$DEV/log/dockerd.log other
 	bridge=$(docker_bridge)
-	if other=$(docker_other); then
-		say "    another dockerd runs here (pid $other): starting ours resets the iptables rules of the ports it publishes; DOCKER_HOST=… would use that one instead"
+	if other=$(docker_find_other); then
+		say "    another dockerd runs here (pid $other): the start of a private one resets the iptables rules of its published ports; set DOCKER_HOST to use the other one"
 	fi
-	# What a predecessor that was killed left running.
+	# Stops what a killed script left running.
 	process_stop "$DOCKER_BASE/dockerd.pid" 30
 	process_stop "$DOCKER_BASE/containerd.pid" 10
-	docker_sweep
+	docker_kill_leftovers
 	mkdir -p "$dir"
 	rm -f "$dir/docker.pid" "$dir/docker.sock"
 	: >"$log"
-	docker_netfilter_remember
+	docker_netfilter_save
 	ip link show "$bridge" >/dev/null 2>&1 || as_root ip link add "$bridge" type bridge || {
 		DOCKER_REASON="no network bridge can be created here (not enough privileges)"
 		return 1
 	}
-	# A configuration of its own: /etc/docker/daemon.json is somebody else's.
+	# An empty configuration, because /etc/docker/daemon.json belongs to the machine's engine.
 	printf '{}\n' >"$dir/daemon.json"
 	cat >"$dir/containerd.toml" <<-TOML
 		version = 2
@@ -134,15 +134,15 @@ docker_start() {
 		--data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" \
 		--host "unix://$(docker_socket)" --group "$(id -g)" \
 		--bridge "$bridge" --shutdown-timeout 5
-	wait_until 60 docker_settled || true
-	if ! docker_ours_runs; then
+	wait_until 60 docker_up_or_exited || true
+	if ! docker_private_runs; then
 		DOCKER_REASON="dockerd did not start: $(docker_last_error "$log")"
 		docker_stop
 		return 1
 	fi
 }
 
-docker_settled() { process_gone "$DOCKER_BASE/dockerd.pid" || docker_ours_runs; }
+docker_up_or_exited() { process_gone "$DOCKER_BASE/dockerd.pid" || docker_private_runs; }
 
 docker_last_error() {
 	local line message
@@ -152,26 +152,27 @@ docker_last_error() {
 	printf '%.300s' "${message%\"}"
 }
 
-# Can this Docker run a container on a network? DOCKER_REASON if not.
+# docker_probe IMAGE: runs a container on a new network. On failure it sets DOCKER_REASON and
+# clears DOCKER_HOST.
 docker_probe() {
-	local image=$1 name said
+	local image=$1 name output
 	[ -n "$DOCKER_HOST" ] || return 0
 	name=app-probe-$$
-	if ! said=$({ docker network create "$name" && docker run --rm --network "$name" "$image" true; } 2>&1); then
-		DOCKER_REASON="Docker answers but runs no container: $(grep -v '^$' <<<"$said" | tail -n 1)"
+	if ! output=$({ docker network create "$name" && docker run --rm --network "$name" "$image" true; } 2>&1); then
+		DOCKER_REASON="Docker responds but cannot run a container: $(grep -v '^$' <<<"$output" | tail -n 1)"
 	fi
 	docker network rm "$name" >/dev/null 2>&1 || true
 	[ -z "$DOCKER_REASON" ] || DOCKER_HOST=""
 }
 
-# A dockerd in our network namespace that is not ours. Prints its pid.
-docker_other() {
-	local comm pid ours
-	ours=$(process_alive "$DOCKER_BASE/dockerd.pid" || true)
+# Prints the pid of another dockerd in this network namespace.
+docker_find_other() {
+	local comm pid own
+	own=$(process_alive "$DOCKER_BASE/dockerd.pid" || true)
 	for comm in /proc/[0-9]*/comm; do
 		[ "$(cat "$comm" 2>/dev/null)" = dockerd ] || continue
 		pid=${comm#/proc/} pid=${pid%/comm}
-		[ "$pid" != "$ours" ] || continue
+		[ "$pid" != "$own" ] || continue
 		[ "$(as_root readlink "/proc/$pid/ns/net")" = "$(readlink /proc/self/ns/net)" ] || continue
 		printf '%s' "$pid"
 		return
@@ -179,14 +180,15 @@ docker_other() {
 	return 1
 }
 
-# Leaves nothing running: containers first, for they outlive a dockerd that is killed.
+# Stops the private engine and everything that it started. Containers outlive a dockerd that
+# was killed, so they are ended as well.
 docker_stop() {
 	local bridges=() bridge
 	process_stop "$DOCKER_BASE/dockerd.pid" 30
 	process_stop "$DOCKER_BASE/containerd.pid" 10
-	docker_sweep
-	# It leaves its bridges behind, and creates them again when it starts. The names
-	# come from its records, which are there when it was killed, too.
+	docker_kill_leftovers
+	# dockerd does not remove its bridges and creates them again when it starts. Their names are
+	# read from its records, which exist even if it was killed.
 	mapfile -t bridges < <(
 		docker_bridge && echo
 		as_root grep -aoE '"BridgeName":"[^"]+"' "$DOCKER_BASE/docker/data/network/files/local-kv.db" 2>/dev/null |
@@ -198,20 +200,11 @@ docker_stop() {
 	docker_netfilter_restore "${bridges[@]}"
 }
 
-# What a test or a measurement ends with: nothing of make run and of make up here, then
-# nothing is here at all. A dockerd that runs, even one that hangs, has somebody's volumes.
-state_leave() {
-	if [ ! -e "$ENV_FILE" ] && [ ! -e "$DEV/up" ] && process_gone "$DOCKER_BASE/dockerd.pid"; then
-		remove_tree "$DOCKER_BASE"
-		remove_tree "$DEV"
-	fi
-}
-
-# Shims and containers of our containerd, known by its socket in their command
-# line; only when the daemons are gone.
-docker_sweep() {
+# Kills the shims and containers of the private containerd, which have its socket in their
+# command line. Does nothing while the daemons run.
+docker_kill_leftovers() {
 	local cmdline pid child
-	docker_ours_runs && return
+	docker_private_runs && return
 	for cmdline in /proc/[0-9]*/cmdline; do
 		tr '\0' ' ' <"$cmdline" 2>/dev/null | grep -qF -- "containerd-shim" || continue
 		tr '\0' ' ' <"$cmdline" 2>/dev/null | grep -qF -- "-address $DOCKER_BASE/docker/exec/" || continue
@@ -222,26 +215,26 @@ docker_sweep() {
 	done
 }
 
-# dockerd never takes its rules away, and sets the policy of FORWARD to DROP.
-# What names our bridges goes; its chains go as well where there were none before
-# us and no other dockerd needs them.
-docker_netfilter_remember() {
+# dockerd never removes its firewall rules and sets the policy of FORWARD to DROP. After it
+# stopped, the rules that name its bridges are removed; its chains and the policy as well, unless
+# they existed before or another dockerd needs them. This records the state before its start.
+docker_netfilter_save() {
 	local before=$DOCKER_BASE/netfilter
 	[ ! -e "$before" ] || return 0
-	if docker_other >/dev/null || as_root iptables-save 2>/dev/null | grep -q '^:DOCKER'; then
+	if docker_find_other >/dev/null || as_root iptables-save 2>/dev/null | grep -q '^:DOCKER'; then
 		echo theirs >"$before"
 	else
 		as_root iptables-save -t filter 2>/dev/null | sed -n 's/^:FORWARD \([A-Z]*\).*/\1/p' >"$before"
 	fi
 }
 
-# docker_netfilter_restore BRIDGE…
+# docker_netfilter_restore BRIDGE…: removes the rules of these bridges, see above.
 docker_netfilter_restore() {
 	local before=$DOCKER_BASE/netfilter policy tool table chain
 	[ -e "$before" ] || return 0
 	policy=$(cat "$before")
 	rm -f "$before"
-	! docker_other >/dev/null || policy=theirs
+	! docker_find_other >/dev/null || policy=theirs
 	for tool in iptables ip6tables; do
 		for table in raw mangle nat filter; do
 			docker_rules_drop "$tool" "$table" "$(printf ' %s |' "$@")%"
@@ -255,10 +248,10 @@ docker_netfilter_restore() {
 	[ "$policy" = theirs ] || as_root iptables -w -P FORWARD "${policy:-ACCEPT}" || true
 }
 
-# docker_rules_drop TOOL TABLE PATTERN.
+# docker_rules_drop TOOL TABLE PATTERN: deletes the rules that match.
 docker_rules_drop() {
 	local rule
 	as_root "$1-save" -t "$2" 2>/dev/null | { grep -E -- "$3" || true; } | while read -r -a rule; do
 		as_root "$1" -w -t "$2" -D "${rule[@]:1}" || true
-	done || true # no such table, or no privilege: then there is no rule of ours
+	done || true # without the table or the privilege dockerd made no rule either
 }

@@ -87,11 +87,11 @@ pub(super) fn check_expiry(expires_at: Option<OffsetDateTime>, wrong: &mut Vec<I
 pub(super) fn check_limits(limits: Option<Limits>, wrong: &mut Vec<Invalid>) {
     let Some(Limits { rps, burst }) = limits else { return };
     if RateLimit::new(rps, 1).is_none() {
-        let range = format!("must be 0 (no limit) or from {} to {}", RateLimit::LEAST_RPS, RateLimit::MOST_RPS);
+        let range = format!("must be 0 (no limit) or from {} to {}", RateLimit::RPS_MIN, RateLimit::RPS_MAX);
         wrong.push(Invalid::new("/limits/rps", "out_of_range", range));
     }
     if RateLimit::new(0.0, burst).is_none() {
-        let range = format!("must be from 1 to {}", RateLimit::MOST_BURST);
+        let range = format!("must be from 1 to {}", RateLimit::BURST_MAX);
         wrong.push(Invalid::new("/limits/burst", "out_of_range", range));
     }
 }

@@ -7,6 +7,5 @@ use super::ApiState;
 #[utoipa::path(get, path = "/metrics", operation_id = "get_metrics", tag = "health", security(()),
     responses((status = 200, description = "This process' metrics", body = String, content_type = "text/plain")))]
 pub async fn show(state: web::Data<ApiState>) -> HttpResponse {
-    state.db.report();
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(state.metrics.render())
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body((state.metrics)())
 }

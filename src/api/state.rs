@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
         queue::notify::Notifier,
         read_your_writes::ReadYourWrites,
     },
+    http::metrics::RenderMetrics,
 };
 
 pub struct ApiState {
@@ -26,7 +26,8 @@ pub struct ApiState {
     pub instance_watch: Watch,
     pub job_watch: Watch,
     pub read_your_writes: ReadYourWrites,
-    pub metrics: PrometheusHandle,
+    /// Renders the metrics of this process.
+    pub metrics: RenderMetrics,
     /// Readiness fails from here on.
     pub stopping: CancellationToken,
 }

@@ -1,31 +1,36 @@
-//! `app dev`: API and worker in one process, for a laptop.
+//! `app dev`: the API and a worker in one process, for development.
 
 use std::process::ExitCode;
 
-use crate::startup::{self, ApiParts, WorkParts};
-use crate::{cli::DevArgs, config::environment::Environment, http::listener, shutdown::Shutdown};
+use crate::{
+    cli::DevArgs,
+    config::environment::Environment,
+    http::listener,
+    shutdown::Shutdown,
+    startup::{self, ApiParts, WorkParts, supervisor},
+};
 
+/// Runs both until a signal stops them.
+///
+/// # Errors
+/// What is wrong with the configuration, or what a part could not start or go on with.
 pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
-    let http = args.http.resolve()?;
-    let instances = args.instances.resolve()?;
     let backend = args.backend.resolve(environment)?;
     let worker = args.worker.resolve(backend.compute)?;
     let secrets = args.secrets.resolve(environment, &backend.state_dir)?;
-    let identity = args.identity.resolve()?;
-    let max_conns = database.max_conns;
+    let (http, instances, identity) = (args.http, args.instances.clone(), args.identity.resolve());
+    let (max_conns, times) = (database.max_conns, worker.times);
     let shutdown = Shutdown::on_signals()?;
-    // First what can fail without anything begun.
-    let socket = listener::bind("APP_LISTEN", http.listen)?;
+    // An address that is taken is reported before anything else has begun.
+    let socket = listener::bind("APP_LISTEN", http.address.listen)?;
     let (db, cluster) = startup::database(&database).await?;
-    let lease = worker.times.lease;
     let work = WorkParts { db: db.clone(), cluster, redis: redis.clone(), worker, backend };
     let worker = startup::start_worker(work, &shutdown).await?;
-    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, lease };
+    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, times };
     let api = startup::start_api(api, &shutdown).await?;
-    // One that panics ends the process: the other would go on without it.
-    let ((), api) = tokio::try_join!(worker, api)?;
-    api?;
+    let ((), served) = tokio::join!(supervisor::join("worker", worker), supervisor::join("api", api));
+    served?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,54 +2,35 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use secrecy::ExposeSecret;
 
 use crate::startup;
 use crate::{
     cli::KeysCreateArgs,
-    config::{environment::Environment, setting},
+    config::environment::Environment,
     core::{
         id::KeyId,
-        identity::{Scope, api_key::KeyRing, create, rate_limit, store::KeySpec},
-        instances::spec::is_label,
+        identity::{api_key::KeyRing, create, rate_limit, store::KeySpec},
         tenants,
     },
 };
 
 pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
-    let scopes = args
-        .scope
-        .iter()
-        .map(|text| {
-            let known = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
-            text.parse::<Scope>().map_err(|_| {
-                setting("APP_KEY_SCOPES", text, "admin").wrong(format_args!("\"{text}\" is not one of {known}"))
-            })
-        })
-        .collect::<Result<Vec<Scope>, _>>()?;
-    if !is_label(&args.tenant) {
-        let tenant = setting("APP_TENANT", &args.tenant, "acme");
-        bail!(tenant.wrong(format_args!("\"{}\" is not 1 to 63 of a-z, 0-9 and '-'", args.tenant)));
-    }
-    if args.name.trim().is_empty() || args.name.len() > 255 {
-        bail!(setting("APP_KEY_NAME", &args.name, "first").wrong("must have 1 to 255 bytes"));
-    }
     let limits = args.limits.resolve()?;
     let database = args.database.resolve(environment)?;
-    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
-    let secrets = args.secrets.resolve(environment, &state_dir)?;
-    let default_cidr = args.instances.resolve()?.default_cidr;
+    let secrets = args.secrets.resolve(environment, &args.state.state_dir)?;
+    let (tenant_name, default_cidr) = (&args.tenant.tenant, args.instances.default_cidr);
     let (db, _) = startup::database(&database).await?;
-    let (tenant, created) = tenants::store::ensure(&db, &args.tenant, default_cidr).await?;
+    let (tenant, created) = tenants::store::ensure(&db, tenant_name, default_cidr).await?;
     if created {
-        tracing::info!(%tenant, name = args.tenant, "the tenant was created");
+        tracing::info!(%tenant, name = tenant_name, "the tenant was created");
     }
     let spec = KeySpec {
         id: KeyId::new(),
         name: args.name.clone(),
         tenant,
-        scopes,
+        scopes: args.scope.clone(),
         limits: limits.map_or_else(|| serde_json::json!({}), rate_limit::stored),
         not_before: None,
         expires_at: None,

@@ -1,18 +1,17 @@
-//! `app migrate`: brings the schema up to this binary's.
+//! `app migrate`: applies the migrations that the schema lacks.
 
 use std::process::ExitCode;
 
-use crate::{
-    cli::MigrateArgs,
-    config::{environment::Environment, setting},
-    core::db::migrate,
-};
+use crate::{cli::MigrateArgs, config::environment::Environment, core::db::migrate};
 
+/// Applies pending migrations, or with `--check` lists them and exits with status 1 when there are any.
+///
+/// # Errors
+/// What is wrong with the configuration, or what Postgres answered.
 pub async fn run(args: &MigrateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
-    let check = setting("APP_MIGRATE_CHECK", &args.check, "true").flag()?;
     let mut client = migrate::connect(&database.primary, database.wait).await?;
-    if check {
+    if args.check {
         let pending = migrate::pending(&mut client).await?;
         let code = if pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         report("pending", &pending);
@@ -23,12 +22,12 @@ pub async fn run(args: &MigrateArgs, environment: Environment) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-#[allow(clippy::print_stdout, reason = "what a deployment's log should show")]
-fn report(what: &str, migrations: &[String]) {
+#[allow(clippy::print_stdout, reason = "the list of migrations is the command's output")]
+fn report(state: &str, migrations: &[String]) {
     if migrations.is_empty() {
-        println!("migrate: nothing {}", if what == "pending" { "pending" } else { "to do" });
+        println!("migrate: nothing {}", if state == "pending" { "pending" } else { "to do" });
     }
     for migration in migrations {
-        println!("migrate: {what} {migration}");
+        println!("migrate: {state} {migration}");
     }
 }

@@ -1,10 +1,10 @@
-//! One composition root per subcommand: reads settings, wires parts, waits. Decides nothing else.
+//! One file per subcommand: resolves its configuration, builds the parts it needs, and waits for them.
 
+mod config;
 mod dev;
 mod healthcheck;
 mod keys;
 mod migrate;
-
 mod purge;
 mod secrets;
 mod serve;
@@ -14,20 +14,19 @@ mod work;
 use std::process::ExitCode;
 
 use crate::{
-    cli::{Cli, Command, KeysCommand, SecretsCommand, TenantsCommand},
-    config::setting,
+    cli::{Cli, Command, ConfigCommand, KeysCommand, SecretsCommand, TenantsCommand},
+    config::ConfigError,
     telemetry,
 };
 
-/// Runs the subcommand.
+/// Runs the subcommand to its end.
 ///
 /// # Errors
-/// What stopped it, for one line on standard error.
+/// What made it stop, to be printed as one line on standard error.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let environment = cli.environment.environment()?;
-    let filter = cli.environment.log_filter();
-    telemetry::log(filter, cli.environment.log_format()?)
-        .map_err(|error| setting("RUST_LOG", filter, "info,app=debug").wrong(error))?;
+    let environment = cli.environment.environment;
+    telemetry::log(&cli.environment.log_filter, cli.environment.log_format)
+        .map_err(|error| ConfigError::new("RUST_LOG", error, "info,app=debug"))?;
     match cli.command {
         Command::Serve(args) => serve::run(&args, environment).await,
         Command::Work(args) => work::run(&args, environment).await,
@@ -39,5 +38,6 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Healthcheck(args) => healthcheck::run(&args).await,
         Command::Dev(args) => dev::run(&args, environment).await,
         Command::Purge(args) => purge::run(&args, environment).await,
+        Command::Config(ConfigCommand::Docs) => Ok(config::docs()),
     }
 }

@@ -1,5 +1,7 @@
-//! `app purge`: removes all that this cluster has on this host. Rows stay; a running worker would notice. An empty network
-//! that the runtime does not let go is told, and no error: nobody can do more about it, and no tenant has anything in it.
+//! `app purge`: removes the containers, volumes and networks of this cluster from this host.
+//!
+//! Rows in Postgres stay as they are, so a worker that runs here would start the instances again. An empty network that
+//! the runtime refuses to remove is reported and is not an error: no tenant has anything in it.
 
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -8,36 +10,43 @@ use std::{
 
 use anyhow::bail;
 
-use crate::startup;
 use crate::{
     backend::{Compute, Network, Released},
     cli::PurgeArgs,
-    config::{environment::Environment, setting},
+    config::environment::Environment,
+    startup,
 };
 
+/// Removes everything after a confirmation, or at once with `--yes`.
+///
+/// # Errors
+/// What is wrong with the configuration, a missing confirmation, an error of the runtime, or something that is left.
 pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let backend = args.backend.resolve(environment)?;
-    let yes = setting("APP_PURGE_YES", &args.yes, "true").flag()?;
     let (_, cluster) = startup::database(&database).await?;
     let (compute, network_backend) = startup::backends(&backend, cluster).await?;
     let (containers, networks) = (compute.list().await?, network_backend.networks().await?);
-    say(&format!("cluster {cluster}: {} containers with their volumes, {} networks", containers.len(), networks.len()));
-    let nothing = containers.is_empty() && networks.is_empty();
-    if !(nothing || yes || confirmed()?) {
+    print(&format!(
+        "cluster {cluster}: {} containers with their volumes, {} networks",
+        containers.len(),
+        networks.len()
+    ));
+    let is_empty = containers.is_empty() && networks.is_empty();
+    if !(is_empty || args.yes || confirmed()?) {
         bail!("nothing was removed");
     }
     for container in containers {
         compute.remove(container.instance).await?;
-        say(&format!("removed container of instance {}", container.instance));
+        print(&format!("removed container of instance {}", container.instance));
     }
     let mut stuck = Vec::new();
     for network in networks {
         match network_backend.release_network(network).await? {
-            Released::Gone => say(&format!("removed network {network}")),
-            Released::InUse => say(&format!("kept network {network}: a container is in it")),
-            Released::Stuck(why) => {
-                say(&format!("kept network {network}: {why}"));
+            Released::Gone => print(&format!("removed network {network}")),
+            Released::InUse => print(&format!("kept network {network}: a container is in it")),
+            Released::Stuck(reason) => {
+                print(&format!("kept network {network}: {reason}"));
                 stuck.push(network);
             }
         }
@@ -61,7 +70,7 @@ fn confirmed() -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-#[allow(clippy::print_stdout, reason = "what was removed is this command's result")]
-fn say(line: &str) {
+#[allow(clippy::print_stdout, reason = "the list of what was removed is the command's output")]
+fn print(line: &str) {
     println!("purge: {line}");
 }

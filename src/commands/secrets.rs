@@ -1,17 +1,20 @@
-//! `app secrets init`: writes what production needs, once.
+//! `app secrets init`: creates the secrets that production needs, and leaves those that exist.
 
 use std::process::ExitCode;
 
-use crate::{cli::SecretsInitArgs, config::setting};
+use crate::cli::SecretsInitArgs;
 
-#[allow(clippy::print_stdout, reason = "which files there are is this command's result")]
+/// Creates the missing files and prints one line for each file.
+///
+/// # Errors
+/// `ConfigError` when a file cannot be written.
+#[allow(clippy::print_stdout, reason = "the list of files is the command's output")]
 pub fn init(args: &SecretsInitArgs) -> anyhow::Result<ExitCode> {
-    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
-    let mut files = args.secrets.init(&state_dir)?;
+    let mut files = args.secrets.init(&args.state.state_dir)?;
     let passwords = [args.database_password.init()?, args.redis_password.init()?];
-    files.extend(passwords.into_iter().flatten().map(|(path, new)| (path.to_owned(), new)));
-    for (path, new) in files {
-        println!("secrets: {} {}", if new { "written" } else { "kept" }, path.display());
+    files.extend(passwords.into_iter().flatten().map(|(path, created)| (path.to_owned(), created)));
+    for (path, created) in files {
+        println!("secrets: {} {}", if created { "written" } else { "kept" }, path.display());
     }
     Ok(ExitCode::SUCCESS)
 }

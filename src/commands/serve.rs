@@ -1,30 +1,31 @@
-//! `app serve`: an API replica.
+//! `app serve`: a replica of the API.
 
 use std::process::ExitCode;
 
-use crate::startup::{self, ApiParts};
 use crate::{
     cli::ServeArgs,
-    config::{environment::Environment, setting},
+    config::environment::Environment,
     http::listener,
     shutdown::Shutdown,
+    startup::{self, ApiParts, supervisor},
 };
 
+/// Runs the API until a signal stops it.
+///
+/// # Errors
+/// What is wrong with the configuration, or what the API could not start or go on with.
 pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
-    let http = args.http.resolve()?;
-    let instances = args.instances.resolve()?;
-    let lease = setting("APP_LEASE_MS", &args.lease_ms, "30000").millis(600, 3_600_000)?;
-    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
-    let secrets = args.secrets.resolve(environment, &state_dir)?;
-    let identity = args.identity.resolve()?;
-    let max_conns = database.max_conns;
+    let secrets = args.secrets.resolve(environment, &args.state.state_dir)?;
+    let (http, instances, identity) = (args.http, args.instances.clone(), args.identity.resolve());
+    let (max_conns, times) = (database.max_conns, args.lease.times());
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = startup::database(&database).await?;
-    // Not earlier: who connects should be answered.
-    let socket = listener::bind("APP_LISTEN", http.listen)?;
-    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, lease };
-    startup::start_api(api, &shutdown).await?.await??;
+    // Bound after the database is there: a client that can connect should get an answer.
+    let socket = listener::bind("APP_LISTEN", http.address.listen)?;
+    let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, times };
+    let api = startup::start_api(api, &shutdown).await?;
+    supervisor::join("api", api).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::startup;
 use crate::{
@@ -10,30 +10,22 @@ use crate::{
     config::{
         environment::Environment,
         identity::{IdentityConfig, RateLimit},
-        setting,
     },
-    core::{
-        identity::{cache::Propagation, store},
-        instances::spec::is_label,
-    },
+    core::identity::{cache::Propagation, store},
 };
 
 #[allow(clippy::print_stdout, reason = "what was done is this command's result")]
 pub async fn suspend(args: &TenantArgs, environment: Environment, suspended: bool) -> anyhow::Result<ExitCode> {
-    if !is_label(&args.tenant) {
-        let tenant = setting("APP_TENANT", &args.tenant, "acme");
-        bail!(tenant.wrong(format_args!("\"{}\" is not 1 to 63 of a-z, 0-9 and '-'", args.tenant)));
-    }
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
-    let state_dir = setting("APP_STATE_DIR", &args.state_dir, "/var/lib/app").directory()?;
-    let secrets = args.secrets.resolve(environment, &state_dir)?;
+    let secrets = args.secrets.resolve(environment, &args.state.state_dir)?;
+    let tenant = &args.name.tenant;
     let (db, cluster) = startup::database(&database).await?;
     let here = IdentityConfig { cache: true, l1: false, rate_limit: RateLimit { rps: 0.0, burst: 1 } };
     let identity = startup::cached_identity(&db, cluster, &redis, secrets, here, database.max_conns)?;
-    let changes = store::suspend(&db, &args.tenant, suspended).await?;
-    let changes = changes.with_context(|| format!("--tenant: there is no tenant \"{}\"", args.tenant))?;
-    let done = format!("{} {}, {} keys", if suspended { "suspended" } else { "resumed" }, args.tenant, changes.len());
+    let changes = store::suspend(&db, tenant, suspended).await?;
+    let changes = changes.with_context(|| format!("--tenant: there is no tenant \"{tenant}\""))?;
+    let done = format!("{} {tenant}, {} keys", if suspended { "suspended" } else { "resumed" }, changes.len());
     match identity.revoker().propagate(&changes, true).await {
         Propagation::Complete => println!("tenants: {done}"),
         Propagation::Pending { effective_by } => {

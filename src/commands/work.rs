@@ -1,10 +1,18 @@
-//! `app work`: a worker on a provisioning host.
+//! `app work`: the worker of a host.
 
 use std::process::ExitCode;
 
-use crate::startup::{self, WorkParts};
-use crate::{cli::WorkArgs, config::environment::Environment, shutdown::Shutdown};
+use crate::{
+    cli::WorkArgs,
+    config::environment::Environment,
+    shutdown::Shutdown,
+    startup::{self, WorkParts, supervisor},
+};
 
+/// Runs the worker until a signal stops it.
+///
+/// # Errors
+/// What is wrong with the configuration, or what the worker could not start with.
 pub async fn run(args: &WorkArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
@@ -12,6 +20,7 @@ pub async fn run(args: &WorkArgs, environment: Environment) -> anyhow::Result<Ex
     let worker = args.worker.resolve(backend.compute)?;
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = startup::database(&database).await?;
-    startup::start_worker(WorkParts { db, cluster, redis, worker, backend }, &shutdown).await?.await?;
+    let worker = startup::start_worker(WorkParts { db, cluster, redis, worker, backend }, &shutdown).await?;
+    supervisor::join("worker", worker).await;
     Ok(ExitCode::SUCCESS)
 }

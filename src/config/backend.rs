@@ -1,97 +1,149 @@
-//! What runs containers: `COMPUTE_BACKEND`, `NETWORK_BACKEND`, `DOCKER_HOST`, `APP_REGISTRIES`, `APP_STATE_DIR`,
-//! `SIMULATED_*`.
+//! `COMPUTE_BACKEND`, `NETWORK_BACKEND`, `DOCKER_HOST`, `APP_REGISTRIES`, `SIMULATED_*`: what runs the containers.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, environment::Environment, setting};
+use super::{
+    ConfigError,
+    environment::Environment,
+    state_dir::StateDirArgs,
+    value::{List, Value, flag, millis, number, value},
+};
 
-const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+const DOCKER_HOST_DEFAULT: &str = "unix:///var/run/docker.sock";
+const BACKEND_EXAMPLE: &str = "docker";
 
+/// What runs the containers of this host.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Containers")]
 pub struct BackendArgs {
-    /// `docker`, or `simulated` (no containers: for load and fault tests).
-    #[arg(long, env = "COMPUTE_BACKEND", default_value = "docker", value_name = "NAME")]
-    compute_backend: String,
-    /// `docker` (a bridge network per network), or `simulated`.
-    #[arg(long, env = "NETWORK_BACKEND", default_value = "docker", value_name = "NAME")]
-    network_backend: String,
-    /// The Docker engine, unix:///path or tcp://host:port.
-    #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_DOCKER_HOST, value_name = "URL")]
+    /// What runs instances: `docker`, or `simulated`, which starts no containers and serves load and fault tests.
+    #[arg(long, env = "COMPUTE_BACKEND", default_value = "docker", value_name = "NAME", value_parser = compute_kind())]
+    compute_backend: BackendKind,
+    /// What connects instances: `docker` (one bridge network per network), or `simulated`.
+    #[arg(long, env = "NETWORK_BACKEND", default_value = "docker", value_name = "NAME", value_parser = network_kind())]
+    network_backend: BackendKind,
+    /// Address of the Docker engine, version 20.10 or later: unix:///path or tcp://host:port.
+    #[arg(long, env = "DOCKER_HOST", default_value = DOCKER_HOST_DEFAULT, value_name = "URL",
+          value_parser = docker_host())]
     docker_host: String,
-    /// Registries to pull from though they are on no public address, as host or host:port, separated by commas.
-    #[arg(long, env = "APP_REGISTRIES", default_value = "", value_name = "REGISTRIES")]
-    registries: String,
-    /// Where this host keeps its own state (locks, generated development secrets, simulated containers).
-    #[arg(long, env = "APP_STATE_DIR", default_value = ".app/state", value_name = "DIR")]
-    state_dir: String,
-    /// Simulated backend: mean time of one operation, in milliseconds.
-    #[arg(long, env = "SIMULATED_LATENCY_MS", default_value = "50", value_name = "MS")]
-    simulated_latency_ms: String,
-    /// Simulated backend: probability that one operation fails, 0 to 1.
-    #[arg(long, env = "SIMULATED_FAIL_RATE", default_value = "0", value_name = "P")]
-    simulated_fail_rate: String,
-    /// Take simulated backends in production too (a load test of the real stack, say).
-    #[arg(long, env = "APP_ALLOW_SIMULATED", default_value = "false", value_name = "BOOL")]
-    allow_simulated: String,
+    /// Registries on private addresses that images may be pulled from, as image names write them: host or host:port,
+    /// separated by commas.
+    #[arg(long, env = "APP_REGISTRIES", default_value = "", value_name = "REGISTRIES", value_parser = registries())]
+    registries: List<String>,
+    /// Simulated backend: mean duration of one operation, in milliseconds.
+    #[arg(long = "simulated-latency-ms", env = "SIMULATED_LATENCY_MS", default_value = "50", value_name = "MS",
+          value_parser = millis(0, 600_000, "50"))]
+    simulated_latency: Duration,
+    /// Simulated backend: probability that one operation fails.
+    #[arg(long, env = "SIMULATED_FAIL_RATE", default_value = "0", value_name = "P",
+          value_parser = number(0.0, 1.0, "0.05"))]
+    simulated_fail_rate: f64,
+    /// Accepts simulated backends in production, for example for a load test of the real stack.
+    #[arg(long, env = "APP_ALLOW_SIMULATED", default_value = "false", value_name = "BOOL",
+          action = clap::ArgAction::Set, value_parser = flag("true"))]
+    allow_simulated: bool,
+    // Last, because its heading applies to all options after it.
+    #[command(flatten)]
+    state: StateDirArgs,
 }
 
+/// A kind of backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendKind {
+    /// Containers and bridge networks of a Docker engine.
     Docker,
+    /// Files in the state directory stand for containers.
     Simulated,
 }
 
+/// The backends, checked.
 #[derive(Clone, Debug)]
 pub struct BackendConfig {
+    /// What runs instances.
     pub compute: BackendKind,
+    /// What connects instances.
     pub network: BackendKind,
+    /// The URL of the Docker engine.
     pub docker_host: String,
-    /// Each `host` or `host:port`.
+    /// Registries on private addresses, each `host` or `host:port`.
     pub registries: Vec<String>,
+    /// The directory for locks and the records of simulated containers.
     pub state_dir: PathBuf,
+    /// Mean duration of a simulated operation.
     pub simulated_latency: Duration,
+    /// Probability that a simulated operation fails, 0 to 1.
     pub simulated_fail_rate: f64,
 }
 
 impl BackendArgs {
+    /// Returns the backends.
+    ///
     /// # Errors
-    /// The first setting that is wrong, or two that do not go together.
+    /// `ConfigError` when the two backends do not go together, or when production is given simulated ones.
     pub fn resolve(&self, environment: Environment) -> Result<BackendConfig, ConfigError> {
-        let compute = kind("COMPUTE_BACKEND", &self.compute_backend)?;
-        let network = kind("NETWORK_BACKEND", &self.network_backend)?;
+        let (compute, network) = (self.compute_backend, self.network_backend);
         if compute != network {
-            return Err(setting("NETWORK_BACKEND", "", "docker")
-                .wrong(format_args!("does not go with COMPUTE_BACKEND={}", self.compute_backend)));
+            let problem = format!("does not go with COMPUTE_BACKEND={}", compute.as_str());
+            return Err(ConfigError::new("NETWORK_BACKEND", problem, compute.as_str()));
         }
-        let allowed = setting("APP_ALLOW_SIMULATED", &self.allow_simulated, "true").flag()?;
-        if environment == Environment::Production && compute == BackendKind::Simulated && !allowed {
-            return Err(setting("COMPUTE_BACKEND", "", "docker").wrong(
-                "simulated backends run no containers: refused when APP_ENV=production unless APP_ALLOW_SIMULATED=true",
-            ));
-        }
-        let host = setting("DOCKER_HOST", &self.docker_host, DEFAULT_DOCKER_HOST);
-        let docker_host = match self.docker_host.trim() {
-            "" => DEFAULT_DOCKER_HOST,
-            text => text,
-        };
-        if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker_host.starts_with(scheme)) {
-            return Err(host.wrong(format_args!("\"{docker_host}\" is neither unix:// nor tcp://")));
+        if environment == Environment::Production && compute == BackendKind::Simulated && !self.allow_simulated {
+            let problem =
+                "simulated backends run no containers: refused when APP_ENV=production unless APP_ALLOW_SIMULATED=true";
+            return Err(ConfigError::new("COMPUTE_BACKEND", problem, BACKEND_EXAMPLE));
         }
         Ok(BackendConfig {
             compute,
             network,
-            docker_host: docker_host.to_owned(),
-            registries: self.registries()?,
-            state_dir: setting("APP_STATE_DIR", &self.state_dir, "/var/lib/app").directory()?,
-            simulated_latency: setting("SIMULATED_LATENCY_MS", &self.simulated_latency_ms, "50").millis(0, 600_000)?,
-            simulated_fail_rate: setting("SIMULATED_FAIL_RATE", &self.simulated_fail_rate, "0.05").between(0.0, 1.0)?,
+            docker_host: self.docker_host.clone(),
+            registries: self.registries.clone(),
+            state_dir: self.state.state_dir.clone(),
+            simulated_latency: self.simulated_latency,
+            simulated_fail_rate: self.simulated_fail_rate,
         })
     }
+}
 
-    fn registries(&self) -> Result<Vec<String>, ConfigError> {
-        let names = self.registries.split(',').map(str::trim).filter(|name| !name.is_empty());
+impl BackendKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Simulated => "simulated",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let kinds = [Self::Docker, Self::Simulated];
+        kinds.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| format!("\"{text}\" is not a backend"))
+    }
+}
+
+fn compute_kind() -> Value<BackendKind> {
+    value(BACKEND_EXAMPLE, "`docker` or `simulated`", BackendKind::parse)
+}
+
+fn network_kind() -> Value<BackendKind> {
+    value(BACKEND_EXAMPLE, "`docker` or `simulated`, the same as `COMPUTE_BACKEND`", |text| match text {
+        "ovn" => Err("ovn is not in this version yet".to_owned()),
+        text => BackendKind::parse(text),
+    })
+}
+
+fn docker_host() -> Value<String> {
+    let parser = value(DOCKER_HOST_DEFAULT, "`unix:///PATH` or `tcp://HOST:PORT`", |text| {
+        let text = text.trim();
+        if ["unix://", "tcp://", "http://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(text.to_owned());
+        }
+        Err(format!("\"{text}\" is neither unix:// nor tcp://"))
+    });
+    parser.or_default(DOCKER_HOST_DEFAULT)
+}
+
+fn registries() -> Value<List<String>> {
+    value("registry.internal:5000,192.0.2.10", "`HOST` or `HOST:PORT`, separated by commas, or empty", |text| {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         names
             .map(|name| {
                 let (host, port) = name.split_once(':').map_or((name, None), |(host, port)| (host, Some(port)));
@@ -99,20 +151,8 @@ impl BackendArgs {
                 if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
                     return Ok(name.to_owned());
                 }
-                Err(setting("APP_REGISTRIES", name, "registry.internal:5000,192.0.2.10")
-                    .wrong(format_args!("\"{name}\" is neither HOST nor HOST:PORT")))
+                Err(format!("\"{name}\" is neither HOST nor HOST:PORT"))
             })
             .collect()
-    }
-}
-
-fn kind(variable: &'static str, text: &str) -> Result<BackendKind, ConfigError> {
-    match text {
-        "docker" => Ok(BackendKind::Docker),
-        "simulated" => Ok(BackendKind::Simulated),
-        "ovn" if variable == "NETWORK_BACKEND" => {
-            Err(setting(variable, text, "docker").wrong("ovn is not in this version yet"))
-        }
-        other => Err(setting(variable, other, "docker").wrong(format_args!("\"{other}\" is not a backend"))),
-    }
+    })
 }

@@ -1,4 +1,4 @@
-//! `DATABASE_URL`, `DATABASE_READ_URL`, `DATABASE_PASSWORD_FILE`, `DB_MAX_CONNS`, `DB_WAIT_SECONDS`.
+//! `DATABASE_URL`, `DATABASE_READ_URL`, `DB_MAX_CONNS`, `DB_WAIT_SECONDS`: the two Postgres servers.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -6,89 +6,120 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::{Host, SslMode};
 
-use super::{ConfigError, environment::Environment, password::DatabasePasswordArgs, setting};
+use super::{
+    ConfigError,
+    environment::Environment,
+    password::DatabasePasswordArgs,
+    value::{Optional, Value, number, seconds, value},
+};
 
 const EXAMPLE: &str = "postgresql://app:SECRET@localhost:5432/app or postgresql:///app?host=/run/postgresql&user=app";
 const DEFAULT: &str = "postgresql://app:app@localhost:5432/app";
 
-#[derive(Args, Clone)]
+/// The Postgres servers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Postgres")]
 pub struct DatabaseArgs {
-    /// The primary, as a postgresql:// URL (a socket: ?host=/directory). Beyond this machine, say sslmode=require or
-    /// sslmode=disable.
-    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true,
-          value_name = "URL")]
-    database_url: String,
-    /// A streaming read replica for lists; empty: none.
-    #[arg(long, env = "DATABASE_READ_URL", default_value = "", hide_env_values = true, value_name = "URL")]
-    database_read_url: String,
+    /// URL of the primary, which must take writes: postgresql://…, or a socket with ?host=/directory. For a server beyond
+    /// this machine it must contain sslmode=require or sslmode=disable.
+    #[arg(long, env = "DATABASE_URL", default_value = DEFAULT, hide_env_values = true, value_name = "URL",
+          value_parser = url())]
+    database_url: PostgresUrl,
+    /// URL of a streaming read replica, which serves lists; empty: none. All replicas of the API have one, or none has.
+    #[arg(long, env = "DATABASE_READ_URL", default_value = "", hide_env_values = true, value_name = "URL",
+          value_parser = url().optional())]
+    database_read_url: Optional<PostgresUrl>,
     #[command(flatten)]
     password: DatabasePasswordArgs,
-    /// Connections of this process to each of the two servers, at most.
-    #[arg(long, env = "DB_MAX_CONNS", default_value = "20", value_name = "N")]
-    db_max_conns: String,
-    /// How long to wait at start for the database to answer, in seconds.
-    #[arg(long, env = "DB_WAIT_SECONDS", default_value = "60", value_name = "SECONDS")]
-    db_wait_seconds: String,
+    /// Largest number of connections of one process to each of the two servers.
+    #[arg(long, env = "DB_MAX_CONNS", default_value = "20", value_name = "N",
+          value_parser = number(2_usize, 1000, "20"))]
+    db_max_conns: usize,
+    /// How long the start waits for the database to answer and for its migrations, in seconds.
+    #[arg(long, env = "DB_WAIT_SECONDS", default_value = "60", value_name = "SECONDS",
+          value_parser = seconds(0, 3600, "60"))]
+    db_wait_seconds: Duration,
 }
 
+/// The Postgres servers, checked.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
+    /// The server that takes writes.
     pub primary: PostgresUrl,
+    /// A streaming replica.
     pub replica: Option<PostgresUrl>,
+    /// Largest number of connections to each server.
     pub max_conns: usize,
-    /// How long start-up waits for the primary.
+    /// How long the start waits for the primary.
     pub wait: Duration,
 }
 
-/// A checked connection URL; shows no password.
+/// A connection URL; its `Debug` output contains no password.
 #[derive(Clone)]
-pub struct PostgresUrl(tokio_postgres::Config);
+pub struct PostgresUrl {
+    config: tokio_postgres::Config,
+    is_default: bool,
+    /// Whether the URL says nothing about TLS, which `config` then does not use.
+    leaves_tls_open: bool,
+}
 
 impl PostgresUrl {
+    /// Returns the driver's configuration.
     pub fn config(&self) -> tokio_postgres::Config {
-        self.0.clone()
+        self.config.clone()
     }
 
+    /// Parses a URL or a connection string.
+    ///
     /// # Errors
-    /// `ConfigError` naming `variable`, without the URL's text.
-    pub fn parse(variable: &'static str, text: &str, environment: Environment) -> Result<Self, ConfigError> {
-        let setting = setting(variable, text, EXAMPLE);
+    /// What is wrong with it, without any piece of the text, which may contain a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let is_default = text == DEFAULT;
         // libpq's stricter names; with rustls, `require` verifies the chain and the name.
         let text =
             text.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
         let mut config: tokio_postgres::Config = text.parse().map_err(|error: tokio_postgres::Error| {
-            // Of what the parser says, only this quotes no piece of the text, which may be one of the password.
+            // Of the parser's messages only this one quotes no piece of the text, which may be one of the password.
             let source = std::error::Error::source(&error).map(ToString::to_string);
             let known = source.filter(|reason| reason.starts_with("invalid value for option"));
-            setting.wrong(format_args!(
-                "not a usable URL ({})",
-                known.as_deref().unwrap_or("an unknown option, or a character in it that must be written %XX")
-            ))
+            let reason = known.as_deref().unwrap_or("an unknown option, or a character in it that must be written %XX");
+            format!("not a usable URL ({reason})")
         })?;
-        let plain = config.get_user() == Some("app") && config.get_password() == Some(b"app");
-        if plain && environment == Environment::Production {
-            return Err(setting.wrong("has the user and password of the development default"));
-        }
         if config.get_hosts().is_empty() {
-            return Err(setting.wrong("names no host"));
+            return Err("names no host".to_owned());
         }
-        if config.get_ssl_mode() == SslMode::Prefer {
-            // `prefer` means plaintext whenever somebody in between wishes so: it has to be said.
-            let here = config.get_hosts().iter().all(is_local);
-            if !here && environment == Environment::Production {
-                return Err(setting.wrong("leaves this machine without saying sslmode=require or sslmode=disable"));
-            }
+        // With `prefer`, the driver's default, anyone on the path can force plaintext; so the URL has to choose TLS.
+        let leaves_tls_open = config.get_ssl_mode() == SslMode::Prefer;
+        if leaves_tls_open {
             config.ssl_mode(SslMode::Disable);
         }
-        Ok(Self(config))
+        Ok(Self { config, is_default, leaves_tls_open })
     }
 
-    /// With the password of its file, where the URL has none.
-    fn with_password(mut self, password: Option<&SecretString>) -> Self {
-        if let Some(password) = password.filter(|_| self.0.get_password().is_none()) {
-            self.0.password(password.expose_secret());
+    /// Checks the URL against the environment, and adds the password of the file when the URL has none.
+    fn resolve(
+        mut self,
+        variable: &'static str,
+        environment: Environment,
+        password: Option<&SecretString>,
+    ) -> Result<Self, ConfigError> {
+        let refuse = |problem| Err(ConfigError::new(variable, problem, EXAMPLE));
+        let in_production = environment == Environment::Production;
+        let has_default_password = self.config.get_user() == Some("app") && self.config.get_password() == Some(b"app");
+        if in_production && self.is_default {
+            return refuse("must be set when APP_ENV=production");
         }
-        self
+        if in_production && has_default_password {
+            return refuse("has the user and password of the development default");
+        }
+        let is_on_this_machine = self.config.get_hosts().iter().all(is_local);
+        if in_production && self.leaves_tls_open && !is_on_this_machine {
+            return refuse("leaves this machine without saying sslmode=require or sslmode=disable");
+        }
+        if let Some(password) = password.filter(|_| self.config.get_password().is_none()) {
+            self.config.password(password.expose_secret());
+        }
+        Ok(self)
     }
 }
 
@@ -101,34 +132,26 @@ fn is_local(host: &Host) -> bool {
 
 impl fmt::Debug for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}/{}", self.0.get_hosts(), self.0.get_dbname().unwrap_or_default())
+        write!(f, "{:?}/{}", self.config.get_hosts(), self.config.get_dbname().unwrap_or_default())
     }
+}
+
+fn url() -> Value<PostgresUrl> {
+    value(EXAMPLE, "a URL or a connection string of libpq", PostgresUrl::parse)
 }
 
 impl DatabaseArgs {
+    /// Returns the servers.
+    ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// `ConfigError` when production is given the default password or a URL that leaves TLS open, or when the password's
+    /// file cannot be read.
     pub fn resolve(&self, environment: Environment) -> Result<DatabaseConfig, ConfigError> {
-        if environment == Environment::Production && self.database_url == DEFAULT {
-            return Err(setting("DATABASE_URL", "", EXAMPLE).wrong("must be set when APP_ENV=production"));
-        }
         let password = self.password.read()?;
-        let url = |variable, text| {
-            PostgresUrl::parse(variable, text, environment).map(|url| url.with_password(password.as_ref()))
-        };
-        let primary = url("DATABASE_URL", self.database_url.as_str())?;
-        let replica = (!self.database_read_url.trim().is_empty())
-            .then(|| url("DATABASE_READ_URL", self.database_read_url.as_str()))
-            .transpose()?;
-        let max_conns = setting("DB_MAX_CONNS", &self.db_max_conns, "20").between(2, 1000)?;
-        let wait = setting("DB_WAIT_SECONDS", &self.db_wait_seconds, "60").between(0, 3600)?;
-        Ok(DatabaseConfig { primary, replica, max_conns, wait: Duration::from_secs(wait) })
-    }
-}
-
-impl fmt::Debug for DatabaseArgs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatabaseArgs").field("db_max_conns", &self.db_max_conns).finish_non_exhaustive()
+        let resolve = |variable, url: &PostgresUrl| url.clone().resolve(variable, environment, password.as_ref());
+        let primary = resolve("DATABASE_URL", &self.database_url)?;
+        let replica = self.database_read_url.as_ref().map(|url| resolve("DATABASE_READ_URL", url)).transpose()?;
+        Ok(DatabaseConfig { primary, replica, max_conns: self.db_max_conns, wait: self.db_wait_seconds })
     }
 }
 
@@ -136,49 +159,54 @@ impl fmt::Debug for DatabaseArgs {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, environment: Environment) -> Result<PostgresUrl, ConfigError> {
-        PostgresUrl::parse("DATABASE_URL", text, environment)
+    fn resolve(text: &str, environment: Environment) -> Result<PostgresUrl, ConfigError> {
+        PostgresUrl::parse(text).expect(text).resolve("DATABASE_URL", environment, None)
     }
 
     #[test]
-    fn urls_of_hosts_and_sockets_are_taken_and_show_no_password() {
+    fn url_of_host_or_socket_shows_no_password() {
         for url in ["postgresql://u:sesame@localhost/db", "postgresql:///db?host=/run/pg&user=u&password=sesame"] {
-            let parsed = parse(url, Environment::Production).expect(url);
+            let parsed = resolve(url, Environment::Production).expect(url);
+
             assert!(!format!("{parsed:?}").contains("sesame"));
         }
     }
 
     #[test]
-    fn a_bad_url_is_refused_without_repeating_it() {
-        let error = parse("postgresql://u:sesame@db/x?sslmode=nonsense", Environment::Development).expect_err("bad");
-        assert!(error.to_string().starts_with("DATABASE_URL: "), "{error}");
-        assert!(!error.to_string().contains("sesame"), "{error}");
+    fn refused_url_is_not_repeated() {
+        let problem = PostgresUrl::parse("postgresql://u:sesame@db/x?sslmode=nonsense").expect_err("no such mode");
+
+        assert!(problem.contains("sslmode") && !problem.contains("sesame"), "{problem}");
     }
 
     #[test]
-    fn a_password_from_a_file_is_for_urls_without_one() {
+    fn password_of_a_file_is_used_when_the_url_has_none() {
         let password = SecretString::from("from-the-file".to_owned());
-        for (url, is) in [("postgresql://u@h/db", "from-the-file"), ("postgresql://u:own@h/db", "own")] {
-            let url = parse(url, Environment::Development).expect(url).with_password(Some(&password));
-            assert_eq!(url.config().get_password(), Some(is.as_bytes()));
+        for (url, expected) in [("postgresql://u@h/db", "from-the-file"), ("postgresql://u:own@h/db", "own")] {
+            let parsed = PostgresUrl::parse(url).expect(url);
+
+            let resolved = parsed.resolve("DATABASE_URL", Environment::Development, Some(&password)).expect(url);
+
+            assert_eq!(resolved.config().get_password(), Some(expected.as_bytes()));
         }
     }
 
     #[test]
-    fn production_refuses_the_default_password_wherever_it_leads() {
-        for url in ["postgresql://app:app@localhost/x", "postgresql://app:app@db/x?sslmode=disable"] {
-            assert!(parse(url, Environment::Production).is_err(), "{url}");
-            assert!(parse(url, Environment::Development).is_ok(), "{url}");
+    fn production_refuses_the_default_password_of_any_server() {
+        for url in [DEFAULT, "postgresql://app:app@localhost/x", "postgresql://app:app@db/x?sslmode=disable"] {
+            assert!(resolve(url, Environment::Production).is_err(), "{url}");
+            assert!(resolve(url, Environment::Development).is_ok(), "{url}");
         }
     }
 
     #[test]
-    fn production_demands_a_word_about_tls_beyond_this_machine() {
+    fn production_requires_a_choice_of_tls_beyond_this_machine() {
         let url = "postgresql://u:p@db.example/x";
-        assert!(parse(url, Environment::Production).is_err());
-        assert!(parse(url, Environment::Development).is_ok());
+
+        assert!(resolve(url, Environment::Production).is_err());
+        assert!(resolve(url, Environment::Development).is_ok());
         for mode in ["require", "verify-full", "disable"] {
-            assert!(parse(&format!("{url}?sslmode={mode}"), Environment::Production).is_ok(), "{mode}");
+            assert!(resolve(&format!("{url}?sslmode={mode}"), Environment::Production).is_ok(), "{mode}");
         }
     }
 }

@@ -1,66 +1,46 @@
-//! `APP_ENV`: `development` (the default) or `production`, which refuses what is only fit for a laptop.
+//! `APP_ENV`, `RUST_LOG`, `APP_LOG_FORMAT`: variables of every subcommand.
 
 use clap::Args;
 
-use super::{ConfigError, setting};
+use super::value::{either, value};
 
-const LOG_DEFAULT: &str = "info,actix_server=warn";
+const LOG_FILTER_DEFAULT: &str = "info,actix_server=warn";
 
+/// What every subcommand takes.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Every subcommand")]
 pub struct EnvironmentArgs {
-    /// `development` or `production`; production refuses generated secrets, plain defaults and simulated backends.
-    #[arg(long = "env", env = "APP_ENV", default_value = "development", value_name = "NAME", global = true)]
-    app_env: String,
-    /// What to log, in the syntax of tracing: LEVEL,CRATE=LEVEL.
-    #[arg(long = "log", env = "RUST_LOG", default_value = LOG_DEFAULT, value_name = "FILTER", global = true)]
-    log_filter: String,
-    /// How to log: `text` or `json`.
-    #[arg(long, env = "APP_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true)]
-    log_format: String,
+    /// `development` or `production`. Production refuses generated secrets, the default database password and simulated
+    /// backends.
+    #[arg(long = "env", env = "APP_ENV", default_value = "development", value_name = "NAME", global = true,
+          value_parser = either([("development", Environment::Development), ("production", Environment::Production)],
+                                "production"))]
+    pub environment: Environment,
+    /// What is logged, in the filter syntax of tracing: LEVEL,CRATE=LEVEL. Bodies and SQL parameters are never logged.
+    #[arg(long = "log", env = "RUST_LOG", default_value = LOG_FILTER_DEFAULT, value_name = "FILTER", global = true,
+          value_parser = value("info,app=debug", "directives of tracing's `EnvFilter`", |text| Ok(text.to_owned()))
+              .or_default(LOG_FILTER_DEFAULT))]
+    pub log_filter: String,
+    /// Format of the log on standard error: `text` or `json`.
+    #[arg(long, env = "APP_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true,
+          value_parser = either([("text", LogFormat::Text), ("json", LogFormat::Json)], "json"))]
+    pub log_format: LogFormat,
 }
 
+/// Where the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
+    /// A laptop: missing secrets are generated, and the default database password is accepted.
     Development,
+    /// A deployment: it refuses to start with what is fit for a laptop only.
     Production,
 }
 
+/// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// One line of text per event.
     Text,
+    /// One JSON object per event.
     Json,
-}
-
-impl EnvironmentArgs {
-    /// # Errors
-    /// When it is neither.
-    pub fn environment(&self) -> Result<Environment, ConfigError> {
-        match self.app_env.as_str() {
-            "development" => Ok(Environment::Development),
-            "production" => Ok(Environment::Production),
-            other => Err(setting("APP_ENV", other, "production")
-                .wrong(format_args!("\"{other}\" is neither development nor production"))),
-        }
-    }
-
-    /// What to log; empty is the default.
-    pub fn log_filter(&self) -> &str {
-        match self.log_filter.trim() {
-            "" => LOG_DEFAULT,
-            filter => filter,
-        }
-    }
-
-    /// # Errors
-    /// When it is neither.
-    pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
-        match self.log_format.as_str() {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            other => {
-                Err(setting("APP_LOG_FORMAT", other, "json")
-                    .wrong(format_args!("\"{other}\" is neither text nor json")))
-            }
-        }
-    }
 }

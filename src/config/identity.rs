@@ -1,109 +1,124 @@
-//! How keys are checked: `IDENTITY_CACHE`, `IDENTITY_L1`; how often each may ask: `RATE_LIMIT_RPS`, `RATE_LIMIT_BURST`, and
-//! for one key `APP_KEY_LIMIT_RPS`, `APP_KEY_LIMIT_BURST`.
+//! `IDENTITY_CACHE`, `IDENTITY_L1`: where API keys are cached. `RATE_LIMIT_*`: how often each key may send requests.
+//! `APP_KEY_LIMIT_*`: the limit that `app keys create` gives to one key.
 
 use clap::Args;
 
-use super::{ConfigError, Setting, setting};
+use super::{
+    ConfigError,
+    value::{Optional, Value, flag, number, value},
+};
 
-#[derive(Args, Clone, Debug)]
+const RPS_EXAMPLE: &str = "5";
+const BURST_EXAMPLE: &str = "20";
+
+/// How `app serve` checks keys.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "API keys")]
 pub struct IdentityArgs {
-    /// Keep keys in Redis; `off`: ask Postgres on each request.
-    #[arg(long, env = "IDENTITY_CACHE", default_value = "on", value_name = "on|off")]
-    identity_cache: String,
-    /// Keep keys in the process as well.
-    #[arg(long, env = "IDENTITY_L1", default_value = "on", value_name = "on|off")]
-    identity_l1: String,
-    /// Requests per second of one key over all replicas, unless the key has a limit of its own; 0: no limit.
-    #[arg(long, env = "RATE_LIMIT_RPS", default_value = "0", value_name = "N")]
-    rate_limit_rps: String,
-    /// Requests of one key at once.
-    #[arg(long, env = "RATE_LIMIT_BURST", default_value = "100", value_name = "N")]
-    rate_limit_burst: String,
+    /// Caches API keys in Redis; `off` reads Postgres on each request.
+    #[arg(long = "identity-cache", env = "IDENTITY_CACHE", default_value = "on", value_name = "on|off",
+          action = clap::ArgAction::Set, value_parser = flag("on"))]
+    identity_cache: bool,
+    /// Caches API keys in the process as well.
+    #[arg(long = "identity-l1", env = "IDENTITY_L1", default_value = "on", value_name = "on|off",
+          action = clap::ArgAction::Set, value_parser = flag("on"))]
+    identity_l1: bool,
+    /// Requests per second of one key over all replicas, unless the key has a limit of its own; 0 means no limit.
+    #[arg(long = "rate-limit-rps", env = "RATE_LIMIT_RPS", default_value = "0", value_name = "N",
+          value_parser = rps("50"))]
+    rate_limit_rps: f64,
+    /// Requests that one key may send at once.
+    #[arg(long = "rate-limit-burst", env = "RATE_LIMIT_BURST", default_value = "100", value_name = "N",
+          value_parser = burst("100"))]
+    rate_limit_burst: u32,
 }
 
-/// The limit that a key gets when it is made, as `limits` of `POST /keys`.
-#[derive(Args, Clone, Debug)]
+/// The limit that a key gets when it is created, as `limits` of `POST /keys`.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "The key to create")]
 pub struct KeyLimitArgs {
-    /// Requests per second of this key over all replicas, 0: no limit; together with --limit-burst. Empty: as often as
-    /// the server lets any key.
-    #[arg(long, env = "APP_KEY_LIMIT_RPS", default_value = "", value_name = "N")]
-    limit_rps: String,
-    /// Requests of this key at once; together with --limit-rps.
-    #[arg(long, env = "APP_KEY_LIMIT_BURST", default_value = "", value_name = "N")]
-    limit_burst: String,
+    /// Requests per second of this key over all replicas, 0 means no limit; together with --limit-burst. Empty: the
+    /// server's general limit applies.
+    #[arg(long, env = "APP_KEY_LIMIT_RPS", default_value = "", value_name = "N",
+          value_parser = rps(RPS_EXAMPLE).optional())]
+    limit_rps: Optional<f64>,
+    /// Requests that this key may send at once; together with --limit-rps.
+    #[arg(long, env = "APP_KEY_LIMIT_BURST", default_value = "", value_name = "N",
+          value_parser = burst(BURST_EXAMPLE).optional())]
+    limit_burst: Optional<u32>,
 }
 
+/// How keys are checked.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityConfig {
+    /// Whether keys are cached in Redis.
     pub cache: bool,
+    /// Whether keys are cached in the process.
     pub l1: bool,
+    /// The limit of keys that have none of their own.
     pub rate_limit: RateLimit,
 }
 
-/// Requests per second, and at once. `rps` 0: no limit.
+/// How often one key may send requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
+    /// Requests per second; 0 means no limit.
     pub rps: f64,
+    /// Requests at once.
     pub burst: u32,
 }
 
 impl RateLimit {
-    pub const MOST_RPS: f64 = 1e6;
-    /// One request in a quarter of an hour: what is slower is no rate.
-    pub const LEAST_RPS: f64 = 0.001;
-    pub const MOST_BURST: u32 = 1_000_000;
+    /// The highest rate, in requests per second.
+    pub const RPS_MAX: f64 = 1e6;
+    /// The lowest rate above zero, in requests per second: one request in a quarter of an hour.
+    pub const RPS_MIN: f64 = 0.001;
+    /// The largest burst, in requests.
+    pub const BURST_MAX: u32 = 1_000_000;
 
-    /// `None`: out of range.
+    /// Returns the limit, or `None` when one of the numbers is out of range.
     pub fn new(rps: f64, burst: u32) -> Option<Self> {
-        let sane = rps == 0.0 || (Self::LEAST_RPS..=Self::MOST_RPS).contains(&rps);
-        (sane && (1..=Self::MOST_BURST).contains(&burst)).then_some(Self { rps, burst })
-    }
-
-    fn read_rps(setting: &Setting<'_>) -> Result<f64, ConfigError> {
-        let rps = setting.between(0.0, Self::MOST_RPS)?;
-        let sane = Self::new(rps, 1).is_some();
-        sane.then_some(rps).ok_or_else(|| {
-            setting.wrong(format_args!("\"{}\" is below {}, and not 0 (no limit)", setting.text, Self::LEAST_RPS))
-        })
-    }
-
-    fn read_burst(setting: &Setting<'_>) -> Result<u32, ConfigError> {
-        setting.between(1, Self::MOST_BURST)
+        let in_range = rps == 0.0 || (Self::RPS_MIN..=Self::RPS_MAX).contains(&rps);
+        (in_range && (1..=Self::BURST_MAX).contains(&burst)).then_some(Self { rps, burst })
     }
 }
 
+fn rps(example: &'static str) -> Value<f64> {
+    let (least, most) = (RateLimit::RPS_MIN, RateLimit::RPS_MAX);
+    value(example, format!("0, or {least} to {most}"), move |text| {
+        let rps = text.trim().parse().ok().filter(|rps| (0.0..=most).contains(rps));
+        let rps = rps.ok_or_else(|| format!("\"{text}\" is not a number from 0 to {most}"))?;
+        let limit = RateLimit::new(rps, 1).ok_or_else(|| format!("\"{text}\" is below {least}, and not 0 (no limit)"));
+        limit.map(|limit| limit.rps)
+    })
+}
+
+fn burst(example: &'static str) -> Value<u32> {
+    number(1, RateLimit::BURST_MAX, example)
+}
+
 impl IdentityArgs {
-    /// # Errors
-    /// The first setting that is wrong.
-    pub fn resolve(&self) -> Result<IdentityConfig, ConfigError> {
-        let rate_limit = RateLimit {
-            rps: RateLimit::read_rps(&setting("RATE_LIMIT_RPS", &self.rate_limit_rps, "50"))?,
-            burst: RateLimit::read_burst(&setting("RATE_LIMIT_BURST", &self.rate_limit_burst, "100"))?,
-        };
-        Ok(IdentityConfig {
-            cache: setting("IDENTITY_CACHE", &self.identity_cache, "on").flag()?,
-            l1: setting("IDENTITY_L1", &self.identity_l1, "on").flag()?,
-            rate_limit,
-        })
+    /// Returns how keys are checked.
+    pub fn resolve(&self) -> IdentityConfig {
+        let rate_limit = RateLimit { rps: self.rate_limit_rps, burst: self.rate_limit_burst };
+        IdentityConfig { cache: self.identity_cache, l1: self.identity_l1, rate_limit }
     }
 }
 
 impl KeyLimitArgs {
-    /// `None`: the key has no limit of its own.
+    /// Returns the key's own limit; `None` when it has none.
     ///
     /// # Errors
-    /// The first setting that is wrong, or the one that is missing beside the other.
+    /// `ConfigError` when one of the two variables is given without the other.
     pub fn resolve(&self) -> Result<Option<RateLimit>, ConfigError> {
-        let rps = setting("APP_KEY_LIMIT_RPS", &self.limit_rps, "5");
-        let burst = setting("APP_KEY_LIMIT_BURST", &self.limit_burst, "20");
-        let missing = |setting: &Setting<'_>, beside: &Setting<'_>| {
-            setting.wrong(format_args!("is needed when {} is given", beside.variable))
+        let missing = |variable, other, example| {
+            Err(ConfigError::new(variable, format_args!("is needed when {other} is given"), example))
         };
-        match (rps.text.trim(), burst.text.trim()) {
-            ("", "") => Ok(None),
-            ("", _) => RateLimit::read_burst(&burst).and_then(|_| Err(missing(&rps, &burst))),
-            (_, "") => RateLimit::read_rps(&rps).and_then(|_| Err(missing(&burst, &rps))),
-            _ => Ok(Some(RateLimit { rps: RateLimit::read_rps(&rps)?, burst: RateLimit::read_burst(&burst)? })),
+        match (self.limit_rps, self.limit_burst) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => missing("APP_KEY_LIMIT_RPS", "APP_KEY_LIMIT_BURST", RPS_EXAMPLE),
+            (Some(_), None) => missing("APP_KEY_LIMIT_BURST", "APP_KEY_LIMIT_RPS", BURST_EXAMPLE),
+            (Some(rps), Some(burst)) => Ok(Some(RateLimit { rps, burst })),
         }
     }
 }

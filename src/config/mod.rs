@@ -1,7 +1,10 @@
-//! Settings, one file per concern. Each is a command-line option and an environment variable of the same name.
+//! Configuration: each variable is declared once, as a field that clap reads from an option or the environment.
 //!
-//! Clap takes them all as text, so that a bad value ends in our own words: one line with the variable, what is wrong
-//! and an example. Secret values appear in no message, no `Debug` output and no `--help`.
+//! There is one file per concern. A declaration holds the type, the bounds, the default, an example and the help of its
+//! variable (see `value`); `docs/configuration.md` is generated from the declarations by `page`. What depends on several
+//! variables, on files or on this machine is checked by the `resolve` functions. Either way a wrong value ends the program
+//! with one line: the variable, the problem and an example. The values of secrets appear in no message, no `Debug` output
+//! and no `--help`.
 
 pub mod backend;
 pub mod database;
@@ -9,71 +12,39 @@ pub mod environment;
 pub mod http;
 pub mod identity;
 pub mod instances;
+pub mod lease;
+pub mod page;
 pub mod password;
 pub mod redis;
 pub mod secrets;
+pub mod state_dir;
+pub mod value;
 pub mod worker;
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{borrow::Cow, error::Error as _, fmt};
 
 use thiserror::Error;
 
-/// What is wrong with one setting, and what a good value looks like.
-#[derive(Debug, Error, PartialEq, Eq)]
+/// What is wrong with one variable, and what a good value looks like.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{variable}: {problem}; example: {variable}={example}")]
 pub struct ConfigError {
-    pub variable: &'static str,
+    /// The name of the environment variable.
+    pub variable: Cow<'static, str>,
+    /// What is wrong with its value; never the value of a secret.
     pub problem: String,
+    /// A value that is accepted.
     pub example: &'static str,
 }
 
-/// One variable while it is being read.
-pub(crate) struct Setting<'a> {
-    pub variable: &'static str,
-    pub text: &'a str,
-    pub example: &'static str,
-}
-
-impl Setting<'_> {
-    pub fn wrong(&self, problem: impl fmt::Display) -> ConfigError {
-        ConfigError { variable: self.variable, problem: problem.to_string(), example: self.example }
+impl ConfigError {
+    /// Returns the error of one variable.
+    pub fn new(variable: impl Into<Cow<'static, str>>, problem: impl fmt::Display, example: &'static str) -> Self {
+        Self { variable: variable.into(), problem: problem.to_string(), example }
     }
 
-    /// A whole number or other plain value between `min` and `max`.
-    pub fn between<T: FromStr + PartialOrd + fmt::Display>(&self, min: T, max: T) -> Result<T, ConfigError> {
-        match self.text.trim().parse::<T>() {
-            Ok(value) if value >= min && value <= max => Ok(value),
-            _ => Err(self.wrong(format_args!("\"{}\" is not a number from {min} to {max}", self.text))),
-        }
+    /// Returns the error that made clap refuse a value; `None` for clap's own errors, such as an unknown option.
+    pub fn of_clap(error: &clap::Error) -> Option<&Self> {
+        error.source()?.downcast_ref()
     }
-
-    /// Milliseconds.
-    pub fn millis(&self, min: u64, max: u64) -> Result<Duration, ConfigError> {
-        self.between(min, max).map(Duration::from_millis)
-    }
-
-    pub fn flag(&self) -> Result<bool, ConfigError> {
-        match self.text.trim() {
-            "1" | "true" | "on" | "yes" => Ok(true),
-            "" | "0" | "false" | "off" | "no" => Ok(false),
-            other => Err(self.wrong(format_args!("\"{other}\" is neither true nor false"))),
-        }
-    }
-
-    /// A directory, which need not be there yet.
-    pub fn directory(&self) -> Result<PathBuf, ConfigError> {
-        match self.text.trim() {
-            "" => Err(self.wrong("names no directory")),
-            path => Ok(PathBuf::from(path)),
-        }
-    }
-
-    /// `HOST:PORT` to listen on.
-    pub fn listen(&self) -> Result<std::net::SocketAddr, ConfigError> {
-        self.text.trim().parse().map_err(|_| self.wrong(format_args!("\"{}\" is not ADDRESS:PORT", self.text)))
-    }
-}
-
-pub(crate) fn setting<'a>(variable: &'static str, text: &'a str, example: &'static str) -> Setting<'a> {
-    Setting { variable, text, example }
 }

@@ -1,35 +1,42 @@
-//! `REDIS_URL`: `HOST:PORT`, `redis://…`, `rediss://…` (TLS), or a unix socket (`unix:/path`, `redis+unix:///path`, `/path`),
-//! and `REDIS_PASSWORD_FILE`.
+//! `REDIS_URL`: the address of Redis, as `HOST:PORT`, a URL, or a unix socket.
 
 use std::fmt;
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, password::RedisPasswordArgs, setting};
+use super::{ConfigError, password::RedisPasswordArgs, value::value};
 
-#[derive(Args, Clone)]
+const EXAMPLE: &str = "redis://localhost:6379";
+
+/// The Redis server.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Redis")]
 pub struct RedisArgs {
-    /// HOST:PORT, redis://[user:password@]host:port[/db], rediss://… or unix:/path.
-    #[arg(long, env = "REDIS_URL", default_value = "redis:6379", hide_env_values = true, value_name = "URL")]
-    redis_url: String,
+    /// Address of Redis, version 7.0 or later with the policy noeviction: HOST:PORT,
+    /// redis://[user:password@]host:port[/db], rediss://… (TLS) or unix:/path.
+    #[arg(long, env = "REDIS_URL", default_value = "redis:6379", hide_env_values = true, value_name = "URL",
+          value_parser = value(EXAMPLE, "`HOST`, `HOST:PORT`, a URL, or the path of a socket", RedisConfig::parse))]
+    redis_url: RedisConfig,
     #[command(flatten)]
     password: RedisPasswordArgs,
 }
 
-/// A checked Redis address; shows no password.
+/// The address of Redis; its `Debug` output contains no password.
 #[derive(Clone)]
 pub struct RedisConfig(fred::types::config::Config);
 
 impl RedisConfig {
+    /// Returns the client's configuration.
     pub fn fred(&self) -> fred::types::config::Config {
         self.0.clone()
     }
 
+    /// Parses `HOST`, `HOST:PORT`, `redis://…`, `rediss://…`, `redis+unix:///path`, `unix:/path` or `/path`.
+    ///
     /// # Errors
-    /// `ConfigError`, without the URL's text.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let setting = setting("REDIS_URL", text, "redis://localhost:6379");
+    /// What is wrong with it, without any piece of the text, which may contain a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let url = if text.starts_with('/') {
             format!("redis+unix://{text}")
@@ -41,20 +48,20 @@ impl RedisConfig {
             match text.rsplit_once(':') {
                 Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => format!("redis://{text}"),
                 None if !text.is_empty() => format!("redis://{text}:6379"),
-                _ => return Err(setting.wrong("neither HOST:PORT nor a URL nor a socket")),
+                _ => return Err("neither HOST:PORT nor a URL nor a socket".to_owned()),
             }
         };
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         if !["redis", "rediss", "redis+unix"].contains(&scheme) {
-            // Not quoted: where "://" stands in a password, it is a piece of it.
-            return Err(setting.wrong("its scheme is neither redis:// nor rediss:// nor redis+unix://"));
+            // The scheme is not quoted: in a password that contains "://" it is a piece of the password.
+            return Err("its scheme is neither redis:// nor rediss:// nor redis+unix://".to_owned());
         }
         fred::types::config::Config::from_url(&url)
             .map(Self)
-            .map_err(|error| setting.wrong(format_args!("not a usable URL ({})", error.details())))
+            .map_err(|error| format!("not a usable URL ({})", error.details()))
     }
 
-    /// With the password of its file, where the URL has none.
+    /// Sets the password of the file when the URL has none.
     fn with_password(mut self, password: Option<&SecretString>) -> Self {
         if let Some(password) = password.filter(|_| self.0.password.is_none()) {
             self.0.password = Some(password.expose_secret().to_owned());
@@ -70,17 +77,13 @@ impl fmt::Debug for RedisConfig {
 }
 
 impl RedisArgs {
+    /// Returns the address with its password.
+    ///
     /// # Errors
-    /// When the address or the password's file cannot be used.
+    /// `ConfigError` when the password's file cannot be read.
     pub fn resolve(&self) -> Result<RedisConfig, ConfigError> {
         let password = self.password.read()?;
-        RedisConfig::parse(&self.redis_url).map(|config| config.with_password(password.as_ref()))
-    }
-}
-
-impl fmt::Debug for RedisArgs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisArgs")
+        Ok(self.redis_url.clone().with_password(password.as_ref()))
     }
 }
 
@@ -89,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_form_is_taken() {
+    fn every_documented_form_is_accepted() {
         for text in [
             "redis:6379",
             "localhost",
@@ -104,19 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn a_password_from_a_file_is_for_urls_without_one() {
+    fn password_of_a_file_is_used_when_the_url_has_none() {
         let password = SecretString::from("from-the-file".to_owned());
-        for (url, is) in [("redis:6379", "from-the-file"), ("redis://u:own@h:1", "own")] {
+        for (url, expected) in [("redis:6379", "from-the-file"), ("redis://u:own@h:1", "own")] {
             let config = RedisConfig::parse(url).expect(url).with_password(Some(&password));
-            assert_eq!(config.fred().password.as_deref(), Some(is));
+            assert_eq!(config.fred().password.as_deref(), Some(expected));
         }
     }
 
     #[test]
-    fn anything_else_is_refused_without_repeating_it() {
+    fn refused_text_is_not_repeated() {
         for text in ["", ":6379", "redis:port", "http://h:sesame@x", "redis://u:sesame@h:notaport"] {
-            let error = RedisConfig::parse(text).expect_err(text).to_string();
-            assert!(error.starts_with("REDIS_URL: ") && !error.contains("sesame"), "{error}");
+            let problem = RedisConfig::parse(text).expect_err(text);
+
+            assert!(!problem.contains("sesame"), "{problem}");
         }
     }
 }

@@ -1,14 +1,16 @@
-//! The secrets behind API keys: `APP_KEY_PEPPERS`, `APP_KEY_TAG_SECRETS` and `APP_CACHE_SECRETS`, each
-//! `VERSION:HEX[,VERSION:HEX]`, newest first; or files of `APP_SECRETS_DIR` (`key-peppers`, `key-tag-secrets`,
-//! `cache-secrets`) with the same text, which `app secrets init` writes.
+//! `APP_KEY_PEPPERS`, `APP_KEY_TAG_SECRETS`, `APP_CACHE_SECRETS`: the secrets behind API keys.
 //!
-//! In development missing files are generated; production must be given them. All processes of a cluster need the same.
-//! The pepper makes a stolen table of hashes useless, the tag lets forged keys die unread, and the cache's secret lets
-//! nobody who can write to Redis make a key. To rotate one, put the new version in front and keep the old one while
-//! keys (five minutes for the cache) made under it live.
+//! Each is a list `VERSION:HEX[,VERSION:HEX]`, newest first, in its variable or in a file of `APP_SECRETS_DIR`
+//! (`key-peppers`, `key-tag-secrets`, `cache-secrets`) with the same text. `app secrets init` creates the files. In
+//! development missing files are generated; in production the start is refused. All processes of a cluster need the same.
+//!
+//! The pepper makes a stolen table of hashes useless. The tag secret lets the API refuse a forged key without a lookup.
+//! The cache secret authenticates entries in Redis, so that access to Redis does not allow making a key. To rotate a
+//! secret, put the new version first, and keep the old one for as long as keys made under it live (five minutes for the
+//! cache).
 
 use std::{
-    fmt, fs,
+    fs,
     io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -18,73 +20,81 @@ use clap::Args;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-use super::{ConfigError, environment::Environment, setting};
+use super::{
+    ConfigError,
+    environment::Environment,
+    value::{List, Optional, Value, directory, value},
+};
 
 const EXAMPLE: &str = "1:64-HEX-DIGITS";
+const DIR_EXAMPLE: &str = "/var/lib/app";
+const FILES: [&str; 3] = ["key-peppers", "key-tag-secrets", "cache-secrets"];
 
-#[derive(Args, Clone)]
+/// The secrets, or the directory of their files.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Secrets")]
 pub struct SecretArgs {
-    /// Peppers of key hashes, VERSION:HEX[,…] with at least 32 bytes each, newest first.
-    #[arg(long, env = "APP_KEY_PEPPERS", default_value = "", hide_env_values = true, value_name = "SECRETS")]
-    key_peppers: String,
-    /// Secrets of key tags, in the same form.
-    #[arg(long, env = "APP_KEY_TAG_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS")]
-    key_tag_secrets: String,
-    /// Secrets of values in Redis, in the same form.
-    #[arg(long, env = "APP_CACHE_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS")]
-    cache_secrets: String,
-    /// Where the files with these secrets are; empty: `secrets` in APP_STATE_DIR.
-    #[arg(long, env = "APP_SECRETS_DIR", default_value = "", value_name = "DIR")]
-    secrets_dir: String,
+    /// Peppers of key hashes, newest first; empty: read from the file `key-peppers`.
+    #[arg(long, env = "APP_KEY_PEPPERS", default_value = "", hide_env_values = true, value_name = "SECRETS",
+          value_parser = secrets().optional())]
+    key_peppers: Optional<List<Versioned>>,
+    /// Secrets of key tags, newest first; empty: read from the file `key-tag-secrets`.
+    #[arg(long, env = "APP_KEY_TAG_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS",
+          value_parser = secrets().optional())]
+    key_tag_secrets: Optional<List<Versioned>>,
+    /// Secrets that authenticate cache entries in Redis, newest first; empty: read from the file `cache-secrets`.
+    #[arg(long, env = "APP_CACHE_SECRETS", default_value = "", hide_env_values = true, value_name = "SECRETS",
+          value_parser = secrets().optional())]
+    cache_secrets: Optional<List<Versioned>>,
+    /// Directory of the files with these secrets; empty: `secrets` in APP_STATE_DIR. `app secrets init` creates them.
+    #[arg(long, env = "APP_SECRETS_DIR", default_value = "", value_name = "DIR",
+          value_parser = directory("/run/secrets/app").optional())]
+    secrets_dir: Optional<PathBuf>,
 }
 
-impl fmt::Debug for SecretArgs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretArgs")
-    }
-}
-
-/// One secret with its version, 0 to 61: one Base62 digit of the key says which made it.
-#[derive(Clone)]
+/// One secret with its version.
+#[derive(Clone, Debug)]
 pub struct Versioned {
+    /// The version, 0 to 61: one Base62 digit of a key states which secret made it.
     pub version: u8,
+    /// The secret, at least 32 bytes.
     pub secret: SecretSlice<u8>,
 }
 
-/// The secrets of a cluster; never empty, newest first.
-#[derive(Clone)]
+/// The secrets of a cluster; no list is empty, and the newest comes first.
+#[derive(Clone, Debug)]
 pub struct KeySecrets {
+    /// Peppers of key hashes.
     pub peppers: Vec<Versioned>,
+    /// Secrets of key tags.
     pub tags: Vec<Versioned>,
+    /// Secrets that authenticate cache entries.
     pub cache: Vec<Versioned>,
 }
 
-impl fmt::Debug for KeySecrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeySecrets")
-    }
-}
-
 impl SecretArgs {
+    /// Returns the secrets from the variables or else from the files. In development missing files are generated.
+    ///
     /// # Errors
-    /// When a secret is malformed, missing in production, or cannot be kept in development.
+    /// `ConfigError` when a file is malformed, is missing in production, or cannot be written in development.
     pub fn resolve(&self, environment: Environment, state_dir: &Path) -> Result<KeySecrets, ConfigError> {
-        let (dir, place) = self.dir(state_dir);
-        let secret = |variable, given: &str, file: &str| {
+        let (dir, dir_variable) = self.dir(state_dir);
+        let secret = |variable, given: &Option<Vec<Versioned>>, file: &str| {
+            if let Some(secrets) = given {
+                return Ok(secrets.clone());
+            }
             let path = dir.join(file);
-            let text = match (given.trim(), environment) {
-                ("", Environment::Production) => {
-                    fs::read_to_string(&path).map(SecretString::from).map_err(|error| {
-                        setting(variable, "", EXAMPLE).wrong(format_args!(
-                            "must be set when APP_ENV=production, or be in {} ({error}); app secrets init writes it",
-                            path.display()
-                        ))
-                    })?
-                }
-                ("", Environment::Development) => generated(&path, place)?.0,
-                (text, _) => SecretString::from(text.to_owned()),
+            let text = match environment {
+                Environment::Production => fs::read_to_string(&path).map(SecretString::from).map_err(|error| {
+                    let problem = format_args!(
+                        "must be set when APP_ENV=production, or be in {} ({error}); app secrets init writes it",
+                        path.display()
+                    );
+                    ConfigError::new(variable, problem, EXAMPLE)
+                })?,
+                Environment::Development => read_or_generate(&path, dir_variable)?.0,
             };
-            parse(variable, text.expose_secret().trim())
+            parse(text.expose_secret()).map_err(|problem| ConfigError::new(variable, problem, EXAMPLE))
         };
         Ok(KeySecrets {
             peppers: secret("APP_KEY_PEPPERS", &self.key_peppers, FILES[0])?,
@@ -93,55 +103,45 @@ impl SecretArgs {
         })
     }
 
-    /// Writes the files that are missing; answers each with whether it was.
+    /// Creates the files that are missing. Returns the path of each with whether it was missing.
     ///
     /// # Errors
-    /// When one cannot be written.
+    /// `ConfigError` when a file cannot be written.
     pub fn init(&self, state_dir: &Path) -> Result<Vec<(PathBuf, bool)>, ConfigError> {
-        for (variable, given) in [
-            ("APP_KEY_PEPPERS", &self.key_peppers),
-            ("APP_KEY_TAG_SECRETS", &self.key_tag_secrets),
-            ("APP_CACHE_SECRETS", &self.cache_secrets),
-        ] {
-            // What is given counts instead of the file; better told now than at the next start.
-            if !given.trim().is_empty() {
-                parse(variable, given)?;
-            }
-        }
-        let (dir, place) = self.dir(state_dir);
-        FILES.iter().map(|file| Ok((dir.join(file), generated(&dir.join(file), place)?.1))).collect()
+        let (dir, dir_variable) = self.dir(state_dir);
+        FILES.iter().map(|file| Ok((dir.join(file), read_or_generate(&dir.join(file), dir_variable)?.1))).collect()
     }
 
-    /// Where the files are, and which variable says so.
+    /// Returns the directory of the files, and the variable that names it.
     fn dir(&self, state_dir: &Path) -> (PathBuf, &'static str) {
-        match self.secrets_dir.trim() {
-            "" => (state_dir.join("secrets"), "APP_STATE_DIR"),
-            dir => (PathBuf::from(dir), "APP_SECRETS_DIR"),
+        match &self.secrets_dir {
+            None => (state_dir.join("secrets"), "APP_STATE_DIR"),
+            Some(dir) => (dir.clone(), "APP_SECRETS_DIR"),
         }
     }
 }
 
-const FILES: [&str; 3] = ["key-peppers", "key-tag-secrets", "cache-secrets"];
+fn secrets() -> Value<List<Versioned>> {
+    value(EXAMPLE, "`VERSION:HEX[,VERSION:HEX]`, versions 0 to 61, 32 bytes or more each", parse)
+}
 
-fn parse(variable: &'static str, text: &str) -> Result<Vec<Versioned>, ConfigError> {
+fn parse(text: &str) -> Result<Vec<Versioned>, String> {
     let one = |part: &str| {
         let (version, hex) = part.trim().split_once(':')?;
         let version = version.parse().ok().filter(|version| *version < 62)?;
         let secret = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok().filter(|secret| secret.len() >= 32)?;
         Some(Versioned { version, secret: SecretSlice::from(secret) })
     };
-    let all: Option<Vec<Versioned>> = text.split(',').map(one).collect();
-    all.ok_or_else(|| {
-        setting(variable, "", EXAMPLE)
-            .wrong("is not VERSION:HEX[,VERSION:HEX] with versions below 62 and 32 bytes or more")
-    })
+    let all: Option<Vec<Versioned>> = text.trim().split(',').map(one).collect();
+    // The text is not repeated: it may be a secret with a mistake in it.
+    all.ok_or_else(|| "is not VERSION:HEX[,VERSION:HEX] with versions below 62 and 32 bytes or more".to_owned())
 }
 
-/// Reads the file, or makes it (`true`): only its owner can read it, and of several processes at once one wins.
-fn generated(path: &Path, variable: &'static str) -> Result<(SecretString, bool), ConfigError> {
+/// Reads the file, or creates it (`true`) readable by its owner only. Of several processes at once, one creates it and all
+/// read the same.
+fn read_or_generate(path: &Path, variable: &'static str) -> Result<(SecretString, bool), ConfigError> {
     let wrong = |error: std::io::Error| {
-        setting(variable, "", "/var/lib/app")
-            .wrong(format_args!("secrets cannot be kept in {}: {error}", path.display()))
+        ConfigError::new(variable, format_args!("secrets cannot be stored in {}: {error}", path.display()), DIR_EXAMPLE)
     };
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
@@ -153,24 +153,25 @@ fn generated(path: &Path, variable: &'static str) -> Result<(SecretString, bool)
     }
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|error| wrong(error.into()))?;
-    let made = written_once(path, 0o600, &format!("1:{}", HEXLOWER_PERMISSIVE.encode(&secret))).map_err(wrong)?;
-    fs::read_to_string(path).map(|text| (SecretString::from(text), made)).map_err(wrong)
+    let created = write_once(path, 0o600, &format!("1:{}", HEXLOWER_PERMISSIVE.encode(&secret))).map_err(wrong)?;
+    fs::read_to_string(path).map(|text| (SecretString::from(text), created)).map_err(wrong)
 }
 
-/// Writes a file of one line unless it is there (`false`): of several processes at once one wins, and nobody sees half.
+/// Writes a file of one line unless it exists (`false`). Of several processes at once, one writes it, and none reads a
+/// part of it.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn written_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool> {
+/// The I/O error of the file or its directory.
+pub fn write_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool> {
     if path.try_exists()? {
         return Ok(false);
     }
-    // Not by the process' number: that is 1 in every container, and they may share the directory.
+    // Not named by the process' number: that is 1 in every container, and containers may share the directory.
     let temporary = path.with_extension(format!("{}.new", uuid::Uuid::new_v4()));
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     writeln!(file, "{line}")?;
     file.sync_all()?;
-    // A link, not a rename: it fails if another process was first, and then theirs counts.
+    // A link and not a rename: it fails if another process was first, and then the other's file counts.
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
     match linked {
@@ -184,55 +185,66 @@ pub fn written_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool>
 mod tests {
     use super::*;
 
-    const NONE: SecretArgs = SecretArgs {
-        key_peppers: String::new(),
-        key_tag_secrets: String::new(),
-        cache_secrets: String::new(),
-        secrets_dir: String::new(),
-    };
-
     #[test]
-    fn development_generates_once_and_production_refuses() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let first = NONE.resolve(Environment::Development, dir.path()).expect("generated");
-        let second = NONE.resolve(Environment::Development, dir.path()).expect("read back");
+    fn development_generates_secrets_once() {
+        let (args, dir) = (SecretArgs::default(), tempfile::tempdir().expect("a directory"));
+
+        let first = args.resolve(Environment::Development, dir.path()).expect("generated");
+        let second = args.resolve(Environment::Development, dir.path()).expect("read back");
+
         assert_eq!(first.peppers[0].secret.expose_secret(), second.peppers[0].secret.expose_secret());
         assert_ne!(first.peppers[0].secret.expose_secret(), first.tags[0].secret.expose_secret());
-        let empty = tempfile::tempdir().expect("a directory");
-        let error = NONE.resolve(Environment::Production, empty.path()).expect_err("refused");
-        assert_eq!(error.variable, "APP_KEY_PEPPERS");
-        let made = NONE.init(empty.path()).expect("written");
-        assert!(made.iter().all(|(_, new)| *new));
-        assert!(NONE.resolve(Environment::Production, empty.path()).is_ok(), "from the files");
-        assert!(NONE.init(empty.path()).expect("kept").iter().all(|(_, new)| !*new));
     }
 
-    /// Threads have one number of a process, as processes in containers do.
     #[test]
-    fn of_many_at_once_one_writes_and_all_see_its_line() {
+    fn production_refuses_missing_secrets_until_init_wrote_them() {
+        let (args, dir) = (SecretArgs::default(), tempfile::tempdir().expect("a directory"));
+
+        let refused = args.resolve(Environment::Production, dir.path()).expect_err("refused");
+        let written = args.init(dir.path()).expect("written");
+
+        assert_eq!(refused.variable, "APP_KEY_PEPPERS");
+        assert!(written.iter().all(|(_, created)| *created));
+        assert!(args.resolve(Environment::Production, dir.path()).is_ok(), "from the files");
+        assert!(args.init(dir.path()).expect("kept").iter().all(|(_, created)| !*created));
+    }
+
+    /// The threads of a process have one process number, as the processes of several containers do.
+    #[test]
+    fn one_of_many_writers_wins_and_all_read_its_line() {
         let dir = tempfile::tempdir().expect("a directory");
         for round in 0..50 {
             let path = dir.path().join(format!("secret-{round}"));
             let write = |n: usize| {
-                let made = written_once(&path, 0o600, &format!("line {n}")).expect("written");
-                (made.then_some(n), fs::read_to_string(&path).expect("there"))
+                let created = write_once(&path, 0o600, &format!("line {n}")).expect("written");
+                (created.then_some(n), fs::read_to_string(&path).expect("there"))
             };
+
             let all: Vec<_> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || write(n))).collect();
                 threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
             });
-            let winners: Vec<_> = all.iter().filter_map(|(made, _)| *made).collect();
+
+            let winners: Vec<_> = all.iter().filter_map(|(created, _)| *created).collect();
             assert_eq!(winners.len(), 1, "{winners:?}");
-            assert!(all.iter().all(|(_, seen)| *seen == format!("line {}\n", winners[0])), "{all:?}");
+            assert!(all.iter().all(|(_, line)| *line == format!("line {}\n", winners[0])), "{all:?}");
         }
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 50, "temporary files are left");
     }
 
     #[test]
-    fn a_short_or_malformed_secret_is_refused_without_repeating_it() {
+    fn malformed_secret_is_refused_without_repeating_it() {
         for text in ["1:abcd", "deadbeef", "99:00", ","] {
-            let error = parse("APP_KEY_PEPPERS", text).map(|_| ()).expect_err(text).to_string();
-            assert!(!error.contains("abcd") && !error.contains("deadbeef"), "{error}");
+            let problem = parse(text).map(drop).expect_err(text);
+
+            assert!(!problem.contains("abcd") && !problem.contains("deadbeef"), "{problem}");
         }
+    }
+
+    #[test]
+    fn debug_output_contains_no_secret() {
+        let secrets = parse(&format!("1:{}", "5e5a".repeat(16))).expect("well-formed");
+
+        assert!(!format!("{secrets:?}").contains("94"), "94 is 0x5e: {secrets:?}");
     }
 }

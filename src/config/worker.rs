@@ -1,184 +1,187 @@
-//! The worker: `WORK_CONCURRENCY`, `APP_WORK_LISTEN`, `APP_HOST_*`, and the times of leases and checks.
+//! `WORK_CONCURRENCY`, `APP_WORK_LISTEN`, `APP_HOST_*` and the worker's times.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, backend::BackendKind, setting};
+use super::{
+    ConfigError,
+    backend::BackendKind,
+    lease::{LeaseArgs, LeaseTimes},
+    value::{Optional, Value, address, millis, number, seconds, value},
+};
 
+const HOST_NAME_EXAMPLE: &str = "host-1";
+/// Default of what instances may ask for together, per core: sixteen times what it has.
+const CPU_MILLIS_PER_CORE: i64 = 16_000;
+
+/// The worker of this host.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Worker")]
 pub struct WorkerArgs {
-    /// Jobs at a time.
-    #[arg(long, env = "WORK_CONCURRENCY", default_value = "16", value_name = "N")]
-    concurrency: String,
-    /// Where the worker's health and metrics listen.
-    #[arg(long, env = "APP_WORK_LISTEN", default_value = "127.0.0.1:9091", value_name = "ADDRESS:PORT")]
-    work_listen: String,
-    /// This host's name in the cluster, unique; default: the machine's.
-    #[arg(long, env = "APP_HOST_NAME", default_value = "", value_name = "NAME")]
-    host_name: String,
-    /// Where clients reach the ports published on this host; empty: its name.
-    #[arg(long, env = "APP_HOST_ADDRESS", default_value = "", value_name = "ADDRESS")]
-    host_address: String,
+    /// Number of jobs that the worker runs at a time.
+    #[arg(long, env = "WORK_CONCURRENCY", default_value = "16", value_name = "N",
+          value_parser = number(1_usize, 1024, "16"))]
+    concurrency: usize,
+    /// Address and port that the worker's health and metrics listen on.
+    #[arg(long, env = "APP_WORK_LISTEN", default_value = "127.0.0.1:9091", value_name = "ADDRESS:PORT",
+          value_parser = address("127.0.0.1:9091"))]
+    work_listen: SocketAddr,
+    /// Name of this host, unique in the cluster: one for each Docker engine, and always the same. Empty: the machine's.
+    #[arg(long, env = "APP_HOST_NAME", default_value = "", value_name = "NAME", value_parser = host_name().optional())]
+    host_name: Optional<String>,
+    /// Name or IP address where clients reach the ports published on this host; empty: its name.
+    #[arg(long, env = "APP_HOST_ADDRESS", default_value = "", value_name = "ADDRESS",
+          value_parser = host_address().optional())]
+    host_address: Optional<String>,
     /// Labels that `placement` can ask for, as key=value,key=value.
-    #[arg(long, env = "APP_HOST_LABELS", default_value = "", value_name = "LABELS")]
-    host_labels: String,
-    /// What instances here may ask for together, in thousandths of a core; default: cores x 1000 x 16.
-    #[arg(long, env = "APP_HOST_CPU_MILLIS", default_value = "", value_name = "N")]
-    host_cpu_millis: String,
-    /// What instances here may ask for together, in MiB; default: the machine's memory less 10 %.
-    #[arg(long, env = "APP_HOST_MEMORY_MIB", default_value = "", value_name = "N")]
-    host_memory_mib: String,
-    /// A job's lease, in milliseconds: how long a worker may be silent before its jobs go to the next.
-    #[arg(long, env = "APP_LEASE_MS", default_value = "30000", value_name = "MS")]
-    lease_ms: String,
+    #[arg(long, env = "APP_HOST_LABELS", default_value = "", value_name = "LABELS", value_parser = labels())]
+    host_labels: BTreeMap<String, String>,
+    /// Processor time that the instances of this host may request together, in thousandths of a core; empty: 16000 for
+    /// each core. A simulated host has no limit.
+    #[arg(long, env = "APP_HOST_CPU_MILLIS", default_value = "", value_name = "N",
+          value_parser = number(1, i64::MAX, "64000").accepting("1 or more").optional())]
+    host_cpu_millis: Optional<i64>,
+    /// Memory that the instances of this host may request together, in MiB; empty: the machine's memory less 10 %. A
+    /// simulated host has no limit.
+    #[arg(long, env = "APP_HOST_MEMORY_MIB", default_value = "", value_name = "N",
+          value_parser = number(1, i64::MAX, "32768").accepting("1 or more").optional())]
+    host_memory_mib: Optional<i64>,
     /// How long one attempt of a job may take, in milliseconds.
-    #[arg(long, env = "APP_JOB_DEADLINE_MS", default_value = "600000", value_name = "MS")]
-    job_deadline_ms: String,
-    /// First pause before a container is restarted by its policy, in milliseconds; doubles each time.
-    #[arg(long, env = "APP_RESTART_BACKOFF_MS", default_value = "1000", value_name = "MS")]
-    restart_backoff_ms: String,
-    /// How often all containers are compared with Postgres, in milliseconds.
-    #[arg(long, env = "APP_RECHECK_MS", default_value = "15000", value_name = "MS")]
-    recheck_ms: String,
-    /// How long a container without an owner is left alone, in milliseconds.
-    #[arg(long, env = "APP_ORPHAN_GRACE_MS", default_value = "600000", value_name = "MS")]
-    orphan_grace_ms: String,
+    #[arg(long = "job-deadline-ms", env = "APP_JOB_DEADLINE_MS", default_value = "600000", value_name = "MS",
+          value_parser = millis(1000, 86_400_000, "600000"))]
+    job_deadline: Duration,
+    /// First pause before a container is restarted by its policy, in milliseconds; it doubles with each restart.
+    #[arg(long = "restart-backoff-ms", env = "APP_RESTART_BACKOFF_MS", default_value = "1000", value_name = "MS",
+          value_parser = millis(1, 600_000, "1000"))]
+    restart_backoff: Duration,
+    /// How often all containers are compared with Postgres, besides the runtime's events, in milliseconds.
+    #[arg(long = "recheck-ms", env = "APP_RECHECK_MS", default_value = "15000", value_name = "MS",
+          value_parser = millis(100, 3_600_000, "15000"))]
+    recheck: Duration,
+    /// How long a container without an owner is left alone before it is removed, in milliseconds.
+    #[arg(long = "orphan-grace-ms", env = "APP_ORPHAN_GRACE_MS", default_value = "600000", value_name = "MS",
+          value_parser = millis(0, 86_400_000, "600000"))]
+    orphan_grace: Duration,
     /// After SIGTERM, how long running jobs may take before they are given back, in seconds.
-    #[arg(long, env = "APP_DRAIN_TIMEOUT", default_value = "60", value_name = "SECONDS")]
-    drain_timeout: String,
+    #[arg(long, env = "APP_DRAIN_TIMEOUT", default_value = "60", value_name = "SECONDS",
+          value_parser = seconds(0, 3600, "60"))]
+    drain_timeout: Duration,
+    // Last, because its heading applies to all options after it.
+    #[command(flatten)]
+    lease: LeaseArgs,
 }
 
+/// The worker, checked.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
+    /// Number of jobs at a time.
     pub slots: usize,
+    /// Address of health and metrics.
     pub listen: SocketAddr,
+    /// This host.
     pub host: HostConfig,
+    /// The lease and what follows from it.
     pub times: LeaseTimes,
+    /// How long one attempt of a job may take.
+    pub job_deadline: Duration,
+    /// First pause before a restart by policy.
     pub restart_backoff: Duration,
+    /// How often all containers are compared with Postgres.
     pub recheck: Duration,
+    /// How long a container without an owner is left alone.
     pub orphan_grace: Duration,
+    /// How long running jobs may take after SIGTERM.
     pub drain_timeout: Duration,
 }
 
+/// A host of the cluster.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
+    /// Its unique name.
     pub name: String,
+    /// Where clients reach its published ports; `None`: at its name.
     pub address: Option<String>,
+    /// Labels that `placement` can ask for.
     pub labels: BTreeMap<String, String>,
-    /// `None`: no limit.
+    /// What its instances may request together, in thousandths of a core; `None`: no limit.
     pub cpu_millis: Option<i64>,
+    /// What its instances may request together, in MiB; `None`: no limit.
     pub memory_mib: Option<i64>,
 }
 
-/// All follow from the lease, so that tests can run at a tenth of it.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaseTimes {
-    pub lease: Duration,
-    pub job_deadline: Duration,
-}
-
-impl LeaseTimes {
-    /// How often leases are extended: six times in their length.
-    pub fn heartbeat(&self) -> Duration {
-        self.lease / 6
-    }
-
-    /// After this long without a heartbeat that succeeded, the worker starts no side effects: earlier than the lease.
-    pub fn self_fence(&self) -> Duration {
-        self.lease * 5 / 6
-    }
-
-    /// Before an irreversible step, the last heartbeat must be younger than this.
-    pub fn fresh(&self) -> Duration {
-        self.lease / 3
-    }
-
-    /// A loop of the worker that stands still for this long ends the process. It follows the lease within bounds: a loop that
-    /// waits for a statement or for Redis is rightly still for some 5 s, and one that hangs must not do so for hours.
-    pub fn loop_limit(&self) -> Duration {
-        (self.lease * 3 / 2).clamp(Duration::from_secs(15), Duration::from_secs(45))
-    }
-
-    /// A worker silent for this long may be replaced by another process of the same host name.
-    pub fn boot_silence(&self) -> Duration {
-        self.lease / 2
-    }
-}
-
 impl WorkerArgs {
+    /// Returns the worker's configuration, with what is left open filled in from this machine.
+    ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// `ConfigError` when `APP_HOST_NAME` is empty and the machine's name cannot be used.
     pub fn resolve(&self, compute: BackendKind) -> Result<WorkerConfig, ConfigError> {
         Ok(WorkerConfig {
-            slots: setting("WORK_CONCURRENCY", &self.concurrency, "16").between(1, 1024)?,
-            listen: setting("APP_WORK_LISTEN", &self.work_listen, "127.0.0.1:9091").listen()?,
+            slots: self.concurrency,
+            listen: self.work_listen,
             host: self.host(compute)?,
-            times: LeaseTimes {
-                lease: setting("APP_LEASE_MS", &self.lease_ms, "30000").millis(600, 3_600_000)?,
-                job_deadline: setting("APP_JOB_DEADLINE_MS", &self.job_deadline_ms, "600000")
-                    .millis(1000, 86_400_000)?,
-            },
-            restart_backoff: setting("APP_RESTART_BACKOFF_MS", &self.restart_backoff_ms, "1000").millis(1, 600_000)?,
-            recheck: setting("APP_RECHECK_MS", &self.recheck_ms, "15000").millis(100, 3_600_000)?,
-            orphan_grace: setting("APP_ORPHAN_GRACE_MS", &self.orphan_grace_ms, "600000").millis(0, 86_400_000)?,
-            drain_timeout: Duration::from_secs(
-                setting("APP_DRAIN_TIMEOUT", &self.drain_timeout, "60").between(0, 3600)?,
-            ),
+            times: self.lease.times(),
+            job_deadline: self.job_deadline,
+            restart_backoff: self.restart_backoff,
+            recheck: self.recheck,
+            orphan_grace: self.orphan_grace,
+            drain_timeout: self.drain_timeout,
         })
     }
 
     fn host(&self, compute: BackendKind) -> Result<HostConfig, ConfigError> {
-        let name = match self.host_name.trim() {
-            "" => machine_name(),
-            name => name.to_owned(),
+        let name = match &self.host_name {
+            Some(name) => name.clone(),
+            None => parse_host_name(&machine_name())
+                .map_err(|problem| ConfigError::new("APP_HOST_NAME", problem, HOST_NAME_EXAMPLE))?,
         };
-        let named = setting("APP_HOST_NAME", &name, "host-1");
-        if name.is_empty() || name.len() > 253 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-        {
-            return Err(named.wrong("must be 1 to 253 letters, digits, '-', '.' or '_'"));
-        }
-        let simulated = compute == BackendKind::Simulated;
-        let limit = |variable, text: &str, example, default: fn() -> i64| match text.trim() {
-            // A simulated host has room for all.
-            "" if simulated => Ok(None),
-            "" => Ok(Some(default())),
-            text => setting(variable, text, example).between(1, i64::MAX).map(Some),
-        };
+        // A simulated host has room for everything.
+        let is_simulated = compute == BackendKind::Simulated;
+        let limit = |given: Option<i64>, default: fn() -> i64| given.or_else(|| (!is_simulated).then(default));
         Ok(HostConfig {
-            cpu_millis: limit("APP_HOST_CPU_MILLIS", &self.host_cpu_millis, "64000", machine_cpu_millis)?,
-            memory_mib: limit("APP_HOST_MEMORY_MIB", &self.host_memory_mib, "32768", machine_memory_mib)?,
-            address: self.address()?,
-            labels: self.labels()?,
+            cpu_millis: limit(self.host_cpu_millis, machine_cpu_millis),
+            memory_mib: limit(self.host_memory_mib, machine_memory_mib),
+            address: self.host_address.clone(),
+            labels: self.host_labels.clone(),
             name,
         })
     }
+}
 
-    fn address(&self) -> Result<Option<String>, ConfigError> {
-        match self.host_address.trim() {
-            "" => Ok(None),
-            address
-                if address.len() <= 253 && address.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) =>
-            {
-                Ok(Some(address.to_owned()))
-            }
-            other => Err(setting("APP_HOST_ADDRESS", other, "192.0.2.10")
-                .wrong(format_args!("\"{other}\" is neither a host's name nor an IP address"))),
-        }
+fn host_name() -> Value<String> {
+    value(HOST_NAME_EXAMPLE, "1 to 253 letters, digits, `-`, `.` or `_`", parse_host_name)
+}
+
+fn parse_host_name(name: &str) -> Result<String, String> {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if (1..=253).contains(&name.len()) && name.chars().all(is_valid) {
+        return Ok(name.to_owned());
     }
+    Err("must be 1 to 253 letters, digits, '-', '.' or '_'".to_owned())
+}
 
-    fn labels(&self) -> Result<BTreeMap<String, String>, ConfigError> {
-        let pairs = self.host_labels.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+fn host_address() -> Value<String> {
+    value("192.0.2.10", "a host name or an IP address", |text| {
+        if text.len() <= 253 && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c)) {
+            return Ok(text.to_owned());
+        }
+        Err(format!("\"{text}\" is neither a host name nor an IP address"))
+    })
+}
+
+fn labels() -> Value<BTreeMap<String, String>> {
+    value("zone=a,disk=ssd", "`KEY=VALUE`, separated by commas, or empty", |text| {
+        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
         pairs
             .map(|pair| {
-                let (key, value) = pair.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or_else(|| {
-                    setting("APP_HOST_LABELS", pair, "zone=a,disk=ssd")
-                        .wrong(format_args!("\"{pair}\" is not key=value"))
-                })?;
+                let (key, value) = pair
+                    .split_once('=')
+                    .filter(|(key, _)| !key.trim().is_empty())
+                    .ok_or_else(|| format!("\"{pair}\" is not key=value"))?;
                 Ok((key.trim().to_owned(), value.trim().to_owned()))
             })
             .collect()
-    }
+    })
 }
 
 fn machine_name() -> String {
@@ -187,7 +190,7 @@ fn machine_name() -> String {
 
 fn machine_cpu_millis() -> i64 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    i64::try_from(cores).unwrap_or(1) * 1000 * 16
+    i64::try_from(cores).unwrap_or(1) * CPU_MILLIS_PER_CORE
 }
 
 fn machine_memory_mib() -> i64 {

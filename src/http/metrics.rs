@@ -1,6 +1,6 @@
 //! Requests counted and timed by route pattern, never by path: paths hold ids.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{
     Error,
@@ -10,6 +10,9 @@ use actix_web::{
 };
 
 use super::route;
+
+/// Returns the metrics of this process in Prometheus' text format; a listener calls it to answer `/metrics`.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Counts and times one request.
 ///

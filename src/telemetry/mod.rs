@@ -5,4 +5,4 @@ pub mod metrics;
 mod recorder;
 
 pub use logs::{FlushOnDrop, exit, flush, last_line, log};
-pub use recorder::{metrics, upkeep};
+pub use recorder::{Metrics, metrics, upkeep};

@@ -1,19 +1,51 @@
-//! Metrics for Prometheus, as `catalogue` lists them.
+//! The recorder of this process' metrics, in Prometheus' format.
+//!
+//! Counters and histograms are recorded where things happen. A gauge that shows the age or the size of something is
+//! computed when `/metrics` is scraped, by a function that its part registers with `on_scrape`: a loop that wrote its own
+//! age would leave the last good value behind when it hangs, and the alarm on that gauge would never fire.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::RwLock;
 
 use super::logs;
 use crate::telemetry::metrics::{Kind, METRICS};
 
-/// Starts recording metrics, and says what each is.
+type SetGauges = Box<dyn Fn() + Send + Sync>;
+
+/// The metrics of this process.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+    on_scrape: Arc<RwLock<BTreeMap<&'static str, SetGauges>>>,
+}
+
+impl Metrics {
+    fn new(handle: PrometheusHandle) -> Self {
+        Self { handle, on_scrape: Arc::default() }
+    }
+
+    /// Registers a function that sets the gauges of one part; it is called at each scrape and must not block. It takes the
+    /// place of an earlier one of the same `part`.
+    pub fn on_scrape(&self, part: &'static str, set_gauges: impl Fn() + Send + Sync + 'static) {
+        self.on_scrape.write().insert(part, Box::new(set_gauges));
+    }
+
+    /// Sets the gauges of all parts, and returns all metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.on_scrape.read().values().for_each(|set_gauges| set_gauges());
+        self.handle.render()
+    }
+}
+
+/// Starts recording metrics, and describes each of them.
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+pub fn metrics() -> anyhow::Result<Metrics> {
     let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-    // A key that is kept in the process is checked in microseconds.
+    // A key that is cached in the process is checked in microseconds.
     let identity =
         [&[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_25, 0.000_3][..], &seconds]
             .concat();
@@ -28,12 +60,12 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
             Kind::Histogram => ::metrics::describe_histogram!(*name, *help),
         }
     }
-    Ok(handle)
+    Ok(Metrics::new(handle))
 }
 
 /// Keeps histograms from growing until they are scraped, and records what this process uses and how many log lines it
 /// dropped. Runs until the process ends.
-pub async fn upkeep(handle: PrometheusHandle) {
+pub async fn upkeep(metrics: Metrics) {
     let process = metrics_process::Collector::default();
     process.describe();
     let mut reported = 0;
@@ -42,6 +74,26 @@ pub async fn upkeep(handle: PrometheusHandle) {
         tick.tick().await;
         process.collect();
         reported = logs::report_dropped(reported);
-        handle.run_upkeep();
+        metrics.handle.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn gauges_of_a_part_are_computed_at_each_scrape() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (metrics, age) = (Metrics::new(recorder.handle()), AtomicU32::new(0));
+        metrics.on_scrape("test", move || {
+            ::metrics::gauge!("age_seconds").set(f64::from(age.fetch_add(1, Ordering::Relaxed)));
+        });
+
+        let [first, second] = [(); 2].map(|()| ::metrics::with_local_recorder(&recorder, || metrics.render()));
+
+        assert!(first.contains("age_seconds 0") && second.contains("age_seconds 1"), "{first}{second}");
     }
 }

@@ -108,7 +108,7 @@ async fn perform(
     if job.deletion_requested && job.kind != JobKind::Delete {
         return Some(Outcome::Superseded);
     }
-    let deadline = worker.config.times.job_deadline;
+    let deadline = worker.config.job_deadline;
     let started = Instant::now();
     let result = tokio::select! {
         result = tokio::time::timeout(deadline, jobs::perform(worker, job, active)) => result,

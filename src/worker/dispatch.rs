@@ -23,7 +23,7 @@ use super::{
     attempt,
     jitter::random_unit,
     provision_worker::ProvisionWorker,
-    watchdog::{EXIT_STATUS, LOOP_WAIT_MAX, LoopProgress},
+    watchdog::{LOOP_WAIT_MAX, LoopProgress},
 };
 use crate::{
     core::{
@@ -35,7 +35,7 @@ use crate::{
             workers,
         },
     },
-    shutdown::Shutdown,
+    shutdown::{FAILED_PART_STATUS, Shutdown},
     telemetry,
 };
 
@@ -166,7 +166,7 @@ impl Dispatcher {
             message = wakeups.recv() => if message.is_none() {
                 // The listener has panicked. Without it every job would wait for a poll.
                 tracing::error!("the task that reads wake-ups from Redis ended; this process ends");
-                telemetry::exit(EXIT_STATUS);
+                telemetry::exit(FAILED_PART_STATUS);
             },
             () = self.worker.timers.next_due() => {}
             () = tokio::time::sleep(interval.mul_f64(0.75 + 0.5 * random_unit())) => {}
@@ -205,7 +205,7 @@ impl Dispatcher {
             free_slots,
             lease: LeaseId::new(),
             lease_ttl: times.lease,
-            job_deadline: times.job_deadline,
+            job_deadline: worker.config.job_deadline,
         };
         let sent_at = Instant::now();
         match claim::claim(&worker.db, &request).await {

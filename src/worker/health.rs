@@ -14,11 +14,13 @@ use std::{
 };
 
 use actix_web::{HttpResponse, dev::Server, web};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{core::db::DualDb, http::listener};
+use crate::{
+    core::db::DualDb,
+    http::{listener, metrics::RenderMetrics},
+};
 
 /// The health of one worker; a clone shares it.
 #[derive(Clone)]
@@ -67,7 +69,7 @@ impl Health {
 ///
 /// # Errors
 /// When the socket cannot be served.
-pub fn serve(socket: TcpListener, health: Health, metrics: PrometheusHandle) -> anyhow::Result<Server> {
+pub fn serve(socket: TcpListener, health: Health, metrics: RenderMetrics) -> anyhow::Result<Server> {
     listener::serve(socket, 1, Duration::from_secs(1), move |config| {
         let (ready, metrics) = (health.clone(), metrics.clone());
         config
@@ -76,7 +78,7 @@ pub fn serve(socket: TcpListener, health: Health, metrics: PrometheusHandle) -> 
             .route(
                 "/metrics",
                 web::get().to(move || {
-                    let text = metrics.render();
+                    let text = metrics();
                     async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text) }
                 }),
             );

@@ -20,7 +20,7 @@ use tracing::Span;
 
 use super::{health::Health, steps::Steps};
 use crate::{
-    config::worker::LeaseTimes,
+    config::lease::LeaseTimes,
     core::{
         db::{DbError, DualDb},
         id::{InstanceId, JobId},
@@ -155,7 +155,7 @@ impl Leases {
     /// Stops, until it is dropped, attempts whose lease was not confirmed for too long. A loop of its own, because a
     /// heartbeat can hang.
     pub async fn run_self_fence(&self) {
-        let mut tick = tokio::time::interval(self.times.lease / 60);
+        let mut tick = tokio::time::interval(self.times.fence_check());
         loop {
             tick.tick().await;
             for active in self.all() {

@@ -38,7 +38,6 @@ mod timers;
 mod watchdog;
 
 pub use provision_worker::ProvisionWorker;
-pub use watchdog::EXIT_STATUS;
 
 use std::{pin::Pin, sync::Arc};
 

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::telemetry;
+use crate::{shutdown::FAILED_PART_STATUS, telemetry};
 
 /// How long a watched loop may wait, at most, before it calls `advance` again.
 pub const LOOP_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -25,8 +25,6 @@ pub const LOOP_WAIT_MAX: Duration = Duration::from_secs(5);
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that one tick counts for, at most: a tick that comes later shows that this process did not run.
 const TICK_MAX: Duration = Duration::from_secs(2);
-/// Exit status of a process that ends itself because a part of it failed: `EX_SOFTWARE` of sysexits.h.
-pub const EXIT_STATUS: i32 = 70;
 
 /// Counts the rounds of one loop; the loop has one clone and the watchdog another.
 #[derive(Clone)]
@@ -68,7 +66,7 @@ pub fn watch(loops: Vec<LoopProgress>, limit: Duration) {
                     }
                     LoopState::Hung => {
                         tracing::error!(r#loop = progress.name, "a loop has stalled for too long; this process ends");
-                        telemetry::exit(EXIT_STATUS);
+                        telemetry::exit(FAILED_PART_STATUS);
                     }
                 }
             }
@@ -165,7 +163,7 @@ mod tests {
 
     #[test]
     fn longest_wait_of_a_loop_is_no_stall() {
-        let shortest = crate::config::worker::LeaseTimes { lease: Duration::from_millis(600), job_deadline: SECOND };
+        let shortest = crate::config::lease::LeaseTimes { lease: Duration::from_millis(600) };
 
         assert!(LOOP_WAIT_MAX <= shortest.loop_limit() / 3);
     }

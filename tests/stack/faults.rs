@@ -1,4 +1,4 @@
-//! Parts that go and come under load.
+//! Services are stopped, restarted, scaled and killed while clients send requests.
 
 use std::{
     process::Command,
@@ -17,12 +17,12 @@ use crate::{
     stack::{Stack, demo_image, docker, first_page, inspect, page},
 };
 
-pub async fn five_replicas_and_three_again(stack: &Stack) {
+pub async fn scaling_up_and_down_loses_no_request(stack: &Stack) {
     let nginx = inspect(&stack.container("nginx"))["State"]["StartedAt"].clone();
     let load = Load::start(stack).await;
     stack.compose(&["up", "-d", "--scale", "api=5"]);
-    stack.settled(5).await;
-    load.flows().await;
+    stack.wait_until_healthy(5).await;
+    load.wait_for_progress().await;
     let newest = stack.containers("api", false).into_iter().map(|id| stack.address(&id, "front") + ":8080");
     let log = stack.nginx_log();
     for address in newest {
@@ -30,24 +30,25 @@ pub async fn five_replicas_and_three_again(stack: &Stack) {
         assert!(answered > 10, "{address} answered {answered}");
     }
     stack.compose(&["up", "-d", "--scale", "api=3"]);
-    stack.settled(3).await;
-    load.end("five replicas and three again").await;
+    stack.wait_until_healthy(3).await;
+    load.end("API scaled to five replicas and back to three").await;
     assert_eq!(stack.containers("api", false).len(), 3);
     assert_eq!(inspect(&stack.container("nginx"))["State"]["StartedAt"], nginx, "nginx was restarted");
 }
 
-/// Rows that the replica has read for the program.
+/// The number of transactions that the read replica has committed for the app.
 fn replica_reads(stack: &Stack) -> u64 {
     stack.sql("replica", "select xact_commit from pg_stat_database where datname = 'app'").parse().unwrap()
 }
 
-pub async fn the_read_replica_serves_lists_and_may_go_and_come(stack: &Stack) {
+pub async fn lists_survive_a_restart_of_the_read_replica(stack: &Stack) {
     assert_eq!(stack.sql("replica", "select pg_is_in_recovery()"), "t");
-    // A tenant that has not written: its lists may come from the replica.
+    // This tenant has written nothing, so its lists may be read from the replica.
     let reader = stack.client.with_key(&stack.key("reader"));
-    // Not at once: while Redis may have missed a write, all lists are the primary's; and statistics come late.
+    // Repeated, because after a failure of Redis all lists are read from the primary for a while, and because Postgres
+    // reports statistics late.
     let lists = async || {
-        eventually(60, "the replica's own statistics", async || {
+        eventually(60, "the lists are read from the replica", async || {
             let before = replica_reads(stack);
             for _ in 0..60 {
                 reader.get("/instances").await.expect(200);
@@ -60,22 +61,22 @@ pub async fn the_read_replica_serves_lists_and_may_go_and_come(stack: &Stack) {
     lists().await;
     let load = Load::start(stack).await;
     stack.compose(&["stop", "replica"]);
-    load.flows().await;
+    load.wait_for_progress().await;
     stack.compose(&["start", "replica"]);
-    stack.settled(3).await;
-    assert_eq!(load.end("the read replica stopped and started").await, 0, "asked twice");
+    stack.wait_until_healthy(3).await;
+    assert_eq!(load.end("the read replica stopped and started").await, 0, "GETs without a response");
     lists().await;
 }
 
-pub async fn a_read_replica_that_was_away_for_too_long_is_copied_anew(stack: &Stack) {
+pub async fn read_replica_without_its_slot_copies_the_primary_again(stack: &Stack) {
     stack.compose(&["stop", "replica"]);
-    // As when the primary's patience (max_slot_wal_keep_size) is at its end.
+    // The same effect as when the slot's WAL exceeds max_slot_wal_keep_size.
     stack.sql("postgres", "select pg_drop_replication_slot('replica')");
     stack.compose(&["start", "replica"]);
-    stack.settled(3).await;
-    let copied = || stack.compose(&["logs", "--no-color", "replica"]).matches("copying anew").count();
+    stack.wait_until_healthy(3).await;
+    let copied = || stack.compose(&["logs", "--no-color", "replica"]).matches("copying the primary again").count();
     assert_eq!(copied(), 1);
-    // While it runs, it cannot mend itself; but it says so.
+    // A running replica cannot copy the primary again, but its health check fails.
     for statement in [
         "alter role replica nologin",
         "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots",
@@ -84,30 +85,30 @@ pub async fn a_read_replica_that_was_away_for_too_long_is_copied_anew(stack: &St
     ] {
         stack.sql("postgres", statement);
     }
-    eventually(60, "unhealthy", async || {
+    eventually(60, "the replica is unhealthy", async || {
         let health = inspect(&stack.container("replica"))["State"]["Health"]["Status"].clone();
         if health == "unhealthy" { Ok(()) } else { Err(health) }
     })
     .await;
     stack.compose(&["restart", "replica"]);
-    stack.settled(3).await;
+    stack.wait_until_healthy(3).await;
     assert_eq!(copied(), 2);
     assert_eq!(stack.sql("replica", "select pg_is_in_recovery()"), "t");
-    eventually(60, "it streams", async || {
+    eventually(60, "the replica streams", async || {
         let state = stack.sql("postgres", "select state from pg_stat_replication");
         if state == "streaming" { Ok(()) } else { Err(state) }
     })
     .await;
 }
 
-pub async fn redis_restarts(stack: &Stack) {
+pub async fn restart_of_redis_loses_no_request(stack: &Stack) {
     let load = Load::start(stack).await;
     stack.compose(&["restart", "redis"]);
-    stack.settled(3).await;
-    assert_eq!(load.end("Redis restarted").await, 0, "asked twice");
+    stack.wait_until_healthy(3).await;
+    assert_eq!(load.end("Redis restarted").await, 0, "GETs without a response");
 }
 
-pub async fn nginx_reloads(stack: &Stack) {
+pub async fn reload_of_nginx_loses_no_request(stack: &Stack) {
     let load = Load::start(stack).await;
     let nginx = stack.container("nginx");
     for _ in 0..3 {
@@ -117,35 +118,35 @@ pub async fn nginx_reloads(stack: &Stack) {
         docker(&["kill", "-s", "HUP", &nginx]);
         eventually(
             60,
-            "other worker processes",
+            "new nginx worker processes",
             async || if workers() == before { Err(before.clone()) } else { Ok(()) },
         )
         .await;
-        load.flows().await;
+        load.wait_for_progress().await;
     }
     load.end("nginx reloaded three times").await;
 }
 
-/// As the kernel would: not through Docker, which would not start it again.
-pub async fn a_replica_is_killed(stack: &Stack) {
+/// Kills the process directly: a container that is killed through Docker is not restarted.
+pub async fn killed_replica_loses_no_request(stack: &Stack) {
     let load = Load::start(stack).await;
     for _ in 0..2 {
         let victim = stack.containers("api", false).remove(0);
         let restarts = inspect(&victim)["RestartCount"].as_u64().unwrap();
         let pid = inspect(&victim)["State"]["Pid"].to_string();
         assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success(), "kill -9 needs root");
-        eventually(60, "Docker starts it again", async || {
+        eventually(60, "Docker restarts the container", async || {
             let now = inspect(&victim)["RestartCount"].as_u64().unwrap();
             if now > restarts { Ok(()) } else { Err(now) }
         })
         .await;
-        stack.settled(3).await;
-        load.flows().await;
+        stack.wait_until_healthy(3).await;
+        load.wait_for_progress().await;
     }
     load.end("a replica killed with kill -9, twice").await;
 }
 
-pub async fn the_worker_restarts_and_instances_do_not_notice(stack: &Stack) {
+pub async fn instances_run_on_while_the_worker_restarts(stack: &Stack) {
     let body = json!({"name": "steady", "image": demo_image(), "ports": [{"container": 80}]});
     let instance = stack.client.create_running(body).await;
     let container = format!("app-{}", instance["id"].as_str().unwrap());
@@ -164,17 +165,17 @@ pub async fn the_worker_restarts_and_instances_do_not_notice(stack: &Stack) {
     });
     let load = Load::start(stack).await;
     stack.compose(&["restart", "worker"]);
-    stack.settled(3).await;
-    // And without a goodbye.
+    stack.wait_until_healthy(3).await;
+    // Then the worker is killed without a shutdown.
     let pid = inspect(&stack.container("worker"))["State"]["Pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success(), "kill -9 needs root");
-    eventually(60, "the worker is back", async || {
+    eventually(60, "the worker was restarted", async || {
         let now = inspect(&stack.container("worker"))["State"]["Pid"].to_string();
         if now != pid && now != "0" { Ok(()) } else { Err(now) }
     })
     .await;
-    stack.settled(3).await;
-    load.end("the worker restarted, and killed").await;
+    stack.wait_until_healthy(3).await;
+    load.end("the worker restarted, then killed").await;
     stop.store(true, Relaxed);
     assert!(visitor.await.unwrap() > 50);
     assert_eq!(inspect(&container)["State"]["StartedAt"], before);

@@ -1,10 +1,10 @@
-//! What it is all for.
+//! From `POST /instances` to the page that the container serves.
 
 use serde_json::json;
 
 use crate::stack::{Stack, demo_image, first_page, page};
 
-pub async fn a_request_through_nginx_becomes_a_page_on_its_published_port(stack: &Stack) {
+pub async fn created_instance_serves_a_page_on_its_published_port(stack: &Stack) {
     let body = json!({"name": "page", "image": demo_image(), "ports": [{"container": 80}]});
     let instance = stack.client.create_running(body).await;
     assert_eq!(instance["host"]["address"], "127.0.0.1");

@@ -1,25 +1,25 @@
-//! What a tenant's container can reach of the system it runs on: nothing.
+//! A tenant's container cannot reach any service of the system.
 
 use serde_json::json;
 
-use crate::stack::{Stack, demo_image, docker, docker_does};
+use crate::stack::{Stack, demo_image, docker, docker_succeeds};
 
-/// Whether something takes a connection there.
+/// Whether a TCP connection to the address succeeds.
 fn reaches(from: &[&str], address: &str, port: &str) -> bool {
-    docker_does(&[from, &["nc", "-w", "2", address, port, "-e", "true"]].concat())
+    docker_succeeds(&[from, &["nc", "-w", "2", address, port, "-e", "true"]].concat())
 }
 
-pub async fn an_instance_reaches_nothing_of_the_system(stack: &Stack) {
+pub async fn instance_reaches_no_service_of_the_system(stack: &Stack) {
     let instance = stack.client.create_running(json!({"name": "inside", "image": demo_image()})).await;
     let other = stack.client.create_running(json!({"name": "beside", "image": demo_image()})).await;
     let container = format!("app-{}", instance["id"].as_str().unwrap());
     let inside = ["exec", container.as_str()];
     let image = demo_image();
 
-    // It has a network, and this way of asking works.
+    // The check itself works: an instance reaches another one of its network.
     assert!(reaches(&inside, other["network"]["address"].as_str().unwrap(), "80"));
 
-    let mut places = Vec::new();
+    let mut services = Vec::new();
     for (service, network, port) in [
         ("postgres", "back", "5432"),
         ("replica", "back", "5432"),
@@ -32,25 +32,25 @@ pub async fn an_instance_reaches_nothing_of_the_system(stack: &Stack) {
         ("nginx", "front", "8080"),
     ] {
         for one in stack.containers(service, false) {
-            places.push((service, network, stack.address(&one, network), port));
+            services.push((service, network, stack.address(&one, network), port));
         }
     }
-    assert!(places.len() >= 12, "{places:?}");
-    for (service, network, address, port) in &places {
+    assert!(services.len() >= 12, "{services:?}");
+    for (service, network, address, port) in &services {
         let network = format!("{}_{network}", stack.project);
         let allowed = ["run", "--rm", "--network", network.as_str(), image.as_str()];
-        assert!(reaches(&allowed, address, port), "{service} at {address}:{port} is there for its own network");
-        assert!(!reaches(&inside, address, port), "{service} at {address}:{port} answers an instance");
+        assert!(reaches(&allowed, address, port), "{service} at {address}:{port} is reachable from its own network");
+        assert!(!reaches(&inside, address, port), "{service} at {address}:{port} is reachable from an instance");
     }
 
-    // On the host's own addresses, as an instance sees them, none of these ports is open.
+    // None of these ports is open on the host's address in the instance's network.
     let route = docker(&[&inside[..], &["ip", "route"]].concat());
     let gateway = route.split_whitespace().skip_while(|word| *word != "via").nth(1).unwrap().to_owned();
     for port in ["5432", "6379", "9090", "9091"] {
-        assert!(!reaches(&inside, &gateway, port), "the host's {port}");
+        assert!(!reaches(&inside, &gateway, port), "port {port} of the host is reachable");
     }
     for name in ["postgres", "redis", "api", "replica", "prometheus"] {
-        assert!(!docker_does(&[&inside[..], &["nslookup", name]].concat()), "{name} resolves");
+        assert!(!docker_succeeds(&[&inside[..], &["nslookup", name]].concat()), "{name} resolves");
     }
     for instance in [instance, other] {
         stack.client.delete_fully(instance["id"].as_str().unwrap()).await;

@@ -1,23 +1,24 @@
-//! The whole system in containers, by the user's own command, on a real Docker. Run by `make test-stack`, which says
-//! where things are.
+//! Tests the whole system in containers on a real Docker, started by the command of the README. `make test-stack` runs
+//! it and sets the environment variables that it reads.
 //!
-//! Set up once; then steps in their order, each named and timed. One that fails is told, and the others go on. All is
-//! taken down at the end. With arguments, only the steps whose names hold one of them.
+//! The system is started once. Then the steps run in order; the name, result and duration of each are printed. After a
+//! failed step the others still run. At the end everything is removed. With arguments, only the steps run whose names
+//! contain one of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[allow(dead_code, reason = "the integration tests need more of it")]
+#[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "../it/support/client.rs"]
 mod client;
-mod edge;
 mod faults;
 mod instances;
 mod isolation;
 mod load;
 mod metrics;
-mod neighbour;
+mod nginx;
 mod replicas;
 mod stack;
+mod two_stacks;
 mod up;
 
 use std::{
@@ -32,7 +33,7 @@ use stack::Stack;
 
 type Step = (&'static str, for<'a> fn(&'a Stack) -> LocalBoxFuture<'a, ()>);
 
-/// One row per step, in their order.
+/// The name and the function of each step, in the order in which they run.
 macro_rules! steps {
     ($($module:ident :: $name:ident),* $(,)?) => {
         &[$((concat!(stringify!($module), "::", stringify!($name)), |stack| $module::$name(stack).boxed_local())),*]
@@ -40,31 +41,31 @@ macro_rules! steps {
 }
 
 const STEPS: &[Step] = steps![
-    up::migrated_once_and_a_second_up_changes_nothing,
-    up::three_replicas_are_healthy_and_only_nginx_publishes_a_port,
-    up::the_image_is_small_and_has_no_shell,
-    up::the_sockets_on_their_volumes_work_too,
-    instances::a_request_through_nginx_becomes_a_page_on_its_published_port,
-    edge::metrics_are_for_the_inside,
-    edge::request_ids_are_passed_on_or_made,
-    edge::errors_of_nginx_are_problems,
-    edge::old_clients_and_offers_of_an_upgrade_are_served,
-    edge::requests_without_a_key_are_limited_and_those_with_one_are_not,
-    edge::the_log_is_json_and_holds_no_secret,
-    edge::streams_pass_upgrades_do_not_and_a_post_is_not_replayed,
+    up::second_up_changes_nothing,
+    up::services_are_healthy_and_only_nginx_publishes_a_port,
+    up::image_is_small_and_has_no_shell,
+    up::sockets_on_volumes_accept_connections,
+    instances::created_instance_serves_a_page_on_its_published_port,
+    nginx::metrics_are_not_public,
+    nginx::request_id_is_forwarded_or_generated,
+    nginx::errors_of_nginx_are_problem_json,
+    nginx::http_1_0_and_upgrade_requests_are_served,
+    nginx::only_requests_without_a_key_are_rate_limited,
+    nginx::access_log_is_json_without_secrets,
+    nginx::streams_are_unbuffered_and_a_post_is_sent_once,
     replicas::requests_are_spread_evenly,
-    replicas::any_replica_may_be_asked_anything,
-    replicas::a_revoked_key_is_refused_by_all,
-    faults::five_replicas_and_three_again,
-    faults::the_read_replica_serves_lists_and_may_go_and_come,
-    faults::a_read_replica_that_was_away_for_too_long_is_copied_anew,
-    faults::redis_restarts,
-    faults::nginx_reloads,
-    faults::a_replica_is_killed,
-    faults::the_worker_restarts_and_instances_do_not_notice,
-    metrics::prometheus_sees_all_targets_up_and_counters_move,
-    isolation::an_instance_reaches_nothing_of_the_system,
-    neighbour::two_stacks_on_one_docker_leave_each_other_alone,
+    replicas::every_replica_serves_every_request,
+    replicas::every_replica_rejects_a_revoked_key,
+    faults::scaling_up_and_down_loses_no_request,
+    faults::lists_survive_a_restart_of_the_read_replica,
+    faults::read_replica_without_its_slot_copies_the_primary_again,
+    faults::restart_of_redis_loses_no_request,
+    faults::reload_of_nginx_loses_no_request,
+    faults::killed_replica_loses_no_request,
+    faults::instances_run_on_while_the_worker_restarts,
+    metrics::prometheus_scrapes_all_targets,
+    isolation::instance_reaches_no_service_of_the_system,
+    two_stacks::installations_on_one_docker_are_independent,
 ];
 
 fn main() -> ExitCode {
@@ -74,46 +75,50 @@ fn main() -> ExitCode {
 }
 
 async fn run(only: &[String]) -> ExitCode {
-    let began = Instant::now();
+    let started = Instant::now();
     let Ok(stack) = AssertUnwindSafe(Stack::up()).catch_unwind().await else {
         return ExitCode::FAILURE;
     };
-    tell("up", began.elapsed(), "ok");
+    report("up", started.elapsed(), "ok");
     let mut failed = Vec::new();
     for (name, step) in
         STEPS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| name.contains(only.as_str())))
     {
-        let began = Instant::now();
+        let started = Instant::now();
         let ended = AssertUnwindSafe(step(&stack)).catch_unwind().await;
-        tell(name, began.elapsed(), if ended.is_ok() { "ok" } else { "FAILED" });
+        report(name, started.elapsed(), if ended.is_ok() { "ok" } else { "FAILED" });
         if ended.is_err() {
             failed.push(*name);
         }
     }
     if !failed.is_empty() {
-        stack.tell_logs();
+        stack.print_logs();
     }
-    let began = Instant::now();
-    let left = AssertUnwindSafe(async { stack.down() }).catch_unwind().await;
-    tell("down, and nothing is left", began.elapsed(), if left.is_ok() { "ok" } else { "FAILED" });
-    if failed.is_empty() && left.is_ok() {
+    let started = Instant::now();
+    let down = AssertUnwindSafe(async { stack.down() }).catch_unwind().await;
+    report(
+        "down: no container, network or volume is left",
+        started.elapsed(),
+        if down.is_ok() { "ok" } else { "FAILED" },
+    );
+    if failed.is_empty() && down.is_ok() {
         return ExitCode::SUCCESS;
     }
     eprintln!("failed: {}", failed.join(", "));
     ExitCode::FAILURE
 }
 
-fn tell(name: &str, took: Duration, how: &str) {
-    eprintln!("step {name} … {how} ({:.1} s)", took.as_secs_f64());
+fn report(name: &str, duration: Duration, result: &str) {
+    eprintln!("step {name} … {result} ({:.1} s)", duration.as_secs_f64());
 }
 
-/// Asks again until it is so; panics with what was seen last.
-async fn eventually<T: std::fmt::Debug>(seconds: u64, what: &str, mut look: impl AsyncFnMut() -> Result<(), T>) {
+/// Repeats `check` until it succeeds. Panics with its last error after `seconds`.
+async fn eventually<T: std::fmt::Debug>(seconds: u64, what: &str, mut check: impl AsyncFnMut() -> Result<(), T>) {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
-        match look().await {
+        match check().await {
             Ok(()) => return,
-            Err(seen) if Instant::now() > deadline => panic!("{what}: not within {seconds} s; last: {seen:?}"),
+            Err(last) if Instant::now() > deadline => panic!("{what}: not within {seconds} s; last: {last:?}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }

@@ -1,4 +1,4 @@
-//! One compose project: brought up by the exact command, asked, broken and taken down.
+//! A compose project: starts it with the command of the README, runs commands in it, and removes it.
 
 use std::{
     path::PathBuf,
@@ -14,15 +14,15 @@ use crate::client::Client;
 const SCALED: &[&str] = &["-f", "docker-compose.yml", "-f", "docker-compose.scale.yml"];
 
 pub struct Stack {
-    /// A clean checkout.
+    /// A clean copy of the checkout.
     dir: PathBuf,
     compose: Vec<String>,
     files: &'static [&'static str],
-    /// What two stacks on one Docker must not share.
+    /// The variables whose values two stacks on one Docker engine must not share.
     vars: Vec<(&'static str, String)>,
     pub project: String,
     pub url: String,
-    /// An admin's, through nginx.
+    /// Sends requests to nginx with an admin key.
     pub client: Client,
     is_down: AtomicBool,
 }
@@ -30,38 +30,39 @@ pub struct Stack {
 const PURGE: &[&str] = &["run", "--rm", "--no-deps", "-T", "-e", "DB_WAIT_SECONDS=5", "worker", "purge", "--yes"];
 
 impl Stack {
-    /// `docker-compose -f docker-compose.yml -f docker-compose.scale.yml up -d --scale api=3`.
+    /// Runs `docker-compose -f docker-compose.yml -f docker-compose.scale.yml up -d --scale api=3` and creates an
+    /// instance.
     pub async fn up() -> Self {
-        let began = Instant::now();
+        let started = Instant::now();
         let mut stack =
             Self::named(&var("TEST_STACK_PROJECT"), SCALED, &var("TEST_STACK_PORT"), 10000, "10.231.16.0/24");
-        let said = stack.try_compose(&["up", "-d", "--scale", "api=3"]);
-        if !said.status.success() {
-            stack.tell_logs();
+        let output = stack.try_compose(&["up", "-d", "--scale", "api=3"]);
+        if !output.status.success() {
+            stack.print_logs();
         }
-        succeeded("up", said);
-        let up = began.elapsed();
+        succeeded("up", output);
+        let up = started.elapsed();
         stack.client.key = stack.key("acme");
         let id = stack.client.post("/instances", serde_json::json!({"image": demo_image()})).await.instance();
-        let accepted = began.elapsed();
+        let accepted = started.elapsed();
         let instance = stack.client.wait_for(&id, "running").await;
         assert_eq!(instance["status"], "running", "{instance}");
         eprintln!(
             "from the command: up after {:.1} s, the first 202 after {:.1} s, the first running after {:.1} s",
             up.as_secs_f64(),
             accepted.as_secs_f64(),
-            began.elapsed().as_secs_f64()
+            started.elapsed().as_secs_f64()
         );
         stack.client.delete_fully(&id).await;
         stack
     }
 
-    /// Another one beside the first: `docker-compose.yml` alone.
+    /// Starts another stack beside the first, with `docker-compose.yml` only.
     pub fn second() -> Self {
         let project = format!("{}b", var("TEST_STACK_PROJECT"));
         let mut stack =
             Self::named(&project, &["-f", "docker-compose.yml"], &var("TEST_STACK_PORT_2"), 11000, "10.231.17.0/24");
-        // So that its sweep comes at once.
+        // So that orphans are removed at once.
         stack.vars.extend([("APP_RECHECK_MS", "500".into()), ("APP_ORPHAN_GRACE_MS", "0".into())]);
         stack.compose(&["up", "-d"]);
         stack.client.key = stack.key("acme");
@@ -95,15 +96,15 @@ impl Stack {
         succeeded(&format!("compose {}", args.join(" ")), self.try_compose(args))
     }
 
-    /// A new key of a tenant, with all scopes.
+    /// Creates a key of a tenant with all scopes.
     #[track_caller]
     pub fn key(&self, tenant: &str) -> String {
         let create = ["keys", "create", "--tenant", tenant, "--name", "test", "--scope", "admin"];
-        let said = self.compose(&[&["run", "--rm", "--no-deps", "-T", "api"][..], &create].concat());
-        said.trim().to_owned()
+        let output = self.compose(&[&["run", "--rm", "--no-deps", "-T", "api"][..], &create].concat());
+        output.trim().to_owned()
     }
 
-    /// The ids of a service's containers; `all`: also of those that have ended.
+    /// Returns the ids of a service's containers; with `all` also of those that have ended.
     pub fn containers(&self, service: &str, all: bool) -> Vec<String> {
         let project = format!("label=com.docker.compose.project={}", self.project);
         let named = format!("label=com.docker.compose.service={service}");
@@ -113,7 +114,7 @@ impl Stack {
         docker(&args).split_whitespace().map(str::to_owned).collect()
     }
 
-    /// The only one.
+    /// Returns the id of a service's only container.
     #[track_caller]
     pub fn container(&self, service: &str) -> String {
         let all = self.containers(service, true);
@@ -121,35 +122,35 @@ impl Stack {
         one.clone()
     }
 
-    /// A container's address in `front` or `back`.
+    /// Returns a container's address in `front` or `back`.
     #[track_caller]
     pub fn address(&self, container: &str, network: &str) -> String {
         let name = format!("{}_{network}", self.project);
         inspect(container)["NetworkSettings"]["Networks"][name]["IPAddress"].as_str().unwrap().to_owned()
     }
 
-    /// The lines of nginx's log that are JSON.
+    /// Returns the lines of nginx's log that are JSON.
     pub fn nginx_log(&self) -> Vec<Value> {
         let log = docker(&["logs", &self.container("nginx")]);
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Which replicas had the requests whose id begins so: an address each time.
-    pub fn asked(&self, id: &str) -> Vec<String> {
+    /// Returns the address of the replica that served each request whose id starts with `id`.
+    pub fn served_by(&self, id: &str) -> Vec<String> {
         let begins = |line: &&Value| line["request_id"].as_str().is_some_and(|text| text.starts_with(id));
         self.nginx_log().iter().filter(begins).map(|line| line["upstream"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// SQL in a server, as its superuser.
+    /// Runs a statement as superuser in the Postgres of a service.
     #[track_caller]
     pub fn sql(&self, service: &str, statement: &str) -> String {
         let container = self.container(service);
         docker(&["exec", "-u", "postgres", &container, "psql", "-XAtq", "app", "-c", statement]).trim().to_owned()
     }
 
-    /// All healthy, and this many replicas in nginx's turn.
-    pub async fn settled(&self, replicas: usize) {
-        crate::eventually(180, "healthy", async || {
+    /// Waits until all services are healthy and nginx has this number of replicas.
+    pub async fn wait_until_healthy(&self, replicas: usize) {
+        crate::eventually(180, "all services are healthy", async || {
             let mut bad = Vec::new();
             for service in ["api", "worker", "nginx", "postgres", "replica", "redis", "prometheus"] {
                 for container in self.containers(service, true) {
@@ -159,30 +160,30 @@ impl Stack {
                     }
                 }
             }
-            let turn = self.in_turn();
-            if bad.is_empty() && turn == replicas { Ok(()) } else { Err(format!("{bad:?}, nginx has {turn}")) }
+            let upstream = self.upstream_size();
+            if bad.is_empty() && upstream == replicas { Ok(()) } else { Err(format!("{bad:?}, nginx has {upstream}")) }
         })
         .await;
     }
 
-    /// How many replicas nginx knows.
-    pub fn in_turn(&self) -> usize {
-        let said = docker(&["exec", &self.container("nginx"), "cat", "/tmp/upstream.conf"]);
-        said.matches("server ").count()
+    /// Returns how many replicas are in nginx's upstream.
+    pub fn upstream_size(&self) -> usize {
+        let output = docker(&["exec", &self.container("nginx"), "cat", "/tmp/upstream.conf"]);
+        output.matches("server ").count()
     }
 
-    /// What went before a failure.
-    pub fn tell_logs(&self) {
-        let said =
+    /// Prints the logs after a failure.
+    pub fn print_logs(&self) {
+        let output =
             self.try_compose(&["logs", "--no-color", "--tail=15", "worker", "postgres", "replica", "redis", "migrate"]);
-        eprintln!("{}", String::from_utf8_lossy(&said.stdout));
-        let said = self.try_compose(&["logs", "--no-color", "--tail=300", "nginx"]);
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        eprintln!("{}", String::from_utf8_lossy(&output.stdout));
+        let output = self.try_compose(&["logs", "--no-color", "--tail=300", "nginx"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let wrong = text.lines().filter(|line| !line.contains("\"status\":2")).collect::<Vec<_>>();
         eprintln!("{}", wrong.join("\n"));
     }
 
-    /// As `make down ARGS=-v` does it; then nothing of it is left.
+    /// Does the same as `make down ARGS=-v` and checks that nothing of the project is left.
     #[track_caller]
     pub fn down(&self) {
         self.compose(&["stop", "nginx", "api", "worker"]);
@@ -199,7 +200,7 @@ impl Stack {
 }
 
 impl Drop for Stack {
-    /// After a panic.
+    /// Removes the stack after a panic.
     fn drop(&mut self) {
         if self.is_down.load(Relaxed) {
             return;
@@ -210,21 +211,21 @@ impl Drop for Stack {
     }
 }
 
-/// Standard output of `docker …`; it must succeed.
+/// Runs `docker …`, which must succeed, and returns its standard output.
 #[track_caller]
 pub fn docker(args: &[&str]) -> String {
     succeeded(&format!("docker {}", args.join(" ")), Command::new("docker").args(args).output().unwrap())
 }
 
-/// Whether `docker …` succeeds.
-pub fn docker_does(args: &[&str]) -> bool {
+/// Runs `docker …` and returns whether it succeeded.
+pub fn docker_succeeds(args: &[&str]) -> bool {
     Command::new("docker").args(args).output().unwrap().status.success()
 }
 
 #[track_caller]
 pub fn inspect(name: &str) -> Value {
-    let said: Value = serde_json::from_str(&docker(&["inspect", name])).unwrap();
-    said[0].clone()
+    let list: Value = serde_json::from_str(&docker(&["inspect", name])).unwrap();
+    list[0].clone()
 }
 
 #[track_caller]
@@ -243,14 +244,15 @@ pub fn demo_image() -> String {
     var("TEST_DEMO_IMAGE")
 }
 
-/// An instance's first page. `running` promises a process and its published port; to listen, the process needs a moment.
+/// Returns an instance's page as soon as it is served. An instance is `running` once its process has started; until the
+/// process listens, connections fail.
 pub async fn first_page(instance: &Value) -> String {
     let mut first = String::new();
     crate::eventually(60, "the first page", async || page(instance).await.map(|page| first = page)).await;
     first
 }
 
-/// An instance's page.
+/// Requests the page of an instance.
 pub async fn page(instance: &Value) -> Result<String, reqwest::Error> {
     let port = instance["ports"][0]["host"].as_u64().unwrap();
     let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();

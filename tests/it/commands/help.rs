@@ -16,7 +16,7 @@ fn help_of_every_subcommand_shows_its_variables_and_defaults_and_no_secret_that_
     let urls = ["DATABASE_READ_URL", "DATABASE_URL", "REDIS_URL"];
     assert_eq!(secrets, ours.into_iter().chain(urls).collect());
     let commands: BTreeSet<&[String]> = all.iter().map(|taken| taken.role.as_slice()).collect();
-    assert_eq!(commands.len(), 10, "{commands:?}");
+    assert_eq!(commands.len(), 11, "{commands:?}");
     for role in commands {
         for help in ["--help", "-h"] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_app"));

@@ -1,5 +1,6 @@
 //! Each subcommand as its operator sees it: exit codes, what is printed where, and what is refused.
 
+mod config;
 mod dev;
 mod ended;
 mod healthcheck;

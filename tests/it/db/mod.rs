@@ -9,10 +9,7 @@ mod statements;
 use std::time::Duration;
 
 use app::{
-    config::{
-        database::{DatabaseConfig, PostgresUrl},
-        environment::Environment,
-    },
+    config::database::{DatabaseConfig, PostgresUrl},
     core::db::DualDb,
 };
 
@@ -24,7 +21,7 @@ fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
 }
 
 fn open(primary: &str, replica: Option<&str>, max_conns: usize) -> DualDb {
-    let url = |text: &str| PostgresUrl::parse("DATABASE_URL", text, Environment::Development).unwrap();
+    let url = |text: &str| PostgresUrl::parse(text).unwrap();
     let config = DatabaseConfig { primary: url(primary), replica: replica.map(url), max_conns, wait: Duration::ZERO };
     DualDb::new(&config).unwrap()
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use app::{
-    config::{database::PostgresUrl, environment::Environment},
+    config::database::PostgresUrl,
     core::db::{Consistency, DbError, DualDb, migrate},
 };
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
@@ -232,7 +232,7 @@ async fn no_connection_compiles_its_plans_just_in_time() {
             let rows = db.read(consistency, |c| async move { c.query(JIT, &[]).await }).await.unwrap();
             seen.push((rows[0].get::<_, String>(0), rows[0].get::<_, String>(1)));
         }
-        let url = PostgresUrl::parse("DATABASE_URL", url, Environment::Development).unwrap();
+        let url = PostgresUrl::parse(url).unwrap();
         let row = migrate::connect(&url, Duration::ZERO).await.unwrap().query_one(JIT, &[]).await.unwrap();
         seen.push((row.get(0), row.get(1)));
 

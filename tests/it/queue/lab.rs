@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use app::{
-    config::{
-        database::{DatabaseConfig, PostgresUrl},
-        environment::Environment,
-    },
+    config::database::{DatabaseConfig, PostgresUrl},
     core::{
         db::{DbError, DualDb},
         hosts::HostSpec,
@@ -41,7 +38,7 @@ pub struct QueueFixture {
 impl QueueFixture {
     pub async fn new() -> Self {
         let cluster = Cluster::simulated().await;
-        let primary = PostgresUrl::parse("DATABASE_URL", &cluster.database_url, Environment::Development).unwrap();
+        let primary = PostgresUrl::parse(&cluster.database_url).unwrap();
         let config = DatabaseConfig { primary, replica: None, max_conns: 18, wait: Duration::from_secs(1) };
         let db = DualDb::new(&config).unwrap();
         let sql = cluster.sql().await;

@@ -1,10 +1,11 @@
-//! The load: users who each have a key and a connection of their own, poll their instance (80 %), list what their
-//! tenant has (15 %), and now and then delete it or make a new one (5 %). Driven and measured by goose.
+//! The load generator. Each user has its own API key and connection, polls its instance (80 % of requests), lists the
+//! instances of its tenant (15 %), and deletes its instance or creates a new one (5 %). goose runs the users and
+//! measures the response times.
 //!
-//! `APP_LOAD_KEYS` names a file of keys, one a line: a user each. `APP_LOAD_THINK_MS` is how long a user thinks between
-//! requests. Goose's own options say where, how many and for how long (`--host`, `--users`, `--run-time`, …). Shows one line
-//! every five seconds, and in the end a table in Markdown; `APP_LOAD_SUMMARY` names a file for the figures that others
-//! compute with. Fails when a request did not end as it should.
+//! `APP_LOAD_KEYS` names a file with one API key per line; each user takes one. `APP_LOAD_THINK_MS` is the think time
+//! between two requests of a user. goose's options set the target and the amount (`--host`, `--users`, `--run-time`,
+//! …). The program prints a line every five seconds and a Markdown table at the end, and writes the figures to the file
+//! that `APP_LOAD_SUMMARY` names. It exits with a failure when a response was not the expected one.
 
 mod report;
 mod user;
@@ -13,21 +14,21 @@ use std::{process::ExitCode, time::Duration};
 
 use goose::prelude::*;
 
-use self::user::{begin, change, list, poll};
+use self::user::{change, list, poll, start};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     user::read_keys()?;
     let think: u64 = std::env::var("APP_LOAD_THINK_MS").unwrap_or_else(|_| "1000".into()).parse()?;
     let mut scenario = scenario!("tenant")
-        .register_transaction(transaction!(begin).set_on_start())
+        .register_transaction(transaction!(start).set_on_start())
         .register_transaction(transaction!(poll).set_weight(16)?)
         .register_transaction(transaction!(list).set_weight(3)?)
         .register_transaction(transaction!(change).set_weight(1)?);
     if think > 0 {
-        // Spread, so that users do not march in step.
-        let (least, most) = (Duration::from_millis(think / 2), Duration::from_millis(think + think / 2));
-        scenario = scenario.set_wait_time(least, most)?;
+        // Random, so that the users do not send their requests at the same moment.
+        let (min, max) = (Duration::from_millis(think / 2), Duration::from_millis(think + think / 2));
+        scenario = scenario.set_wait_time(min, max)?;
     }
     tokio::spawn(report::progress());
     let metrics = GooseAttack::initialize()?

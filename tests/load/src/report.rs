@@ -1,4 +1,4 @@
-//! What is shown: a line while it runs, and the table in the end.
+//! Progress lines while the load runs, and the table at the end.
 
 use std::{
     collections::BTreeMap,
@@ -12,45 +12,48 @@ use std::{
 
 use goose::metrics::GooseMetrics;
 
-static ANSWERS: AtomicU64 = AtomicU64::new(0);
+/// Requests that ended, with or without a response.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
+/// The sum of their durations in microseconds.
 static MICROS: AtomicU64 = AtomicU64::new(0);
-static WRONG: AtomicU64 = AtomicU64::new(0);
-/// All statuses since the start, ramp included; 0: no answer.
+/// Requests that did not get the expected response.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+/// Requests by status since the start, including the ramp-up. Status 0 means no response.
 static STATUSES: Mutex<BTreeMap<u16, u64>> = Mutex::new(BTreeMap::new());
 
-/// Counts one request.
+/// Counts one request. `status` is 0 when there was no response.
 pub fn count(status: u16, as_expected: bool, took: Duration) {
-    ANSWERS.fetch_add(1, Ordering::Relaxed);
+    REQUESTS.fetch_add(1, Ordering::Relaxed);
     MICROS.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     if !as_expected {
-        WRONG.fetch_add(1, Ordering::Relaxed);
+        FAILED.fetch_add(1, Ordering::Relaxed);
     }
     *STATUSES.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
 }
 
-/// Counts what is wrong though the status was right.
+/// Counts a response that had the expected status and is wrong otherwise, and prints why.
 pub fn wrong(what: &str) {
-    eprintln!("wrong: {what}");
-    WRONG.fetch_add(1, Ordering::Relaxed);
+    eprintln!("wrong response: {what}");
+    FAILED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One line every five seconds, for ever.
-#[allow(clippy::cast_precision_loss, reason = "for people to read")]
+/// Prints a line every five seconds. Never returns.
+#[allow(clippy::cast_precision_loss, reason = "the figures are only printed")]
 pub async fn progress() {
-    let (began, mut last, mut then) = (Instant::now(), (0, 0), Instant::now());
+    let (started, mut last, mut last_at) = (Instant::now(), (0, 0), Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let now = (ANSWERS.load(Ordering::Relaxed), MICROS.load(Ordering::Relaxed));
-        let (answers, micros) = ((now.0 - last.0) as f64, (now.1 - last.1) as f64);
+        let now = (REQUESTS.load(Ordering::Relaxed), MICROS.load(Ordering::Relaxed));
+        let (requests, micros) = ((now.0 - last.0) as f64, (now.1 - last.1) as f64);
         eprintln!(
-            "    {:>4} s  {:>7.0} requests/s  mean {:>8.1} ms  {:>9} in all  {} wrong",
-            began.elapsed().as_secs(),
-            answers / then.elapsed().as_secs_f64(),
-            micros / 1000.0 / answers.max(1.0),
+            "    {:>4} s  {:>7.0} requests/s  mean {:>8.1} ms  {:>9} in total  {} failed",
+            started.elapsed().as_secs(),
+            requests / last_at.elapsed().as_secs_f64(),
+            micros / 1000.0 / requests.max(1.0),
             now.0,
-            WRONG.load(Ordering::Relaxed)
+            FAILED.load(Ordering::Relaxed)
         );
-        (last, then) = (now, Instant::now());
+        (last, last_at) = (now, Instant::now());
     }
 }
 
@@ -59,7 +62,7 @@ pub async fn progress() {
 struct Row {
     times: BTreeMap<u64, usize>,
     slowest: u64,
-    wrong: usize,
+    failed: usize,
     statuses: BTreeMap<u16, usize>,
 }
 
@@ -68,14 +71,14 @@ impl Row {
         self.times.values().sum()
     }
 
-    /// In milliseconds; the bucket's lower edge.
+    /// Returns a quantile in milliseconds: the lower bound of its bucket.
     #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
     fn quantile(&self, q: f64) -> f64 {
         let rank = self.count() as f64 * q;
-        let mut seen = 0;
+        let mut below = 0;
         for (micros, count) in &self.times {
-            seen += count;
-            if seen as f64 >= rank {
+            below += count;
+            if below as f64 >= rank {
                 return *micros as f64 / 1000.0;
             }
         }
@@ -83,10 +86,10 @@ impl Row {
     }
 }
 
-/// Prints the table. Answers whether all ended as they should.
+/// Prints the table and writes the summary. Returns whether all requests got the expected response.
 ///
 /// # Errors
-/// When the summary cannot be written.
+/// The summary cannot be written.
 #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
 pub fn table(metrics: &GooseMetrics) -> std::io::Result<bool> {
     let mut rows = BTreeMap::<String, Row>::new();
@@ -97,14 +100,14 @@ pub fn table(metrics: &GooseMetrics) -> std::io::Result<bool> {
                 *row.times.entry(*micros).or_default() += count;
             }
             row.slowest = row.slowest.max(request.raw_data.maximum_time_us);
-            row.wrong += request.fail_count;
+            row.failed += request.fail_count;
             for (status, count) in &request.status_code_counts {
                 *row.statuses.entry(*status).or_default() += count;
             }
         }
     }
     let seconds = metrics.duration.max(1) as f64;
-    println!("| request | per second | p50 ms | p95 ms | p99 ms | max ms | wrong | statuses |");
+    println!("| request | per second | p50 ms | p95 ms | p99 ms | max ms | failed | statuses |");
     println!("|---|---|---|---|---|---|---|---|");
     for (name, row) in &rows {
         let statuses = row.statuses.iter().fold(String::new(), |mut text, (status, count)| {
@@ -118,14 +121,14 @@ pub fn table(metrics: &GooseMetrics) -> std::io::Result<bool> {
             row.quantile(0.95),
             row.quantile(0.99),
             row.slowest as f64 / 1000.0,
-            row.wrong,
+            row.failed,
         );
     }
-    let (all, wrong) = (rows.get("all"), WRONG.load(Ordering::Relaxed));
+    let (all, failed) = (rows.get("all"), FAILED.load(Ordering::Relaxed));
     if let (Ok(path), Some(all)) = (std::env::var("APP_LOAD_SUMMARY"), all) {
         let text = format!(
-            "requests={}\nrate={:.1}\np50={:.1}\np95={:.1}\np99={:.1}\nwrong={wrong}\n",
-            ANSWERS.load(Ordering::Relaxed),
+            "requests={}\nrate={:.1}\np50={:.1}\np95={:.1}\np99={:.1}\nfailed={failed}\n",
+            REQUESTS.load(Ordering::Relaxed),
             all.count() as f64 / seconds,
             all.quantile(0.5),
             all.quantile(0.95),
@@ -133,9 +136,9 @@ pub fn table(metrics: &GooseMetrics) -> std::io::Result<bool> {
         );
         std::fs::write(path, text)?;
     }
-    if wrong > 0 {
+    if failed > 0 {
         let statuses = STATUSES.lock().unwrap_or_else(PoisonError::into_inner);
-        eprintln!("{wrong} requests did not end as they should; statuses since the start (0: no answer): {statuses:?}");
+        eprintln!("{failed} requests without the expected response; statuses since the start (0: none): {statuses:?}");
     }
-    Ok(wrong == 0)
+    Ok(failed == 0)
 }

@@ -1,4 +1,4 @@
-//! One user: a key, a connection, an instance.
+//! One user: its API key, its connection and its instance.
 
 use std::{
     sync::{
@@ -16,23 +16,26 @@ use crate::report;
 static KEYS: OnceLock<Vec<String>> = OnceLock::new();
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// What a user remembers.
+/// The state of a user.
 #[derive(Clone)]
 struct Session {
     instance: String,
-    /// Not deleted by us yet.
-    lives: bool,
+    /// This user has not deleted the instance.
+    exists: bool,
 }
 
-/// Reads the keys, one for each user.
+/// Reads the keys from the file `APP_LOAD_KEYS`.
+///
+/// # Errors
+/// The variable is not set, the file cannot be read, or this was called before.
 pub fn read_keys() -> std::io::Result<()> {
-    let path = std::env::var("APP_LOAD_KEYS").map_err(|_| std::io::Error::other("APP_LOAD_KEYS names no file"))?;
+    let path = std::env::var("APP_LOAD_KEYS").map_err(|_| std::io::Error::other("APP_LOAD_KEYS is not set"))?;
     let keys = std::fs::read_to_string(path)?.lines().map(ToOwned::to_owned).collect();
     KEYS.set(keys).map_err(|_| std::io::Error::other("the keys were read before"))
 }
 
-/// Takes a key, and makes the first instance.
-pub async fn begin(user: &mut GooseUser) -> TransactionResult {
+/// Takes a key and creates the first instance.
+pub async fn start(user: &mut GooseUser) -> TransactionResult {
     let keys = KEYS.get().map_or(&[][..], Vec::as_slice);
     let mut key = HeaderValue::from_str(&keys[NEXT.fetch_add(1, Ordering::Relaxed) % keys.len()])
         .expect("a key is printable text");
@@ -40,51 +43,52 @@ pub async fn begin(user: &mut GooseUser) -> TransactionResult {
     let client = reqwest::Client::builder()
         .default_headers(HeaderMap::from_iter([("x-api-key".parse().expect("a header's name"), key)]))
         .timeout(Duration::from_secs(60))
-        // Plain HTTP: roots of trust, a thousand times, would only fill the memory.
+        // The load uses plain HTTP; a thousand copies of the root certificates would only take memory.
         .tls_certs_only([]);
     user.set_client_builder(client).await.map_err(Box::new)?;
     create(user).await
 }
 
-/// Asks how the instance is.
+/// Reads the user's instance.
 pub async fn poll(user: &mut GooseUser) -> TransactionResult {
     if let Some(session) = user.get_session_data::<Session>() {
         let path = format!("/instances/{}", session.instance);
-        ask(user, GooseMethod::Get, &path, "/instances/{id}", 200, None).await?;
+        request(user, GooseMethod::Get, &path, "/instances/{id}", 200, None).await?;
     }
     Ok(())
 }
 
 /// Lists the tenant's instances.
 pub async fn list(user: &mut GooseUser) -> TransactionResult {
-    ask(user, GooseMethod::Get, "/instances?limit=20", "/instances", 200, None).await.map(drop)
+    request(user, GooseMethod::Get, "/instances?limit=20", "/instances", 200, None).await.map(drop)
 }
 
-/// Deletes the instance; the next time, makes a new one.
+/// Deletes the user's instance, or creates a new one if it was deleted.
 pub async fn change(user: &mut GooseUser) -> TransactionResult {
-    let Some(session) = user.get_session_data_mut::<Session>().filter(|session| session.lives) else {
+    let Some(session) = user.get_session_data_mut::<Session>().filter(|session| session.exists) else {
         return create(user).await;
     };
-    session.lives = false;
+    session.exists = false;
     let path = format!("/instances/{}", session.instance);
-    ask(user, GooseMethod::Delete, &path, "/instances/{id}", 202, None).await.map(drop)
+    request(user, GooseMethod::Delete, &path, "/instances/{id}", 202, None).await.map(drop)
 }
 
 async fn create(user: &mut GooseUser) -> TransactionResult {
     let body = r#"{"image":"web:1","cpu_millis":100,"memory_mib":64}"#;
-    if let Some(answer) = ask(user, GooseMethod::Post, "/instances", "/instances", 202, Some(body)).await? {
-        // {"job_id":…,"instance":{"id":"…",…}}: no more of it is needed than the id.
-        let id = answer.split_once("\"instance\":{\"id\":\"").and_then(|(_, rest)| rest.split('"').next());
+    if let Some(body) = request(user, GooseMethod::Post, "/instances", "/instances", 202, Some(body)).await? {
+        // The body is {"job_id":…,"instance":{"id":"…",…}}, of which only the id is needed.
+        let id = body.split_once("\"instance\":{\"id\":\"").and_then(|(_, rest)| rest.split('"').next());
         match id {
-            Some(id) => user.set_session_data(Session { instance: id.into(), lives: true }),
-            None => report::wrong("a 202 without an id"),
+            Some(id) => user.set_session_data(Session { instance: id.into(), exists: true }),
+            None => report::wrong("status 202, but no id of an instance"),
         }
     }
     Ok(())
 }
 
-/// One request, counted by route. `None`: it did not end as it should, which is counted, and the user goes on.
-async fn ask(
+/// Sends one request, which is counted under its route. Returns the body, or `None` when the response was not the
+/// expected one; this is counted, and the user continues.
+async fn request(
     user: &mut GooseUser,
     method: GooseMethod,
     path: &str,
@@ -103,13 +107,13 @@ async fn ask(
         .set_request_builder(builder)
         .expect_status_code(expected)
         .build();
-    let asked = Instant::now();
-    let answer = user.request(request).await?;
-    // The whole answer is read: the connection is free for the next.
-    let (status, text) = match answer.response {
+    let sent_at = Instant::now();
+    let sent = user.request(request).await?;
+    // The whole body is read, so that the connection is free for the next request.
+    let (status, text) = match sent.response {
         Ok(response) => (response.status().as_u16(), response.text().await.ok()),
         Err(_) => (0, None),
     };
-    report::count(status, status == expected && text.is_some(), asked.elapsed());
+    report::count(status, status == expected && text.is_some(), sent_at.elapsed());
     Ok(text.filter(|_| status == expected))
 }

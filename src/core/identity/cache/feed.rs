@@ -57,6 +57,10 @@ impl Feed {
             }
             Err(error) => tracing::warn!(%error, "the primary does not tell which keys changed"),
         }
+    }
+
+    /// Sets the gauge of its age, which grows while the loop does not run.
+    pub fn report(&self) {
         let age = self.age().map_or(f64::INFINITY, |age| age.as_secs_f64());
         metrics::gauge!("identity_feed_age_seconds").set(age);
     }

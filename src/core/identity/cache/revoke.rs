@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -131,13 +132,35 @@ impl Revoker {
                     continue;
                 }
             };
-            #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
-            metrics::gauge!("identity_revoke_pending").set(changes.len() as f64);
-            metrics::gauge!("identity_outbox_oldest_seconds").set(oldest);
+            self.0.outbox.record(changes.len(), oldest);
             if !changes.is_empty() {
                 self.propagate(&changes, false).await;
             }
         }
+    }
+}
+
+/// The outbox as it was read last, and when.
+pub(super) struct OutboxCounts(Mutex<(usize, f64, std::time::Instant)>);
+
+impl OutboxCounts {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new((0, 0.0, std::time::Instant::now())))
+    }
+
+    /// Records the number of changes in the outbox, and the age of the oldest in seconds.
+    fn record(&self, pending: usize, oldest: f64) {
+        *self.0.lock() = (pending, oldest, std::time::Instant::now());
+    }
+
+    /// Sets the gauges. The age of the oldest change goes on since the outbox was read, and of an empty outbox it is the
+    /// age of the reading: a change may have been committed right after it.
+    pub(super) fn report(&self, now: std::time::Instant) {
+        let (pending, oldest, read_at) = *self.0.lock();
+        #[allow(clippy::cast_precision_loss, reason = "at most a batch")]
+        metrics::gauge!("identity_revoke_pending").set(pending as f64);
+        let oldest = oldest + now.saturating_duration_since(read_at).as_secs_f64();
+        metrics::gauge!("identity_outbox_oldest_seconds").set(oldest);
     }
 }
 
@@ -149,4 +172,23 @@ pub(super) fn all_have_heard(waited: Duration, behind: Option<i64>) -> bool {
 
 fn record(stage: &'static str, started: Instant) {
     metrics::histogram!("identity_revoke_seconds", "stage" => stage).record(started.elapsed());
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn age_of_the_outbox_grows_when_it_is_not_read() {
+        let (recorder, outbox) = (PrometheusBuilder::new().build_recorder(), OutboxCounts::new());
+        outbox.record(3, 2.0);
+
+        let later = std::time::Instant::now() + Duration::from_secs(600);
+        metrics::with_local_recorder(&recorder, || outbox.report(later));
+
+        let text = recorder.handle().render();
+        assert!(text.contains("identity_outbox_oldest_seconds 602"), "{text}");
+    }
 }

@@ -18,6 +18,7 @@ use super::{
     l1::{L1, Snapshot},
     name_of,
     redis_tier::RedisTier,
+    revoke::OutboxCounts,
     single_flight::{Seat, SingleFlight, completed},
     store,
     usage::Usage,
@@ -70,6 +71,7 @@ pub(super) struct Inner {
     pub l1_on: bool,
     pub feed: Feed,
     pub usage: Usage,
+    pub outbox: OutboxCounts,
     pub instance: String,
     flights: SingleFlight<Result<KeyLookup, String>>,
     primary_reads: Semaphore,
@@ -101,6 +103,7 @@ impl CachedIdentity {
             l1_on: start.l1,
             feed: Feed::default(),
             usage: Usage::new(),
+            outbox: OutboxCounts::new(),
             instance: Uuid::new_v4().simple().to_string(),
             flights: SingleFlight::new(),
             primary_reads: Semaphore::new(start.primary_reads.max(1)),
@@ -123,7 +126,21 @@ impl CachedIdentity {
     pub async fn run(&self) {
         let inner = &self.0;
         let news = invalidations::run(&inner.tier, &inner.l1, inner.l1_on, &inner.instance, || inner.clock());
-        tokio::join!(news, inner.feed.run(&inner.db), inner.usage.run(&inner.db), inner.report());
+        tokio::join!(news, inner.feed.run(&inner.db), inner.usage.run(&inner.db));
+    }
+
+    /// Sets the gauges of the cache and of the outbox.
+    pub fn report(&self) {
+        let inner = &self.0;
+        inner.feed.report();
+        inner.outbox.report(Instant::now());
+        #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
+        metrics::gauge!("identity_l1_entries").set(inner.l1.len() as f64);
+        if inner.l1_on {
+            let age = inner.l1.fence_age(inner.clock()).map(Duration::from_millis);
+            metrics::gauge!("identity_l1_fence_age_seconds").set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        }
+        metrics::gauge!("identity_redis_breaker_state").set(if inner.tier.is_broken() { 1.0 } else { 0.0 });
     }
 
     /// Whether the primary has not told for a while which keys changed: what is accepted now may have been revoked in
@@ -362,22 +379,6 @@ impl Inner {
     fn keep(&self, snapshot: Option<Snapshot>, cached: &Arc<CachedKey>) {
         if let (true, Some(snapshot)) = (self.l1_on, snapshot) {
             self.l1.insert(snapshot, cached.clone(), self.clock());
-        }
-    }
-
-    /// Sets gauges, for ever.
-    async fn report(&self) {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            tick.tick().await;
-            #[allow(clippy::cast_precision_loss, reason = "bounded by the map's size")]
-            metrics::gauge!("identity_l1_entries").set(self.l1.len() as f64);
-            if self.l1_on {
-                let age = self.l1.fence_age(self.clock()).map(Duration::from_millis);
-                metrics::gauge!("identity_l1_fence_age_seconds")
-                    .set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
-            }
-            metrics::gauge!("identity_redis_breaker_state").set(if self.tier.is_broken() { 1.0 } else { 0.0 });
         }
     }
 }

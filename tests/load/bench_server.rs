@@ -1,5 +1,5 @@
-//! `GET /keys/self` with nobody at the door: the same server, routes, handler and answer as `app serve`, but every
-//! request has the same caller and nobody asks for a key. What `make bench-identity` compares checking one with.
+//! Serves `GET /keys/self` without checking an API key: the same server, routes, handler and response as `app serve`,
+//! but a fixed caller is attached to every request. `make bench-identity` compares the verification of keys with it.
 //!
 //! Prints its address, then serves until it is killed.
 
@@ -32,7 +32,8 @@ thread_local! {
     });
 }
 
-async fn anybody<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
+/// Attaches the fixed caller, in place of the authentication.
+async fn attach_caller<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     request.extensions_mut().insert(CALLER.with(Clone::clone));
     next.call(request).await
 }
@@ -45,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     writeln!(out, "http://{}", socket.local_addr()?)?;
     out.flush()?;
     let server = listener::serve(socket, 0, Duration::ZERO, |config| {
-        config.service(api::open().wrap(from_fn(anybody)));
+        config.service(api::open().wrap(from_fn(attach_caller)));
     })?;
     Ok(server.await?)
 }

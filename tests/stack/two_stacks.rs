@@ -1,13 +1,13 @@
-//! Two installations on one Docker.
+//! Two installations on one Docker engine do not affect each other.
 
 use serde_json::{Value, json};
 
 use crate::{
     eventually,
-    stack::{Stack, demo_image, docker, docker_does, first_page, page},
+    stack::{Stack, demo_image, docker, docker_succeeds, first_page, page},
 };
 
-/// The label by which a cluster knows what is its own.
+/// The id of the installation that the container of an instance belongs to.
 fn cluster(instance: &Value) -> String {
     let container = format!("app-{}", instance["id"].as_str().unwrap());
     docker(&["inspect", "-f", "{{index .Config.Labels \"app.cluster\"}}", &container]).trim().to_owned()
@@ -17,7 +17,7 @@ fn count(cluster: &str) -> usize {
     docker(&["ps", "-aq", "-f", &format!("label=app.cluster={cluster}")]).split_whitespace().count()
 }
 
-pub async fn two_stacks_on_one_docker_leave_each_other_alone(first: &Stack) {
+pub async fn installations_on_one_docker_are_independent(first: &Stack) {
     let second = Stack::second();
     let body = json!({"name": "mine", "image": demo_image(), "ports": [{"container": 80}]});
     let ours = first.client.create_running(body.clone()).await;
@@ -27,10 +27,10 @@ pub async fn two_stacks_on_one_docker_leave_each_other_alone(first: &Stack) {
     for instance in [&ours, &theirs] {
         assert!(first_page(instance).await.contains("It runs."));
     }
-    // A key of one is nothing to the other.
+    // A key of one installation is not valid in the other.
     second.client.with_key(&first.client.key).get("/keys/self").await.expect(401);
 
-    // The second sweeps without any grace: its own orphan goes, what is the first's stays.
+    // The second has no grace period for orphans: it removes its own orphan and keeps that of the first.
     let orphan = |cluster: &str| {
         let (id, label) = (uuid::Uuid::now_v7().to_string(), format!("app.cluster={cluster}"));
         let name = format!("app-{id}");
@@ -40,15 +40,15 @@ pub async fn two_stacks_on_one_docker_leave_each_other_alone(first: &Stack) {
         name
     };
     let (our_orphan, their_orphan) = (orphan(&our_cluster), orphan(&their_cluster));
-    eventually(180, "the second's orphan is swept", async || {
-        if docker_does(&["inspect", &their_orphan]) { Err(&their_orphan) } else { Ok(()) }
+    eventually(180, "the orphan of the second is removed", async || {
+        if docker_succeeds(&["inspect", &their_orphan]) { Err(&their_orphan) } else { Ok(()) }
     })
     .await;
-    assert!(docker_does(&["inspect", &our_orphan]), "swept by the other");
+    assert!(docker_succeeds(&["inspect", &our_orphan]), "removed by the other installation");
     docker(&["rm", "-f", &our_orphan]);
     assert!(page(&ours).await.is_ok());
 
-    // The second is taken down and purged: the first does not notice.
+    // The second is purged and removed: the containers of the first keep running.
     let before = count(&our_cluster);
     second.down();
     assert_eq!((count(&their_cluster), count(&our_cluster)), (0, before));

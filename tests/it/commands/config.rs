@@ -1,0 +1,25 @@
+//! `app config docs`, and the page that is committed.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use super::{ended::ended, settings::taken};
+
+const PAGE: &str = "docs/configuration.md";
+
+#[test]
+fn configuration_page_is_what_app_config_docs_prints() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
+    command.args(["config", "docs"]).env_clear();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
+
+    let printed = ended(command, Duration::from_secs(60)).expect(0).stdout;
+
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &printed).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == printed, "{PAGE} is out of date; update it by running this test with UPDATE_DOCS=1");
+    for variable in taken().into_iter().filter_map(|taken| taken.variable) {
+        assert_eq!(printed.matches(&format!("\n| `{variable}`, ")).count(), 1, "rows of {variable}");
+    }
+}
