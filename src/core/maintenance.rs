@@ -68,12 +68,12 @@ impl Maintenance {
     }
 
     async fn rescue(&self) {
-        match rescue::run_round(&self.db, self.times.lease).await {
+        match rescue::run_round(&self.db, self.times).await {
             Ok(rescued) if rescued != rescue::Rescued::default() => {
                 tracing::info!(?rescued, "rescued");
                 for (what, count) in [
-                    ("lease", rescued.expired_leases),
-                    ("misfit", rescued.unschedulable_jobs),
+                    ("expired_lease", rescued.expired_leases),
+                    ("unschedulable_job", rescued.unschedulable_jobs),
                     ("silent_instance", rescued.silent_instances),
                 ] {
                     metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);

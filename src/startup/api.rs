@@ -133,10 +133,9 @@ fn start_watches(db: &DualDb) -> (Watch, Watch) {
     let (watch, db_of_jobs) = (job_watch.clone(), db.clone());
     supervisor::run("job_watch", async move {
         let statuses = move |ids: Vec<Uuid>| {
-            let db = db_of_jobs.clone();
+            let (db, ids) = (db_of_jobs.clone(), ids.into_iter().map(JobId::from).collect());
             async move {
-                let jobs = ids.into_iter().map(JobId::from).collect();
-                let statuses = queue::store::statuses(&db, jobs).await?;
+                let statuses = queue::store::statuses(&db, ids).await?;
                 Ok(statuses.into_iter().map(|(job, status)| (job.uuid(), status.to_string())).collect())
             }
         };

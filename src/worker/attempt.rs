@@ -153,7 +153,7 @@ fn outcome_of_fault(job: &Claimed, fault: Fault) -> Outcome {
 /// Writes that the attempt crashed.
 async fn write_crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) -> Ended {
     let is_written = loop {
-        let result = rescue::rescue_crashed_job(&worker.db, job.lease, worker.config.times.lease).await;
+        let result = rescue::rescue_crashed_job(&worker.db, job.lease, worker.config.times).await;
         if let Some(is_written) = settled(active, result).await {
             break is_written;
         }

@@ -1,6 +1,6 @@
 //! The steps of one attempt, as the job's owner sees them: recorded in memory, written to Postgres by the heartbeat.
 //!
-//! Each attempt starts without steps and has eight at most (a look for the container, five to provision, `undo` of the
+//! Each attempt starts without steps and has eight at most (one to inspect, five to provision, `undo` of the
 //! failure and `undo` of the deadline), each with a detail of at most 2 KiB, so what a heartbeat writes stays small.
 
 use std::sync::Arc;

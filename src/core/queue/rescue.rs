@@ -8,14 +8,15 @@
 //! fails, except a delete, which must not leave a container behind. The three `rescue_*.sql` select different jobs and
 //! treat them in the same way.
 
-use std::time::Duration;
-
 use super::claim::Lease;
-use crate::core::{
-    db::{DbError, DualDb, WriteConn},
-    id::{BootId, HostId},
-    instances::{ReasonCode, Transition},
-    queue::job::JobKind,
+use crate::{
+    config::lease::LeaseTimes,
+    core::{
+        db::{DbError, DualDb, WriteConn},
+        id::{BootId, HostId},
+        instances::{ReasonCode, Transition},
+        queue::job::JobKind,
+    },
 };
 
 const EXPIRED: &str = include_str!("rescue_expired.sql");
@@ -23,9 +24,6 @@ const EARLIER_BOOTS: &str = include_str!("rescue_earlier_boots.sql");
 const CRASHED: &str = include_str!("rescue_crashed.sql");
 const FAIL_UNSCHEDULABLE: &str = include_str!("fail_unschedulable.sql");
 const MARK_SILENT_INSTANCES: &str = include_str!("mark_silent_instances.sql");
-
-/// The length of a lease for which the back-off after a crash is 1 s, doubled with each crash.
-const LEASE_OF_ONE_SECOND_BACKOFF: f64 = 30.0;
 
 /// What one round changed, in rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,23 +36,24 @@ pub struct Rescued {
     pub silent_instances: usize,
 }
 
-/// Runs one round. `lease_ttl`: the length of a job's lease.
+/// Runs one round.
 ///
 /// # Errors
 /// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the next round does what is left. `Statement` for a bug.
-pub async fn run_round(db: &DualDb, lease_ttl: Duration) -> Result<Rescued, DbError> {
+pub async fn run_round(db: &DualDb, times: LeaseTimes) -> Result<Rescued, DbError> {
     Ok(Rescued {
-        expired_leases: rescue_expired_leases(db, lease_ttl).await?,
+        expired_leases: rescue_expired_leases(db, times).await?,
         unschedulable_jobs: fail_unschedulable_jobs(db).await?,
-        silent_instances: mark_silent_instances(db, lease_ttl).await?,
+        silent_instances: mark_silent_instances(db, times).await?,
     })
 }
 
 /// Requeues, supersedes or fails jobs whose lease or deadline has passed. Returns how many.
-async fn rescue_expired_leases(db: &DualDb, lease_ttl: Duration) -> Result<usize, DbError> {
+async fn rescue_expired_leases(db: &DualDb, times: LeaseTimes) -> Result<usize, DbError> {
     let (kinds, from, to) = Transition::table_by_kind(Transition::Failed);
-    let (unit, code) = (backoff_unit(lease_ttl), ReasonCode::AttemptsExhausted);
-    let rows = db.write().await?.query(EXPIRED, &[&unit, &kinds, &from, &to, &code, &lease_ttl.as_secs_f64()]).await?;
+    let (pause, code) = (times.crash_pause().as_secs_f64(), ReasonCode::AttemptsExhausted);
+    let rows =
+        db.write().await?.query(EXPIRED, &[&pause, &kinds, &from, &to, &code, &times.lease.as_secs_f64()]).await?;
     Ok(rows.len())
 }
 
@@ -63,13 +62,13 @@ async fn rescue_expired_leases(db: &DualDb, lease_ttl: Duration) -> Result<usize
 ///
 /// # Errors
 /// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement` for a bug.
-pub async fn rescue_crashed_job(db: &DualDb, lease: Lease, lease_ttl: Duration) -> Result<bool, DbError> {
+pub async fn rescue_crashed_job(db: &DualDb, lease: Lease, times: LeaseTimes) -> Result<bool, DbError> {
     let (kinds, from, to) = Transition::table_by_kind(Transition::Failed);
-    let (unit, code) = (backoff_unit(lease_ttl), ReasonCode::AttemptsExhausted);
+    let (pause, code) = (times.crash_pause().as_secs_f64(), ReasonCode::AttemptsExhausted);
     let rows = db
         .write()
         .await?
-        .query(CRASHED, &[&unit, &kinds, &from, &to, &code, &lease.job, &lease.token, &lease.id])
+        .query(CRASHED, &[&pause, &kinds, &from, &to, &code, &lease.job, &lease.token, &lease.id])
         .await?;
     Ok(!rows.is_empty())
 }
@@ -97,17 +96,11 @@ async fn fail_unschedulable_jobs(db: &DualDb) -> Result<usize, DbError> {
 
 /// Marks the instances of hosts that send no heartbeats: what runs there is unknown, and an instance that should be
 /// removed keeps its status and shows the reason. Returns how many.
-async fn mark_silent_instances(db: &DualDb, lease_ttl: Duration) -> Result<usize, DbError> {
+async fn mark_silent_instances(db: &DualDb, times: LeaseTimes) -> Result<usize, DbError> {
     let (from, to) = Transition::HostSilent.table();
-    let (lease_s, code) = (lease_ttl.as_secs_f64(), ReasonCode::HostLost);
+    let (lease_s, code) = (times.lease.as_secs_f64(), ReasonCode::HostLost);
     let rows = db.write().await?.query(MARK_SILENT_INSTANCES, &[&lease_s, &from, &to, &code]).await?;
     Ok(rows.len())
-}
-
-/// Returns the first back-off in seconds. It scales with the lease, so that tests with a tenth of the lease run to
-/// scale.
-fn backoff_unit(lease_ttl: Duration) -> f64 {
-    lease_ttl.as_secs_f64() / LEASE_OF_ONE_SECOND_BACKOFF
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{LEASE, QueueFixture, claim, spec, tenant};
+use super::lab::{QueueFixture, TIMES, claim, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
@@ -260,7 +260,7 @@ async fn row_that_cannot_be_read_fails_only_its_own_job() {
     for _ in 0..3 {
         let expire = "update jobs set lease_until = now() - interval '1 s' where status = 'running'";
         assert_eq!(lab.sql.execute(expire, &[]).await.unwrap(), 4);
-        assert_eq!(rescue::run_round(&lab.db, LEASE).await.unwrap().expired_leases, 4);
+        assert_eq!(rescue::run_round(&lab.db, TIMES).await.unwrap().expired_leases, 4);
         lab.sql.execute("update jobs set run_at = now() where status = 'queued'", &[]).await.unwrap();
         assert!(lab.claim_next(me, 16).await.is_empty());
     }

@@ -23,7 +23,7 @@ use app::core::{
 use futures_util::future;
 use tokio::sync::Barrier;
 
-use super::lab::{LEASE, QueueFixture, claim, create, register, spec};
+use super::lab::{LEASE, QueueFixture, TIMES, claim, create, register, spec};
 use crate::support::{cluster::connect, eventually};
 
 const CLIENTS: usize = 16;
@@ -58,7 +58,7 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
             let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
                 tick.tick().await;
-                rescue::run_round(&db, LEASE).await.unwrap();
+                rescue::run_round(&db, TIMES).await.unwrap();
             }
         }
     });

@@ -19,7 +19,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, QueueFixture, claim, spec};
+use super::lab::{LEASE, QueueFixture, TIMES, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -187,7 +187,7 @@ impl Case<'_> {
         )
         .await
         .unwrap();
-        rescue::run_round(&self.lab.db, LEASE).await.unwrap();
+        rescue::run_round(&self.lab.db, TIMES).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }

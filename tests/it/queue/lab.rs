@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use app::{
     config::database::{DatabaseConfig, PostgresUrl},
+    config::lease::LeaseTimes,
     core::{
         db::{DbError, DualDb},
         hosts::HostSpec,
@@ -27,6 +28,7 @@ use serde_json::Value;
 use crate::support::Cluster;
 
 pub const LEASE: Duration = Duration::from_secs(3);
+pub const TIMES: LeaseTimes = LeaseTimes { lease: LEASE };
 
 pub struct QueueFixture {
     pub cluster: Cluster,

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     crash::{column, step_begun},
-    lab::{LEASE, QueueFixture, spec},
+    lab::{LEASE, QueueFixture, TIMES, spec},
     ledger::{assert_exactly_once, ledger},
 };
 use crate::support::{Cluster, eventually, proxy::Proxy};
@@ -176,7 +176,7 @@ async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_on
         .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
         .await
         .unwrap();
-    assert_eq!(rescue::run_round(&lab.db, LEASE).await.unwrap().expired_leases, 1);
+    assert_eq!(rescue::run_round(&lab.db, TIMES).await.unwrap().expired_leases, 1);
     lab.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
     let claimed = lab.claim_next(next, 2).await;
     assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
@@ -197,7 +197,7 @@ async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_see
     let mut beating = lab.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();
-    let rescued = rescue::run_round(&lab.db, LEASE).await.unwrap();
+    let rescued = rescue::run_round(&lab.db, TIMES).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(rescued.expired_leases, 0);
     let beats = heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().unwrap();
