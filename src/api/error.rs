@@ -69,7 +69,9 @@ impl ApiError {
             Self::Accept(AcceptError::AddressExhausted) => {
                 Problem::new(Code::AddressExhausted, "every address of the network is in use")
             }
-            Self::Accept(AcceptError::PortTaken(detail)) => Problem::new(Code::PortTaken, detail.as_str()),
+            Self::Accept(error @ (AcceptError::PortTaken { .. } | AcceptError::NoFreePort)) => {
+                Problem::new(Code::PortTaken, error.to_string())
+            }
             Self::Accept(AcceptError::QuotaExceeded(detail)) => Problem::new(Code::QuotaExceeded, detail.as_str()),
             Self::Accept(AcceptError::KeyReused) => {
                 Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")

@@ -17,8 +17,7 @@ use super::{
     auth::caller,
     error::ApiError,
     idempotency,
-    instances::{path_id, take_tenant},
-    parameters::{ById, OnePage, Repeatable},
+    parameters::{ById, OnePage, Repeatable, path_id, take_tenant},
 };
 use crate::{
     core::{

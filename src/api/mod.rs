@@ -5,7 +5,6 @@
 //! turns the record into a view; it contains no rules of its own. `docs/api.md` is the contract. `docs` generates
 //! `/openapi.json` from the handlers; a test compares it with the table below.
 
-mod accepted;
 mod access;
 mod auth;
 pub mod docs;

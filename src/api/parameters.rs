@@ -1,12 +1,21 @@
-//! Parameters that several routes take, as the OpenAPI document describes them.
+//! Parameters that several routes take: as the OpenAPI document describes them, and as handlers read them.
 //!
-//! The types are for `#[utoipa::path(params(…))]` only; handlers read the values from the path, from the headers and by
-//! `Query`.
+//! The types are for `#[utoipa::path(params(…))]` only. Handlers read the values by the functions below, by `Query`, and
+//! from the headers.
 
 #![allow(dead_code, reason = "the types describe parameters; no value of them is built")]
 
+use actix_web::HttpRequest;
 use utoipa::IntoParams;
 use uuid::Uuid;
+
+use crate::{
+    core::{
+        id::{TenantId, parse_uuid},
+        identity::{Caller, Scope},
+    },
+    http::{problem::Problem, query::Query},
+};
 
 /// The id in a path.
 #[derive(IntoParams)]
@@ -49,4 +58,26 @@ pub struct Timeout {
     /// How long `wait` may delay the answer, in seconds; a number above 60 counts as 60.
     #[param(required = false, value_type = f64, minimum = 0, default = 30)]
     timeout: Option<f64>,
+}
+
+/// Returns the id in the path.
+///
+/// # Errors
+/// `not_found` when it is no UUID: it names nothing.
+pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    parse_uuid(text).map_err(|_| Problem::not_found())
+}
+
+/// Takes the tenant whose items a list shows: the caller's, or for an admin any tenant.
+pub(super) fn take_tenant(query: &mut Query, caller: &Caller) -> TenantId {
+    let named = query.take_parsed("tenant_id", "must be a tenant's id", |text| text.parse::<TenantId>().ok());
+    match named {
+        Some(tenant) if tenant == caller.tenant || caller.may(Scope::Admin) => tenant,
+        Some(_) => {
+            query.refuse("tenant_id", "invalid", "only an admin may name another tenant");
+            caller.tenant
+        }
+        None => caller.tenant,
+    }
 }

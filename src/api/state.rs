@@ -2,15 +2,14 @@
 //! every request.
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     api::wait::StatusWatch,
-    config::instances::InstanceConfig,
     core::{
         db::DualDb,
-        id::JobId,
+        id::{InstanceId, JobId},
         identity::{ApiKeyService, Identity, rate_limit::RateLimiter},
+        instances::{InstanceService, Status},
         queue::{job::JobStatus, notify::Notifier},
         read_your_writes::ReadYourWrites,
     },
@@ -18,7 +17,7 @@ use crate::{
 };
 
 /// The statuses of instances that requests wait for.
-pub type InstanceWatch = StatusWatch<Uuid, String>;
+pub type InstanceWatch = StatusWatch<InstanceId, Status>;
 
 /// The statuses of jobs that requests wait for.
 pub type JobWatch = StatusWatch<JobId, JobStatus>;
@@ -33,10 +32,10 @@ pub struct ApiState {
     pub limiter: RateLimiter,
     /// Creates, changes and revokes API keys.
     pub keys: ApiKeyService,
-    /// Wakes workers.
+    /// The connection to Redis that `/health/ready` reports on.
     pub notifier: Notifier,
-    /// What instances may use: host ports and addresses.
-    pub instances: InstanceConfig,
+    /// Creates and deletes instances, and reads them.
+    pub instances: InstanceService,
     /// The statuses of instances that requests wait for.
     pub instance_watch: InstanceWatch,
     /// The statuses of jobs that requests wait for.

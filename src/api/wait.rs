@@ -57,8 +57,7 @@ impl<S> Waiter<S> {
 
 impl<Id: Copy + Eq + Hash, S: Clone + PartialEq> StatusWatch<Id, S> {
     /// Subscribes to a row. `status`: the one that the request has read.
-    pub fn wait(&self, id: Id, status: impl Into<S>) -> Waiter<S> {
-        let status = status.into();
+    pub fn wait(&self, id: Id, status: S) -> Waiter<S> {
         let mut rows = self.rows.lock();
         let sender = rows.entry(id).or_insert_with(|| watch::Sender::new(status.clone()));
         let mut receiver = sender.subscribe();

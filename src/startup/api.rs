@@ -25,7 +25,7 @@ use crate::{
             cache::{CachedIdentity, Start, entry::EntrySigner},
             rate_limit::RateLimiter,
         },
-        instances,
+        instances::{self, InstanceService},
         queue::{self, notify::Notifier},
         read_your_writes::ReadYourWrites,
         redis,
@@ -110,6 +110,9 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     };
     start_maintenance(&metrics, &parts.db, parts.times);
     let (instance_watch, job_watch) = start_watches(&parts.db);
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    let port_range = parts.instances.port_range;
+    let instances = InstanceService::new(parts.db.clone(), notifier.clone(), read_your_writes.clone(), port_range);
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
         limiter: RateLimiter::new(config.rate_limit, &parts.redis, parts.cluster),
@@ -117,7 +120,7 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
         db: parts.db,
         keys,
         notifier,
-        instances: parts.instances,
+        instances,
         instance_watch,
         job_watch,
         metrics: renderer(metrics),
@@ -131,9 +134,9 @@ fn start_watches(db: &DualDb) -> (InstanceWatch, JobWatch) {
     let (instance_watch, job_watch) = (InstanceWatch::default(), JobWatch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
-        let statuses = move |ids| {
+        let statuses = move |ids: Vec<_>| {
             let db = db_of_instances.clone();
-            async move { instances::store::statuses(&db, ids).await }
+            async move { instances::store::statuses(&db, &ids).await }
         };
         watch.run(statuses).await;
     });

@@ -101,7 +101,7 @@ impl ApiKeyService {
     /// # Errors
     /// When the database fails.
     pub async fn list(&self, tenant: TenantId, page: PageRequest) -> Result<Page<KeyRecord>, DbError> {
-        store::list(self.db(), self.read_your_writes.of(tenant).await, Some(tenant), page).await
+        store::list(self.db(), self.read_your_writes.consistency_for(tenant).await, Some(tenant), page).await
     }
 
     /// Changes a key, as `get` returned it.

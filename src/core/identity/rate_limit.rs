@@ -21,7 +21,7 @@ use crate::{
     core::{
         breaker::Breaker,
         id::{ClusterId, KeyId},
-        redis::{PerThread, RedisError},
+        redis::{PerThread, RedisError, RedisKey},
     },
 };
 
@@ -117,7 +117,7 @@ impl RateLimiter {
     }
 
     async fn count_in_redis(&self, key: KeyId, limit: RateLimit) -> Result<Allowance, RedisError> {
-        let name = format!("app:{}:rate:{key}", self.0.cluster);
+        let name = RedisKey::RateLimit(key).name(self.0.cluster);
         let interval_us = i64::try_from(interval(limit).as_micros()).unwrap_or(i64::MAX);
         let arguments: Vec<Argument> = vec![interval_us.into(), i64::from(limit.burst).into()];
         let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) =

@@ -57,14 +57,14 @@ impl Pair {
 
     /// Makes Redis forget who wrote, as it does after five seconds.
     async fn forget_writers(&self) {
-        let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:wrote:{what}");
+        let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:recent_write:{what}");
         let id = self.cluster.id().await;
         // What the first question leaves behind: this server has known all writers for a while.
         let info = self.redis.cli(&["info", "server"]);
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
-        self.redis.cli(&["set", &name("run", &id), run]);
+        self.redis.cli(&["set", &name("server", &id), run]);
         for key in self.redis.cli(&["--scan", "--pattern", &name("*", &id)]).lines() {
-            if key != name("run", &id) {
+            if key != name("server", &id) {
                 self.redis.cli(&["del", key]);
             }
         }
@@ -371,10 +371,10 @@ async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
     let shown = list["items"].as_array().unwrap().iter().find(|item| item["id"] == id.as_str());
     assert!(shown.is_none_or(|item| item["status"] == "deleting"), "{shown:?}");
     // Short-lived, and a tenant's id is all that it says.
-    let name = format!("app:{}:wrote:*", pair.cluster.id().await);
+    let name = format!("app:{}:recent_write:*", pair.cluster.id().await);
     let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
     assert!(keys.lines().count() > 1, "nobody told Redis: {keys}");
-    for key in keys.lines().filter(|key| !key.ends_with(":run")) {
+    for key in keys.lines().filter(|key| !key.ends_with(":server")) {
         let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
         assert!(left <= 5000 && left != -1, "{key}: {left} ms");
     }

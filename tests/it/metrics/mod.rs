@@ -23,7 +23,7 @@ const RULES: &str = "docker/prometheus/rules.yml";
 const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
 
 /// An API and a worker that have done a bit of everything.
-struct Stage {
+struct ObservedCluster {
     _api: App,
     _worker: App,
     client: Client,
@@ -31,7 +31,7 @@ struct Stage {
     cluster: Cluster,
 }
 
-impl Stage {
+impl ObservedCluster {
     async fn new() -> Self {
         let cluster = Cluster::simulated().await;
         let (api, client) = cluster.serve();
@@ -72,9 +72,9 @@ fn listening(worker: &App) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
-    let stage = Stage::new().await;
+    let observed = ObservedCluster::new().await;
     for n in 0..3 {
-        stage.walk(n).await;
+        observed.walk(n).await;
     }
     // Gauges are set every five seconds; then everything that these walks can show is there.
     let expected = [
@@ -86,7 +86,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         "process_cpu_seconds_total",
     ];
     let before = eventually("all gauges are set", Duration::from_secs(60), async || {
-        let (api, worker) = stage.scrape().await;
+        let (api, worker) = observed.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
         expected.iter().all(has).then_some(both)
@@ -102,7 +102,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
             "histogram" => Kind::Histogram,
             other => panic!("{name} is a {other}"),
         };
-        assert!(kind == Some(said) || name.starts_with("process_"), "{name}, a {said:?}, is not in the catalogue so");
+        assert!(kind == Some(said) || name.starts_with("process_"), "{name}, a {said:?}, is not listed as one");
     }
     for name in [
         "http_requests_total",
@@ -144,9 +144,9 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
 
     // Ten times as much, and no more series. A status or an outcome may still be seen for the first time.
     for n in 3..30 {
-        stage.walk(n).await;
+        observed.walk(n).await;
     }
-    let (api, worker) = stage.scrape().await;
+    let (api, worker) = observed.scrape().await;
     for (before, after) in [(&before.0, parse(&api)), (&before.1, parse(&worker))] {
         let new = new_series(before, &after);
         assert!(new.len() < 10, "27 walks brought {} series:\n{}", new.len(), new.join("\n"));
@@ -159,9 +159,9 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_finds_nothing_in_metrics_or_rules() {
     let Some(promtool) = env::promtool("promtool_finds_nothing_in_metrics_or_rules") else { return };
-    let stage = Stage::new().await;
-    stage.walk(0).await;
-    let (api, worker) = stage.scrape().await;
+    let observed = ObservedCluster::new().await;
+    observed.walk(0).await;
+    let (api, worker) = observed.scrape().await;
     for text in [&api, &worker] {
         let (ok, said) = check(&promtool, &["check", "metrics"], text);
         assert!(ok && said.is_empty(), "{said}");

@@ -5,14 +5,13 @@ use std::collections::HashSet;
 use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
-    instances::delete,
     queue::{claim::WorkerIdentity, rescue},
 };
 use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{QueueFixture, TIMES, claim, spec, tenant};
+use super::lab::{QueueFixture, TIMES, claim, delete, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
@@ -65,7 +64,7 @@ async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is
     while let Some(oldest) = running.pop() {
         assert!(lab.claim_next(me, 16).await.is_empty(), "no room");
         assert!(lab.count(placed).await <= 4);
-        delete::delete(&lab.db, lab.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
+        delete(&lab.db, lab.tenant, oldest.lease.instance).await.unwrap().unwrap();
         // Not before its host says that it is gone.
         let delete = lab.claim_next(me, 16).await;
         assert_eq!(delete.len(), 1, "the delete and nothing else");
@@ -117,7 +116,7 @@ async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() 
     assert_eq!(busy.len(), 8, "alone, it may have what it wants");
     let other = tenant(&lab.db, "other").await;
     let single = lab.create(other, &spec(1)).await;
-    delete::delete(&lab.db, lab.tenant, old.id, None).await.unwrap().unwrap();
+    delete(&lab.db, lab.tenant, old.id).await.unwrap().unwrap();
 
     let next = lab.claim_next(me, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
@@ -223,7 +222,7 @@ async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only
     lab.succeed(&lab.claim_next(me, 1).await[0]).await;
 
     lab.create(lab.tenant, &spec(1)).await;
-    delete::delete(&lab.db, lab.tenant, gone.id, None).await.unwrap().unwrap();
+    delete(&lab.db, lab.tenant, gone.id).await.unwrap().unwrap();
     lab.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
     let got = lab.claim_next(me, 16).await;
     assert_eq!(got.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["delete"]);

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use app::core::{instances::delete, queue::finish::Outcome};
+use app::core::queue::finish::Outcome;
 use serde_json::json;
 
 use super::{
     crash::{column, step_begun},
-    lab::{QueueFixture, spec},
+    lab::{QueueFixture, delete, spec},
     ledger::leftovers,
 };
 use crate::support::{Cluster, eventually};
@@ -95,7 +95,7 @@ async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_
     let me = lab.host("h1", None).await;
     let instance = lab.create(lab.tenant, &spec(1)).await;
     let provision = lab.claim_next(me, 1).await.remove(0);
-    let deletion = delete::delete(&lab.db, lab.tenant, instance.id, None).await.unwrap().unwrap();
+    let deletion = delete(&lab.db, lab.tenant, instance.id).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
     lab.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
     let job = lab.job(instance.job).await;
@@ -126,7 +126,7 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
         .await
         .unwrap();
     let (db, tenant) = (lab.db.clone(), lab.tenant);
-    let deleting = tokio::spawn(async move { delete::delete(&db, tenant, instance.id, None).await });
+    let deleting = tokio::spawn(async move { delete(&db, tenant, instance.id).await });
     let sql = &mut lab.sql;
     eventually("the delete waiting for the row", Duration::from_secs(30), async || {
         let query =

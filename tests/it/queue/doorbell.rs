@@ -72,12 +72,12 @@ async fn flushing_redis_right_after_the_answer_loses_nothing() {
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let (id, job) = (answer.instance(), answer.job());
-    let lists = redis.cli(&["--scan", "--pattern", "app:*:q:*"]);
+    let lists = redis.cli(&["--scan", "--pattern", "app:*:wakeups:*"]);
     let list = lists.trim();
     assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "the bell was rung: {lists}");
     redis.cli(&["flushall"]);
     // Where Redis is the queue, the job is lost now.
-    assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
+    assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:wakeups:*"]).trim(), "");
     assert_eq!(other.cli(&["dbsize"]).trim(), "0");
     runs_within(&client, &id, BY_POLL).await;
     // No bell reaches it: these are polls.
@@ -134,7 +134,7 @@ async fn a_bell_rung_ten_times_for_two_hosts_is_one_container() {
         workers.push(cluster.set("APP_HOST_NAME", name).set("APP_STATE_DIR", dir.display()).work());
     }
     let id: uuid::Uuid = cluster.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
-    let list = format!("app:{id}:q:{{any}}");
+    let list = format!("app:{id}:wakeups:any");
     for _ in 0..5 {
         let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
         let message = ProvisionJob::new(answer.job().parse().unwrap(), JobKind::Provision).encode();
@@ -169,7 +169,7 @@ async fn messages_for_jobs_that_are_taken_cost_one_claim_per_read() {
     cluster.set("WORK_CONCURRENCY", SLOTS).set("DB_MAX_CONNS", 2);
     let _worker = cluster.work();
     cluster.database_url = direct;
-    let list = format!("app:{}:q:{{any}}", cluster.id().await);
+    let list = format!("app:{}:wakeups:any", cluster.id().await);
     let message = ProvisionJob::new(JobId::new(), JobKind::Provision).encode();
     let read = async |messages: u64| {
         let messages = vec![message.as_str(); usize::try_from(messages).unwrap()];

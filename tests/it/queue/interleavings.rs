@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use app::core::{
-    instances::{Reason, ReasonCode, delete},
+    instances::{Reason, ReasonCode},
     queue::{
         claim::{Claimed, Lease, WorkerIdentity},
         finish::{Outcome, finish},
@@ -19,7 +19,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, QueueFixture, TIMES, claim, spec};
+use super::lab::{LEASE, QueueFixture, TIMES, claim, delete, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -153,7 +153,7 @@ impl Case<'_> {
             }
             Action::Delete => {
                 let before = self.state().await;
-                let deletion = delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion = delete(&self.lab.db, self.lab.tenant, self.instance).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));

@@ -46,7 +46,7 @@ async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
-    worker.line("lost the lease; stopping work on it");
+    worker.line("lease lost; stopping the attempt");
     let creates = ledger(&[cluster.state.path()]).len();
     eventually("the lease of nobody to run out", A_WHILE, async || {
         let job = client.get(&format!("/jobs/{}", answer.job())).await.body;

@@ -32,7 +32,7 @@ use crate::{
     core::{
         breaker::Breaker,
         id::ClusterId,
-        redis::{self, PerThread, RedisError},
+        redis::{self, PerThread, RedisError, RedisKey},
     },
 };
 
@@ -47,8 +47,6 @@ const SWAP: &str = include_str!("lua/swap.lua");
 const INVALIDATE: &str = include_str!("lua/invalidate.lua");
 const POLL: &str = include_str!("lua/poll.lua");
 const COUNT_LAGGING: &str = include_str!("lua/count_lagging.lua");
-/// The names of the processes and what they have applied; see the module's table.
-const ACKED: &str = "acked";
 
 /// The id of an entry of the invalidation log: milliseconds and sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -148,11 +146,11 @@ impl RedisTier {
 
     /// Returns the Redis key of a key's entry. The entry's MAC covers it.
     pub fn redis_key(&self, name: &ShortHash) -> String {
-        format!("app:{}:ak1:{}", self.0.cluster, data_encoding::BASE64URL_NOPAD.encode(name))
+        RedisKey::ApiKey(name).name(self.0.cluster)
     }
 
-    fn shared_key(&self, name: &str) -> String {
-        format!("app:{}:ak:{name}", self.0.cluster)
+    fn shared_key(&self, key: RedisKey<'_>) -> String {
+        key.name(self.0.cluster)
     }
 
     /// Returns whether a verification should try Redis now.
@@ -198,7 +196,7 @@ impl RedisTier {
     /// # Errors
     /// When Redis fails or does not answer in time; then it may have been done.
     pub async fn invalidate(&self, name: &ShortHash, tombstone: Option<&[u8]>, ver: i64) -> Result<LogId> {
-        let keys = vec![self.redis_key(name), self.shared_key("log")];
+        let keys = vec![self.redis_key(name), self.shared_key(RedisKey::InvalidationLog)];
         let arguments: Vec<Value> = vec![
             bytes(tombstone.unwrap_or_default()),
             TOMBSTONE_TTL_MS.into(),
@@ -217,7 +215,7 @@ impl RedisTier {
     pub async fn count_lagging(&self, entry: LogId, within: Duration) -> Result<Option<i64>> {
         let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let arguments: Vec<Value> = vec![entry.0.to_string().into(), entry.1.to_string().into(), within.into()];
-        let keys = vec![self.shared_key(ACKED), self.shared_key("epoch")];
+        let keys = vec![self.shared_key(RedisKey::InvalidationsAcked), self.shared_key(RedisKey::InvalidationEpoch)];
         let lagging: i64 = self.0.count_lagging.evalsha_with_reload(&self.0.delivering, keys, arguments).await?;
         Ok((lagging >= 0).then_some(lagging))
     }
@@ -232,7 +230,11 @@ impl RedisTier {
         process: Option<&str>,
         new_epoch: &str,
     ) -> Result<InvalidationBatch> {
-        let keys = vec![self.shared_key("epoch"), self.shared_key("log"), self.shared_key(ACKED)];
+        let keys = vec![
+            self.shared_key(RedisKey::InvalidationEpoch),
+            self.shared_key(RedisKey::InvalidationLog),
+            self.shared_key(RedisKey::InvalidationsAcked),
+        ];
         let last = last.map(|last| last.to_string()).unwrap_or_default();
         let most = i64::try_from(INVALIDATIONS_MAX).unwrap_or(i64::MAX);
         let arguments: Vec<Value> =
@@ -249,7 +251,7 @@ impl RedisTier {
     /// # Errors
     /// When Redis fails; then revocations wait for up to a second.
     pub async fn unregister(&self, process: &str) -> Result<()> {
-        let _: i64 = self.0.delivering.hdel(self.shared_key(ACKED), process).await?;
+        let _: i64 = self.0.delivering.hdel(self.shared_key(RedisKey::InvalidationsAcked), process).await?;
         Ok(())
     }
 
