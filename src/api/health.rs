@@ -1,8 +1,8 @@
 //! `/health/live` and `/health/ready`, for supervisors and load balancers.
 //!
-//! Liveness says only that the process answers. Readiness is 200 while requests can be served, which needs the primary; a
-//! missing replica or Redis makes requests slower and is reported as `degraded`, also with 200. From the request to stop on,
-//! readiness is 503, so that a load balancer sends no new requests while those in flight finish.
+//! Liveness says only that the process answers. Readiness is 200 while requests can be served, which needs the primary;
+//! a missing replica or Redis makes requests slower and is reported as `degraded`, also with 200. From the request to
+//! stop on, readiness is 503, so that a load balancer sends no new requests while those in flight finish.
 
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
@@ -25,8 +25,8 @@ pub enum LiveStatus {
     Live,
 }
 
-/// The body of `/health/ready`: the servers that the API uses. Without the replica or Redis it is slower; without the primary
-/// it cannot serve.
+/// The body of `/health/ready`: the servers that the API uses. Without the replica or Redis it is slower; without the
+/// primary it cannot serve.
 #[derive(Serialize, ToSchema)]
 pub struct Ready {
     status: ReadyStatus,

@@ -1,7 +1,7 @@
 //! Parameters that several routes take: as the OpenAPI document describes them, and as handlers read them.
 //!
-//! The types are for `#[utoipa::path(params(…))]` only. Handlers read the values by the functions below, by `Query`, and
-//! from the headers.
+//! The types are for `#[utoipa::path(params(…))]` only. Handlers read the values by the functions below, by `Query`,
+//! and from the headers.
 
 #![allow(dead_code, reason = "the types describe parameters; no value of them is built")]
 
@@ -29,8 +29,8 @@ pub struct ById {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct Repeatable {
-    /// Makes the request safe to repeat: for 24 h, a request with the same key and body is answered like the first one and
-    /// changes nothing. Visible ASCII characters.
+    /// Makes the request safe to repeat: for 24 h, a request with the same key and body is answered like the first one
+    /// and changes nothing. Visible ASCII characters.
     #[param(rename = "Idempotency-Key", required = false, value_type = String, min_length = 1, max_length = 255,
             pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,

@@ -1,5 +1,5 @@
-//! What handlers share: connections, services and settings. It holds nothing about a client, so every replica can answer
-//! every request.
+//! What handlers share: connections, services and settings. It holds nothing about a client, so every replica can
+//! answer every request.
 
 use tokio_util::sync::CancellationToken;
 

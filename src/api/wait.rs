@@ -1,13 +1,14 @@
 //! Delays the answers of `GET /instances/{id}?wait=…` and `GET /jobs/{id}?wait=true` until a status changes.
 //!
-//! A request that has read its row and finds nothing to answer yet subscribes with `StatusWatch::wait`, sleeps until the
-//! status is another one, and reads the row again. It polls nothing itself: one loop per process (`StatusWatch::run`) reads
-//! the statuses of all rows that requests wait for, in one statement every `POLL_INTERVAL`, so that Postgres does the same
-//! work for one waiting request as for a thousand. While no request waits, it reads nothing.
+//! A request that has read its row and finds nothing to answer yet subscribes with `StatusWatch::wait`, sleeps until
+//! the status is another one, and reads the row again. It polls nothing itself: one loop per process
+//! (`StatusWatch::run`) reads the statuses of all rows that requests wait for, in one statement every `POLL_INTERVAL`,
+//! so that Postgres does the same work for one waiting request as for a thousand. While no request waits, it reads
+//! nothing.
 //!
-//! No change is missed: the subscription starts from the status that the request has read, and a request that knows another
-//! status than the watch is woken at once. When a poll fails, the next one follows after the interval. A request ends its
-//! wait by itself when its time is over.
+//! No change is missed: the subscription starts from the status that the request has read, and a request that knows
+//! another status than the watch is woken at once. When a poll fails, the next one follows after the interval. A
+//! request ends its wait by itself when its time is over.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
@@ -61,15 +62,16 @@ impl<Id: Copy + Eq + Hash, S: Clone + PartialEq> StatusWatch<Id, S> {
         let mut rows = self.rows.lock();
         let sender = rows.entry(id).or_insert_with(|| watch::Sender::new(status.clone()));
         let mut receiver = sender.subscribe();
-        // An earlier request may have subscribed with an older or newer status: then this one has to read the row again.
+        // An earlier request may have subscribed with an older or newer status: then this one has to read the row
+        // again.
         if *receiver.borrow_and_update() != status {
             receiver.mark_changed();
         }
         Waiter(receiver)
     }
 
-    /// Polls the statuses of all rows that requests wait for. Never returns. `statuses`: reads those of the rows with these
-    /// ids that exist.
+    /// Polls the statuses of all rows that requests wait for. Never returns. `statuses`: reads those of the rows with
+    /// these ids that exist.
     pub async fn run<F>(&self, statuses: impl Fn(Vec<Id>) -> F)
     where
         F: Future<Output = Result<Vec<(Id, S)>, DbError>>,

@@ -2,8 +2,8 @@
 //!
 //! A body must be `application/json`, arrive within `BODY_TIMEOUT`, and have at most `BODY_BYTES_MAX` bytes and
 //! `strict::VALUES_MAX` values. A body that cannot be read as JSON is answered 400; one that can, but does not have the
-//! type's shape, is answered 422 with a JSON pointer to the place. Parsing takes time in proportion to the body's length,
-//! because the thread that does it answers other requests as well.
+//! type's shape, is answered 422 with a JSON pointer to the place. Parsing takes time in proportion to the body's
+//! length, because the thread that does it answers other requests as well.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::core::invalid::Invalid;
 
 /// Largest body, in bytes; nginx has the same limit.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Of a body that is too large, this many bytes are read and dropped: a client that is still sending when the connection
-/// closes would lose the response.
+/// Of a body that is too large, this many bytes are read and dropped: a client that is still sending when the
+/// connection closes would lose the response.
 const DRAINED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 /// How long the whole body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,11 +54,11 @@ pub async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payl
     parse(&bytes)
 }
 
-/// Returns how many bytes of the payload are the body (RFC 9112, 6.3); without a limit for a chunked one, which marks its
-/// own end.
+/// Returns how many bytes of the payload are the body (RFC 9112, 6.3); without a limit for a chunked one, which marks
+/// its own end.
 ///
-/// When a request offers an upgrade to WebSocket, actix takes whatever follows the head for the payload. No route accepts
-/// the offer, and an offer that is not accepted changes nothing about the body (RFC 9110, 7.8).
+/// When a request offers an upgrade to WebSocket, actix takes whatever follows the head for the payload. No route
+/// accepts the offer, and an offer that is not accepted changes nothing about the body (RFC 9110, 7.8).
 fn length(request: &HttpRequest) -> usize {
     if request.chunked().unwrap_or(false) {
         return usize::MAX;
@@ -114,8 +114,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
     Ok(Json { sent, value })
 }
 
-/// Describes a value that does not have its type's shape. serde reports a missing or unknown field at the object that it
-/// belongs to; the pointer leads to the field itself.
+/// Describes a value that does not have its type's shape. serde reports a missing or unknown field at the object that
+/// it belongs to; the pointer leads to the field itself.
 fn wrong_shape(path: &[String], message: &str) -> Invalid {
     let field = message.split('`').nth(1);
     let (code, field) = if message.starts_with("missing field") {
@@ -138,8 +138,8 @@ fn escape(token: &str) -> String {
 
 /// Returns the pointer to a text with U+0000, which Postgres cannot store; to the object when a field's name has it.
 ///
-/// The pointer is built on the way back from such a text: building one for each value would take time in proportion to the
-/// square of the body's length.
+/// The pointer is built on the way back from such a text: building one for each value would take time in proportion to
+/// the square of the body's length.
 fn find_nul(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => text.contains('\0').then(String::new),

@@ -1,14 +1,16 @@
-//! Decides when a connection to a client is closed, and guarantees that a response with `Connection: close` is the last one
-//! that is sent and acted on.
+//! Decides when a connection to a client is closed, and guarantees that a response with `Connection: close` is the last
+//! one that is sent and acted on.
 //!
-//! actix alone does not guarantee it, because it decodes further input while a request is answered. It says `close` when a
-//! response is ready before the request's body was received; if the rest of the body arrives while the response is being
-//! sent, the next request is served all the same. The client, which has seen `close`, cannot know whether that request had
-//! an effect, and a proxy may take the rest of the body for a request. So this middleware marks the connection as closing,
-//! and a request that is decoded after the last one is dropped without being handled (RFC 9112, 9.6).
+//! actix alone does not guarantee it, because it decodes further input while a request is answered. It says `close`
+//! when a response is ready before the request's body was received; if the rest of the body arrives while the response
+//! is being sent, the next request is served all the same. The client, which has seen `close`, cannot know whether that
+//! request had an effect, and a proxy may take the rest of the body for a request. So this middleware marks the
+//! connection as closing, and a request that is decoded after the last one is dropped without being handled (RFC 9112,
+//! 9.6).
 //!
-//! A request is the last of its connection when it says `Connection: close`, when it offers an upgrade (none is accepted,
-//! and actix would read what follows as another protocol), and when its response is ready before its body was received.
+//! A request is the last of its connection when it says `Connection: close`, when it offers an upgrade (none is
+//! accepted, and actix would read what follows as another protocol), and when its response is ready before its body was
+//! received.
 //!
 //! One case is left to actix: it takes a response's `Connection` header from the request that it decoded last. When a
 //! request with `Connection: close` is pipelined behind others, their responses may say `close` too, and the request is
@@ -40,16 +42,17 @@ use actix_web::{
 use futures_util::{Stream, stream};
 use socket2_05::SockRef;
 
-/// How long a client may accept no byte of a response. Then the kernel ends the connection: actix has no time-out of its
-/// own for writing.
+/// How long a client may accept no byte of a response. Then the kernel ends the connection: actix has no time-out of
+/// its own for writing.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take for one response, however steadily it reads: the largest, a page of 1 MiB, needs 3.5 KiB/s.
+/// How long a client may take for one response, however steadily it reads: the largest, a page of 1 MiB, needs 3.5
+/// KiB/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long the last response has to reach the client when another request follows it; actix waits as long before it closes
-/// a connection with unread bytes.
+/// How long the last response has to reach the client when another request follows it; actix waits as long before it
+/// closes a connection with unread bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A response is handed to actix in pieces of at most this size. actix copies each piece into its own buffer, and starts the
-/// keep-alive timer when it has the last one.
+/// A response is handed to actix in pieces of at most this size. actix copies each piece into its own buffer, and
+/// starts the keep-alive timer when it has the last one.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
 
 /// Whether a response on this connection has said `Connection: close`.
@@ -65,8 +68,8 @@ pub fn on_connect(stream: &dyn Any, data: &mut Extensions) {
     }
 }
 
-/// Handles a request unless an earlier one was the last of its connection, and marks the response when this one is. It must
-/// be the outermost middleware.
+/// Handles a request unless an earlier one was the last of its connection, and marks the response when this one is. It
+/// must be the outermost middleware.
 ///
 /// # Errors
 /// Those of the inner services.
@@ -101,8 +104,8 @@ pub async fn middleware<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| Answer::new(body.boxed(), unread)))
 }
 
-/// Waits until the last response has had time to arrive, then ends the connection. A middleware can make actix end one only
-/// by a body that fails; nothing of this response is sent.
+/// Waits until the last response has had time to arrive, then ends the connection. A middleware can make actix end one
+/// only by a body that fails; nothing of this response is sent.
 async fn drop_connection(request: ServiceRequest) -> ServiceResponse<Answer> {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
     let error = io::Error::other("a request followed the last one of its connection; closing the connection");

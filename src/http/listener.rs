@@ -1,7 +1,8 @@
 //! The HTTP server with its limits and middlewares, shared by the API and by the worker's health and metrics.
 //!
-//! Around every handler lie, from the outside in: `connection` (when it closes), `request_id`, `request_log`, `metrics` and
-//! `panics`. So a panic becomes a 500 that is counted, logged and sent with the request's id like any other response.
+//! Around every handler lie, from the outside in: `connection` (when it closes), `request_id`, `request_log`, `metrics`
+//! and `panics`. So a panic becomes a 500 that is counted, logged and sent with the request's id like any other
+//! response.
 
 use std::{net::TcpListener, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Counts and times requests by method, route and status.
 //!
-//! The route is the pattern (`/instances/{id}`), never the path: each label value is a time series in every process, so ids
-//! and what clients invent (unknown paths, unknown methods) must not become one.
+//! The route is the pattern (`/instances/{id}`), never the path: each label value is a time series in every process, so
+//! ids and what clients invent (unknown paths, unknown methods) must not become one.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,5 +1,5 @@
-//! Turns a panic of a handler or an extractor into a response: the bug ends its request with 500 `internal`, and neither the
-//! connection nor the thread with its other requests.
+//! Turns a panic of a handler or an extractor into a response: the bug ends its request with 500 `internal`, and
+//! neither the connection nor the thread with its other requests.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
@@ -18,8 +18,8 @@ use super::problem::Problem;
 /// # Errors
 /// Those of the inner services; `internal` for a panic.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
-    // Unwind safe: what the panic left unfinished is dropped with the request, and what requests share is behind locks and
-    // channels.
+    // Unwind safe: what the panic left unfinished is dropped with the request, and what requests share is behind locks
+    // and channels.
     let answered = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     answered.unwrap_or_else(|panic| {
         tracing::error!(panic = message(&*panic), "handler panicked, answering 500");

@@ -1,10 +1,10 @@
 //! Errors as problem details (RFC 9457), of a closed set of codes.
 //!
-//! `code` is what a program reads: `docs/api.md` lists all codes, and one is never removed or reused. `title` is fixed for
-//! each code, and nginx.conf repeats the titles of those that nginx answers itself (a test compares them). `detail` says what
-//! is wrong with this request, in terms of HTTP and of the API; it never quotes what Postgres, Redis or Docker said.
-//! `validation_failed` also has `errors`, one for each thing that is wrong, with its place. This is our own code since
-//! the crates for problem details have neither a closed set of codes nor bounds for what they quote.
+//! `code` is what a program reads: `docs/api.md` lists all codes, and one is never removed or reused. `title` is fixed
+//! for each code, and nginx.conf repeats the titles of those that nginx answers itself (a test compares them). `detail`
+//! says what is wrong with this request, in terms of HTTP and of the API; it never quotes what Postgres, Redis or
+//! Docker said. `validation_failed` also has `errors`, one for each thing that is wrong, with its place. This is our
+//! own code since the crates for problem details have neither a closed set of codes nor bounds for what they quote.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ codes! {
     NetworkInUse = "network_in_use" 409 "The network is in use",
     AddressExhausted = "address_exhausted" 409 "The network has no free address",
     PortTaken = "port_taken" 409 "The host port is taken",
-    IdempotencyInProgress = "idempotency_in_progress" 409 "The first request with this Idempotency-Key is still in progress",
+    IdempotencyInProgress = "idempotency_in_progress" 409 "The first request with the Idempotency-Key is in progress",
     PayloadTooLarge = "payload_too_large" 413 "The request body is too large",
     UnsupportedMediaType = "unsupported_media_type" 415 "The media type of the request body is not supported",
     ValidationFailed = "validation_failed" 422 "The request is not valid",
@@ -113,8 +113,9 @@ impl Problem {
         Self { code, detail: detail.into(), errors: Vec::new(), allow: None }
     }
 
-    /// Returns `validation_failed` with the first `ERRORS_MAX` of these errors, their texts cut at `ERROR_TEXT_BYTES_MAX`:
-    /// they quote the request, and without bounds the response could be many times as large as the request.
+    /// Returns `validation_failed` with the first `ERRORS_MAX` of these errors, their texts cut at
+    /// `ERROR_TEXT_BYTES_MAX`: they quote the request, and without bounds the response could be many times as large as
+    /// the request.
     pub fn invalid(mut errors: Vec<Invalid>) -> Self {
         let found = errors.len();
         errors.truncate(ERRORS_MAX);

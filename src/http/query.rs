@@ -1,8 +1,8 @@
 //! Reads query parameters strictly, so that a typing error is not ignored silently.
 //!
-//! A query that is not percent-encoded UTF-8 is answered 400. Parameters that are unknown, repeated, malformed or contain
-//! U+0000 are answered 422, all of them at once. An empty parameter counts as absent. A handler takes each parameter that it
-//! knows, then calls `finish`, which refuses the rest.
+//! A query that is not percent-encoded UTF-8 is answered 400. Parameters that are unknown, repeated, malformed or
+//! contain U+0000 are answered 422, all of them at once. An empty parameter counts as absent. A handler takes each
+//! parameter that it knows, then calls `finish`, which refuses the rest.
 
 use actix_web::HttpRequest;
 
@@ -62,8 +62,8 @@ impl Query {
         pairs.map(|(_, value)| value).filter(|value| !value.is_empty()).collect()
     }
 
-    /// Takes a parameter and parses it. When `parse` returns `None`, the request is refused with `expected`, which continues
-    /// "limit …".
+    /// Takes a parameter and parses it. When `parse` returns `None`, the request is refused with `expected`, which
+    /// continues "limit …".
     pub fn take_parsed<T>(&mut self, name: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.take(name)?;
         let parsed = parse(&text);
@@ -105,8 +105,8 @@ impl Query {
     }
 }
 
-/// Decodes a name or a value (`application/x-www-form-urlencoded`: `+` is a space); `None` when an escape is incomplete or
-/// not hexadecimal, or the result is not UTF-8.
+/// Decodes a name or a value (`application/x-www-form-urlencoded`: `+` is a space); `None` when an escape is incomplete
+/// or not hexadecimal, or the result is not UTF-8.
 fn decode(part: &str) -> Option<String> {
     let mut bytes = part.bytes();
     let mut decoded = Vec::with_capacity(part.len());

@@ -1,9 +1,9 @@
 //! Opens a span for each request and logs one line at its end.
 //!
-//! Every line that is logged while a request is answered belongs to its span, and so carries the request id, the method,
-//! the route and, once the key is verified, the tenant and the key's id. One line at the end has the status and the
-//! duration. Its level is INFO; for a probe (`/health/…`, `/metrics`) that succeeded it is DEBUG, since probes come every
-//! few seconds whether there is work or not.
+//! Every line that is logged while a request is answered belongs to its span, and so carries the request id, the
+//! method, the route and, once the key is verified, the tenant and the key's id. One line at the end has the status and
+//! the duration. Its level is INFO; for a probe (`/health/…`, `/metrics`) that succeeded it is DEBUG, since probes come
+//! every few seconds whether there is work or not.
 
 use std::time::Instant;
 

@@ -31,7 +31,8 @@ const BUFFERED_LINES_LIMIT: usize = 16_384;
 /// How long writing the buffer may delay the end of the process; the writer itself gives up after 1.1 s.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Crates that log what tenants sent on levels below INFO: bodies (bollard) and parameters of statements (`tokio_postgres`).
+/// Crates that log what tenants sent on levels below INFO: bodies (bollard) and parameters of statements
+/// (`tokio_postgres`).
 const CRATES_WITH_SECRETS: [&str; 2] = ["bollard", "tokio_postgres"];
 
 /// The writing thread; dropping the guard writes the buffer and ends the thread.
@@ -102,8 +103,8 @@ impl Write for StandardError {
     }
 }
 
-/// Records the number of dropped lines, and logs a warning when there are more than `reported`. Returns how many are reported
-/// by now; while lines are still being dropped this is `reported`, because the warning may be one of them.
+/// Records the number of dropped lines, and logs a warning when there are more than `reported`. Returns how many are
+/// reported by now; while lines are still being dropped this is `reported`, because the warning may be one of them.
 pub(super) fn report_dropped(reported: usize) -> usize {
     let dropped = || OVERFLOWED.get().map_or(0, ErrorCounter::dropped_lines) + UNWRITTEN.load(Ordering::Relaxed);
     let before = dropped();

@@ -1,9 +1,9 @@
 //! The list of all metrics of the API and the worker, with what each one means.
 //!
-//! A metric that is recorded under another name or as another kind, or is never recorded, fails a test. Names end in their
-//! unit (`_seconds`, `_bytes`, `_cores`), counters in `_total`. Label values are few and known in advance: never an id, a
-//! path or a name that a tenant chose, because each value is a time series in every process. The metrics of the process
-//! itself (`process_*`) come on top. `docs/operations.md` lists the labels and says what is worth an alarm.
+//! A metric that is recorded under another name or as another kind, or is never recorded, fails a test. Names end in
+//! their unit (`_seconds`, `_bytes`, `_cores`), counters in `_total`. Label values are few and known in advance: never
+//! an id, a path or a name that a tenant chose, because each value is a time series in every process. The metrics of
+//! the process itself (`process_*`) come on top. `docs/operations.md` lists the labels and says what is worth an alarm.
 
 /// How the value of a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub const METRICS: &[Metric] = &[
     counter("http_requests_total",
         "Counts the answered requests by method, route pattern and status."),
     histogram("http_request_seconds",
-        "Measures the seconds from the end of a request's head to the start of its response, by method and route pattern."),
+        "Measures the seconds from a request's head to the start of its response, by method and route pattern."),
     counter("rate_limit_local_total",
         "Counts the requests that this process counted against a key's rate limit alone because Redis did not answer."),
     // --- API keys
@@ -67,7 +67,7 @@ pub const METRICS: &[Metric] = &[
     counter("identity_l1_epoch_bumps_total",
         "Counts how often this process emptied its cache of keys because it may have missed invalidations."),
     gauge("identity_l1_fence_age_seconds",
-        "Shows the seconds since this process last read the invalidation log in Redis. Above 1, its cache of keys is not used."),
+        "Shows the seconds since this process last read the invalidation log. Above 1, its cache of keys is not used."),
     gauge("identity_feed_age_seconds",
         "Shows the seconds since this process last read the changes of keys from the primary."),
     gauge("identity_redis_breaker_state",
@@ -77,7 +77,7 @@ pub const METRICS: &[Metric] = &[
     histogram("identity_revoke_seconds",
         "Measures the seconds from the commit of a change of a key until the stage of its propagation was reached."),
     gauge("identity_revoke_pending",
-        "Shows the number of changes of keys that are committed for seconds and not written to Redis yet, 500 at most."),
+        "Shows the number of committed changes of keys that are not written to Redis after seconds, 500 at most."),
     counter("identity_revoke_pending_total",
         "Counts the changes of keys that were answered before every process was known to apply them."),
     gauge("identity_outbox_oldest_seconds",
@@ -94,7 +94,7 @@ pub const METRICS: &[Metric] = &[
     histogram("db_checkout_seconds",
         "Measures the seconds that a task waited for a connection, by the server's role."),
     histogram("db_query_seconds",
-        "Measures the seconds from sending a statement to receiving its last row, by the server's role and by outcome."),
+        "Measures the seconds from sending a statement to receiving its last row, by the server's role and outcome."),
     counter("db_read_routed_total",
         "Counts the reads by the consistency that they needed and by the server that answered."),
     counter("db_fallback_total",
@@ -113,7 +113,7 @@ pub const METRICS: &[Metric] = &[
     gauge("queue_oldest_due_seconds",
         "Shows for how many seconds the oldest queued job of the whole cluster has been due."),
     counter("queue_rescued_total",
-        "Counts the jobs and instances that were put right after a worker stopped reporting, or that no host can hold."),
+        "Counts the jobs and instances that were corrected after a worker went silent, or that no host can hold."),
     // --- worker
     histogram("job_wait_seconds",
         "Measures the seconds from when a job was due until a worker claimed it, by kind."),
@@ -126,7 +126,7 @@ pub const METRICS: &[Metric] = &[
     gauge("worker_slots",
         "Shows the number of jobs that this worker can run at the same time, split into free and busy slots."),
     counter("worker_loop_stalls_total",
-        "Counts the seconds in which a loop of this worker made no progress for longer than its limit (15 s with the default lease)."),
+        "Counts the seconds in which a loop of this worker had made no progress for half a lease, 15 s at most."),
     gauge("host_containers",
         "Shows the number of containers of this host's instances."),
     counter("host_orphans_removed_total",

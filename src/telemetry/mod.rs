@@ -1,7 +1,7 @@
 //! Logs on standard error, and metrics for Prometheus.
 //!
-//! Neither ever contains an API key, a body or an environment value. Recording never blocks: log lines that cannot be written
-//! fast enough are dropped and counted (`logs`), and metrics are rendered when they are scraped (`recorder`).
+//! Neither ever contains an API key, a body or an environment value. Recording never blocks: log lines that cannot be
+//! written fast enough are dropped and counted (`logs`), and metrics are rendered when they are scraped (`recorder`).
 
 mod logs;
 pub mod metrics;

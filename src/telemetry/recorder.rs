@@ -1,8 +1,8 @@
 //! Records the metrics of this process and renders them in Prometheus' text format.
 //!
 //! Counters and histograms are recorded where things happen. A gauge that shows the age or the size of something is
-//! computed when `/metrics` is scraped, by a function that its part registers with `on_scrape`: a loop that wrote its own
-//! age would leave the last good value behind when it hangs, and the alarm on that gauge would never fire.
+//! computed when `/metrics` is scraped, by a function that its part registers with `on_scrape`: a loop that wrote its
+//! own age would leave the last good value behind when it hangs, and the alarm on that gauge would never fire.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,8 +29,8 @@ impl Metrics {
         Self { handle, on_scrape: Arc::default() }
     }
 
-    /// Registers a function that sets the gauges of one part. It is called at each scrape, must not block, and replaces an
-    /// earlier function of the same `part`.
+    /// Registers a function that sets the gauges of one part. It is called at each scrape, must not block, and replaces
+    /// an earlier function of the same `part`.
     pub fn on_scrape(&self, part: &'static str, set_gauges: impl Fn() + Send + Sync + 'static) {
         self.on_scrape.write().insert(part, Box::new(set_gauges));
     }
@@ -66,8 +66,8 @@ pub fn metrics() -> anyhow::Result<Metrics> {
     Ok(Metrics::new(handle))
 }
 
-/// Compacts histograms, which grow with every observation until then, and records the metrics of the process itself and the
-/// number of dropped log lines, every `UPKEEP_INTERVAL`. Never returns.
+/// Compacts histograms, which grow with every observation until then, and records the metrics of the process itself and
+/// the number of dropped log lines, every `UPKEEP_INTERVAL`. Never returns.
 pub async fn upkeep(metrics: Metrics) {
     let process = metrics_process::Collector::default();
     process.describe();

@@ -1,9 +1,9 @@
 //! Finds the changes of the OpenAPI document that break a client which was written for the older one.
 //!
-//! References are resolved first, so that moving a schema or naming it differently is no change. What a client sends may not
-//! be narrowed: no operation, parameter, field or enum value is removed, none becomes required, no type or bound gets
-//! tighter. What a client receives may not be widened: no field is removed or becomes optional, no type is added. A new enum
-//! value in a response is no breaking change: the contract allows additions.
+//! References are resolved first, so that moving a schema or naming it differently is no change. What a client sends
+//! may not be narrowed: no operation, parameter, field or enum value is removed, none becomes required, no type or
+//! bound gets tighter. What a client receives may not be widened: no field is removed or becomes optional, no type is
+//! added. A new enum value in a response is no breaking change: the contract allows additions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,7 +147,7 @@ impl<'a> Comparison<'a> {
         let (narrow, wide) = if side == Side::Request { (&new.types, &old.types) } else { (&old.types, &new.types) };
         let lacks = |kind: &String| {
             let narrow = narrow.as_ref();
-            narrow.is_some_and(|types| !types.contains(kind) && !(kind == "integer" && types.contains("number")))
+            narrow.is_some_and(|types| !(types.contains(kind) || kind == "integer" && types.contains("number")))
         };
         let differs = match wide {
             Some(kinds) => kinds.iter().any(lacks),

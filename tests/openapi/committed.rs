@@ -1,8 +1,8 @@
 //! `docs/openapi.json` is the generated document, and a change that breaks clients is in the changelog.
 //!
 //! A change of the API changes the generated document, so the test fails until the committed one is rewritten:
-//! `UPDATE_OPENAPI=1 cargo test --test openapi`. Where a change breaks clients, this refuses to write until the unreleased
-//! section of CHANGELOG.md has the line `- breaking: …` that the failure prints.
+//! `UPDATE_OPENAPI=1 cargo test --test openapi`. Where a change breaks clients, this refuses to write until the
+//! unreleased section of CHANGELOG.md has the line `- breaking: …` that the failure prints.
 
 use std::{fs, path::PathBuf, process::Command};
 

@@ -1,5 +1,5 @@
-//! What `/metrics` of real processes shows after real work: every metric explained, none missing, no label that grows with
-//! what tenants do; and that rules and dashboard ask for nothing that is not there.
+//! What `/metrics` of real processes shows after real work: every metric explained, none missing, no label that grows
+//! with what tenants do; and that rules and dashboard ask for nothing that is not there.
 
 mod ages;
 mod exposition;
