@@ -25,7 +25,7 @@ use crate::{
     core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance},
     http::{
         problem::{Code, Problem},
-        route,
+        request_log, route,
     },
 };
 
@@ -100,6 +100,7 @@ async fn authorize(request: &ServiceRequest) -> Authorization {
         Ok(caller) => caller,
         Err(error) => return unlimited(Err(ApiError::Identity(error))),
     };
+    request_log::record_caller(caller.tenant, caller.key);
     // Counted before the scope is checked: a refusal costs as well.
     let allowance = state.limiter.count(&caller).await;
     let result = if allowance.is_some_and(|allowance| !allowance.allowed) {

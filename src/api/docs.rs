@@ -1,4 +1,7 @@
-//! `/openapi.json`: generated from the handlers.
+//! `/openapi.json`: the OpenAPI 3.1 document, generated from the attributes of the handlers and of their types.
+//!
+//! `docs/openapi.json` is the committed copy. `tests/openapi` compares the two, and refuses a breaking change that the
+//! changelog does not name.
 
 use actix_web::HttpResponse;
 use utoipa::{
@@ -9,7 +12,7 @@ use utoipa::{
 use super::{health, instances, jobs, keys, metrics, networks};
 use crate::http::problem::ProblemBody;
 
-/// The document.
+/// The generator of the document.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "app", description = "Turns POST /instances into a running, networked container."),
@@ -22,13 +25,14 @@ use crate::http::problem::ProblemBody;
     ),
     components(schemas(ProblemBody)),
     security(("api_key" = []), ("bearer" = [])),
-    modifiers(&Keys),
+    modifiers(&SecuritySchemes),
 )]
 pub struct Document;
 
-struct Keys;
+/// Declares the two headers that a key may be sent in.
+struct SecuritySchemes;
 
-impl Modify for Keys {
+impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_with(Default::default);
         let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
@@ -38,8 +42,9 @@ impl Modify for Keys {
     }
 }
 
+/// Returns this document.
 #[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "health", security(()),
-    responses((status = 200, description = "This document, as OpenAPI 3.1", body = Object)))]
+    responses((status = 200, description = "This document, in OpenAPI 3.1", body = Object)))]
 pub async fn show() -> HttpResponse {
     HttpResponse::Ok().json(Document::openapi())
 }
@@ -52,7 +57,7 @@ mod tests {
     use crate::api::routes;
 
     #[test]
-    fn the_document_has_exactly_the_routes_of_the_table() {
+    fn document_has_exactly_the_routes_of_the_table() {
         let document = serde_json::to_value(Document::openapi()).expect("serializes");
         let paths = document["paths"].as_object().expect("paths");
         let documented: BTreeSet<(String, String)> = paths
@@ -69,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_but_the_public_ones_documents_its_errors() {
+    fn every_operation_that_needs_a_key_documents_its_errors() {
         let document = serde_json::to_value(Document::openapi()).expect("serializes");
         for route in routes().iter().filter(|route| route.access != crate::api::Access::Public) {
             let method = route.method.as_str().to_lowercase();

@@ -1,4 +1,8 @@
-//! Errors to problems: one table, exhaustive. What is inside stays inside; clients get the code.
+//! Translates the errors of `core` into problems for clients: one table, exhaustive, so that a new error does not compile
+//! without an answer.
+//!
+//! A problem says what is wrong with the request, or whether and when to repeat it. What Postgres or Redis said is logged
+//! here, once, on a line that carries the request's id, and is never sent.
 
 use std::collections::BTreeMap;
 
@@ -19,21 +23,25 @@ use crate::{
     http::problem::{Code, Problem, ProblemBody},
 };
 
+/// Why a handler did not succeed.
 #[derive(Debug, Error)]
 pub enum ApiError {
+    /// A problem that the handler found in the request.
     #[error(transparent)]
     Problem(#[from] Problem),
+    /// The key was not accepted or could not be verified.
     #[error(transparent)]
     Identity(IdentityError),
+    /// A request for work was refused or failed.
     #[error(transparent)]
     Accept(#[from] AcceptError),
+    /// A read or a write failed.
+    /// A request about an API key was refused or failed.
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
     Db(#[from] DbError),
 }
-
-impl std::error::Error for Problem {}
 
 impl ApiError {
     fn problem(&self) -> Problem {
@@ -43,7 +51,7 @@ impl ApiError {
                 Problem::new(Code::Unauthenticated, "send a valid key as X-API-Key or Authorization: Bearer")
             }
             Self::Identity(IdentityError::Busy) => {
-                Problem::new(Code::Unavailable, "too many keys are being looked up; try again")
+                Problem::new(Code::Unavailable, "too many keys are being verified; send the request again")
             }
             Self::Identity(IdentityError::Db(error))
             | Self::Db(error)
@@ -51,11 +59,13 @@ impl ApiError {
             | Self::Key(KeyError::Db(error)) => db(error),
             Self::Key(error) => key(error),
             Self::Accept(AcceptError::NameTaken) => {
-                Problem::new(Code::NameTaken, "another instance of this tenant has the name")
+                Problem::new(Code::NameTaken, "another instance of the tenant has this name")
             }
-            Self::Accept(AcceptError::UnknownNetwork) => {
-                Problem::invalid(vec![Invalid::new("/network", "not_found", "the tenant has no such network")])
-            }
+            Self::Accept(AcceptError::UnknownNetwork) => Problem::invalid(vec![Invalid::new(
+                "/network",
+                "not_found",
+                "the tenant has no network of this name or id",
+            )]),
             Self::Accept(AcceptError::AddressExhausted) => {
                 Problem::new(Code::AddressExhausted, "every address of the network is in use")
             }
@@ -74,12 +84,12 @@ impl ApiError {
     }
 }
 
-/// How any operation fails, for the document.
+/// The error response of every operation, for the OpenAPI document.
 impl IntoResponses for ApiError {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let body = ContentBuilder::new().schema(Some(Ref::from_schema_name(ProblemBody::name()))).build();
         let problem = ResponseBuilder::new()
-            .description("Refused, or failed: `code` says why, `status` repeats the status.")
+            .description("The request was refused or failed. `code` is the reason, `status` repeats the HTTP status.")
             .content("application/problem+json", body);
         BTreeMap::from([("default".to_owned(), problem.build().into())])
     }
@@ -116,16 +126,16 @@ fn key(error: &KeyError) -> Problem {
 fn db(error: &DbError) -> Problem {
     match error {
         DbError::Unavailable(_) | DbError::Locked => {
-            tracing::warn!(%error, "answering 503");
-            Problem::new(Code::Unavailable, "the database does not answer; if this was a write, its outcome is unknown")
+            tracing::warn!(%error, "postgres did not answer, answering 503");
+            Problem::new(Code::Unavailable, "send the request again later; if it was a write, its outcome is unknown")
         }
         DbError::ReadOnly | DbError::StaleStatement { .. } | DbError::RolledBack { .. } => {
-            tracing::warn!(%error, "answering 503");
+            tracing::warn!(%error, "postgres did not run the statement, answering 503");
             Problem::new(Code::Unavailable, "nothing was changed; send the request again later")
         }
         DbError::Refused { .. } | DbError::Conflict { .. } | DbError::Statement { .. } | DbError::Invariant(_) => {
-            tracing::error!(%error, "answering 500");
-            Problem::new(Code::Internal, "the request id leads to the log")
+            tracing::error!(%error, "a statement failed, answering 500");
+            Problem::internal()
         }
     }
 }
@@ -137,5 +147,34 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         self.problem().error_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problem_of_a_failed_statement_shows_nothing_of_the_server() {
+        let (code, secret) = (|| "23505".to_owned(), || "jobs_pkey".to_owned());
+        for (error, expected) in [
+            (DbError::Unavailable(secret()), Code::Unavailable),
+            (DbError::ReadOnly, Code::Unavailable),
+            (DbError::StaleStatement { code: code(), message: secret() }, Code::Unavailable),
+            (DbError::RolledBack { code: code(), message: secret() }, Code::Unavailable),
+            (DbError::Locked, Code::Unavailable),
+            (DbError::Refused { code: code(), detail: secret() }, Code::Internal),
+            (DbError::Conflict { constraint: secret() }, Code::Internal),
+            (DbError::Statement { code: code(), message: secret() }, Code::Internal),
+            (DbError::Invariant(secret()), Code::Internal),
+        ] {
+            let problem = ApiError::from(error).problem();
+
+            assert_eq!(problem.code, expected, "{problem}");
+            let shown = format!("{} {}", problem.code.title(), problem.detail).to_lowercase();
+            for word in ["23505", "jobs_pkey", "postgres", "database", "redis", "docker", "sql"] {
+                assert!(!shown.contains(word), "{word}: {shown}");
+            }
+        }
     }
 }

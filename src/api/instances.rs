@@ -266,7 +266,7 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
 
     if let Some(target) = target {
         while !is_settled(&record, target) && !state.stopping.is_cancelled() {
-            let mut waiter = state.instance_watch.wait(id.uuid(), record.status.as_str());
+            let mut waiter = state.instance_watch.wait(id, record.status);
             tokio::select! {
                 () = waiter.changed() => record = load().await?,
                 () = tokio::time::sleep_until(deadline) => break,

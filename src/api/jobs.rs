@@ -137,7 +137,7 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let deadline = wait::take_deadline(&mut query);
     query.finish()?;
     while wait && !record.status.has_ended() {
-        let mut waiter = state.job_watch.wait(id.uuid(), record.status.as_str());
+        let mut waiter = state.job_watch.wait(id, record.status);
         tokio::select! {
             () = waiter.changed() => record = load().await?,
             () = tokio::time::sleep_until(deadline) => break,

@@ -1,7 +1,9 @@
-//! The HTTP API: the whole route table on one screen, and the server around it.
+//! The HTTP API: the table of all routes, and the handlers behind it in one file per resource.
 //!
-//! Order of judgement: key, scope, existence, query, body. A handler parses, asks `core`, and shows; it decides nothing.
-//! `docs/api.md` is the contract; `/openapi.json` is generated from here, and a test compares it with the table.
+//! A request passes `auth` (key, rate limit, scope), then its handler, which checks in this order: whether the resource
+//! exists (404), the query, the body. A handler turns the request into types, calls a service or a store of `core`, and
+//! turns the record into a view; it contains no rules of its own. `docs/api.md` is the contract. `docs` generates
+//! `/openapi.json` from the handlers; a test compares it with the table below.
 
 mod access;
 mod auth;
@@ -26,21 +28,24 @@ use actix_web::{
 };
 
 pub use access::Access;
-pub use state::ApiState;
+pub use state::{ApiState, InstanceWatch, JobWatch};
 
 use access::AccessTable;
 
 use crate::{core::identity::Scope, http::problem::Problem};
 
-/// One route.
+/// One operation of the API.
 pub struct Route {
+    /// The method; GET also serves HEAD.
     pub method: Method,
+    /// The pattern of the path, for instance `/instances/{id}`.
     pub path: &'static str,
+    /// Which callers may call it.
     pub access: Access,
     handler: fn() -> Handler,
 }
 
-/// Every route there is.
+/// Returns the table of all routes.
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Key, Public, Scope as Needs};
@@ -69,21 +74,22 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// HEAD is GET without the body, which the server leaves out by itself.
+/// Returns a route for GET and HEAD; actix leaves the body out of a response to HEAD.
 fn get() -> Handler {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// Adds all routes, behind the question whose key it is.
+/// Adds all routes to a server, behind authentication and authorization.
 pub fn configure(config: &mut ServiceConfig, state: &web::Data<ApiState>) {
     let table = routes().into_iter().map(|route| (route.path, route.method, route.access));
     config.app_data(web::Data::new(AccessTable::new(table)));
     config.app_data(state.clone());
-    config.service(open().wrap(from_fn(auth::middleware)));
+    config.service(unauthenticated_routes().wrap(from_fn(auth::middleware)));
 }
 
-/// All routes, with nobody at the door. A handler needs a `Caller` in its request's extensions, and `ApiState`.
-pub fn open() -> Routes {
+/// Returns all routes without authentication. Their handlers find `ApiState` in the app's data and the `Caller` in the
+/// request's extensions. Another path is answered `not_found`, another method `method_not_allowed` with `Allow`.
+pub fn unauthenticated_routes() -> Routes {
     let mut scope = web::scope("");
     let mut paths: Vec<&'static str> = Vec::new();
     let routes = routes();

@@ -1,7 +1,9 @@
-//! Parameters that several routes take, as the OpenAPI document describes them. Handlers read them from the path, from
-//! the headers and by `Query`; these types are for `#[utoipa::path(params(…))]` only.
+//! Parameters that several routes take, as the OpenAPI document describes them.
+//!
+//! The types are for `#[utoipa::path(params(…))]` only; handlers read the values from the path, from the headers and by
+//! `Query`.
 
-#![allow(dead_code, reason = "no value is made of these")]
+#![allow(dead_code, reason = "the types describe parameters; no value of them is built")]
 
 use actix_web::HttpRequest;
 use utoipa::IntoParams;
@@ -15,7 +17,7 @@ use crate::{
     http::{problem::Problem, query::Query},
 };
 
-/// `/{id}`
+/// The id in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct ById {
@@ -23,24 +25,25 @@ pub struct ById {
     id: Uuid,
 }
 
-/// A request that may be repeated.
+/// The header of a request that may be repeated.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct Repeatable {
-    /// Makes the request safe to repeat: visible ASCII characters, kept for 24 h.
+    /// Makes the request safe to repeat: for 24 h, a request with the same key and body is answered like the first one and
+    /// changes nothing. Visible ASCII characters.
     #[param(rename = "Idempotency-Key", required = false, value_type = String, min_length = 1, max_length = 255,
             pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
 
-/// One page of a list.
+/// The parameters of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OnePage {
-    /// How many items at most: 50 when absent or 0, 500 when above.
+    /// Largest number of items: 50 when absent or 0; a number above 500 counts as 500.
     #[param(required = false, value_type = u64, minimum = 0, default = 50)]
     limit: Option<u64>,
-    /// The `next_cursor` of the page before.
+    /// The `next_cursor` of the previous page; absent for the first page.
     #[param(required = false, value_type = String)]
     cursor: Option<String>,
     /// The tenant whose items are listed: the caller's when absent. Only an admin may name another.
@@ -48,11 +51,11 @@ pub struct OnePage {
     tenant_id: Option<Uuid>,
 }
 
-/// The end of a wait.
+/// The time-out of a wait.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Timeout {
-    /// How long `wait` may hold the answer back, in seconds; cut at 60.
+    /// How long `wait` may delay the answer, in seconds; a number above 60 counts as 60.
     #[param(required = false, value_type = f64, minimum = 0, default = 30)]
     timeout: Option<f64>,
 }

@@ -1,33 +1,53 @@
-//! Waiting for a status to change: one question to Postgres for all who wait in this process, not one each.
+//! Delays the answers of `GET /instances/{id}?wait=…` and `GET /jobs/{id}?wait=true` until a status changes.
+//!
+//! A request that has read its row and finds nothing to answer yet subscribes with `StatusWatch::wait`, sleeps until the
+//! status is another one, and reads the row again. It polls nothing itself: one loop per process (`StatusWatch::run`) reads
+//! the statuses of all rows that requests wait for, in one statement every `POLL_INTERVAL`, so that Postgres does the same
+//! work for one waiting request as for a thousand. While no request waits, it reads nothing.
+//!
+//! No change is missed: the subscription starts from the status that the request has read, and a request that knows another
+//! status than the watch is woken at once. When a poll fails, the next one follows after the interval. A request ends its
+//! wait by itself when its time is over.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
 };
-
-use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::{core::db::DbError, http::query::Query};
 
-const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// How long a wait lasts when the request does not say.
+const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a wait may last.
+const WAIT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// How often the statuses are read while a request waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often Postgres is asked while somebody waits.
-const PERIOD: Duration = Duration::from_millis(100);
-
-/// Tells waiters when the status of a row is another one.
-#[derive(Clone, Default)]
-pub struct Watch {
-    rows: Arc<Mutex<HashMap<Uuid, watch::Sender<String>>>>,
+/// The statuses (`S`) of the rows that requests of this process wait for, by the rows' ids. Clones share them.
+pub struct StatusWatch<Id, S> {
+    rows: Arc<Mutex<HashMap<Id, watch::Sender<S>>>>,
 }
 
-/// One who waits; stops by being dropped.
-pub struct Waiter(watch::Receiver<String>);
+impl<Id, S> Clone for StatusWatch<Id, S> {
+    fn clone(&self) -> Self {
+        Self { rows: self.rows.clone() }
+    }
+}
 
-impl Waiter {
-    /// Returns when the status differs from the one known before. Never, if the row or the watch is gone.
+impl<Id, S> Default for StatusWatch<Id, S> {
+    fn default() -> Self {
+        Self { rows: Arc::default() }
+    }
+}
+
+/// One request's subscription; it ends when this is dropped.
+pub struct Waiter<S>(watch::Receiver<S>);
+
+impl<S> Waiter<S> {
+    /// Returns when the status is another one than before. Never returns if the row or the watch is gone.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -35,47 +55,53 @@ impl Waiter {
     }
 }
 
-impl Watch {
-    /// Waits for a row whose status is known to be `status`.
-    pub fn wait(&self, id: Uuid, status: &str) -> Waiter {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = rows.entry(id).or_insert_with(|| watch::Sender::new(status.to_owned()));
+impl<Id: Copy + Eq + Hash, S: Clone + PartialEq> StatusWatch<Id, S> {
+    /// Subscribes to a row. `status`: the one that the request has read.
+    pub fn wait(&self, id: Id, status: impl Into<S>) -> Waiter<S> {
+        let status = status.into();
+        let mut rows = self.rows.lock();
+        let sender = rows.entry(id).or_insert_with(|| watch::Sender::new(status.clone()));
         let mut receiver = sender.subscribe();
-        // Another waiter may have seen an older or newer status: then ask again at once.
+        // An earlier request may have subscribed with an older or newer status: then this one has to read the row again.
         if *receiver.borrow_and_update() != status {
             receiver.mark_changed();
         }
         Waiter(receiver)
     }
 
-    /// Asks for all rows that are waited for, for ever. `statuses`: the present status of many.
-    pub async fn run<F>(&self, statuses: impl Fn(Vec<Uuid>) -> F)
+    /// Polls the statuses of all rows that requests wait for. Never returns. `statuses`: reads those of the rows with these
+    /// ids that exist.
+    pub async fn run<F>(&self, statuses: impl Fn(Vec<Id>) -> F)
     where
-        F: Future<Output = Result<Vec<(Uuid, String)>, DbError>>,
+        F: Future<Output = Result<Vec<(Id, S)>, DbError>>,
     {
-        let mut tick = tokio::time::interval(PERIOD);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let ids = self.waited_for();
+            let ids = self.awaited_rows();
             if ids.is_empty() {
                 continue;
             }
             match statuses(ids).await {
-                Ok(found) => self.tell(found),
-                Err(error) => tracing::debug!(%error, "could not ask for statuses; trying again"),
+                Ok(found) => self.publish(found),
+                Err(error) => {
+                    tracing::debug!(%error, "could not read the statuses that requests wait for, trying again")
+                }
             }
         }
     }
 
-    fn waited_for(&self) -> Vec<Uuid> {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Forgets the rows that no request waits for any more, and returns the others.
+    fn awaited_rows(&self) -> Vec<Id> {
+        let mut rows = self.rows.lock();
         rows.retain(|_, sender| sender.receiver_count() > 0);
         rows.keys().copied().collect()
     }
 
-    fn tell(&self, found: Vec<(Uuid, String)>) {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Wakes the requests that wait for a row whose status differs from the known one.
+    fn publish(&self, found: Vec<(Id, S)>) {
+        let rows = self.rows.lock();
         for (id, status) in found {
             if let Some(sender) = rows.get(&id) {
                 sender.send_if_modified(|known| {
@@ -88,30 +114,39 @@ impl Watch {
     }
 }
 
-/// Takes `timeout` (seconds, cut at 60) and answers when the wait is over.
-pub fn take_deadline(query: &mut Query) -> tokio::time::Instant {
-    let seconds = query.take_parsed("timeout", "must be a number of seconds from 0", |text| {
+/// Takes the parameter `timeout` (seconds, at most 60, 30 when it is absent) and returns when the wait is over.
+pub fn take_deadline(query: &mut Query) -> Instant {
+    let seconds = query.take_parsed("timeout", "must be a number of seconds, 0 or more", |text| {
         text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
     });
-    let timeout =
-        seconds.map_or(TIMEOUT_DEFAULT, |seconds| Duration::from_secs_f64(seconds.min(TIMEOUT_MAX.as_secs_f64())));
-    tokio::time::Instant::now() + timeout
+    let timeout = seconds
+        .map_or(DEFAULT_WAIT_TIMEOUT, |seconds| Duration::from_secs_f64(seconds.min(WAIT_TIMEOUT_MAX.as_secs_f64())));
+    Instant::now() + timeout
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{id::InstanceId, instances::Status};
 
     #[tokio::test]
-    async fn waiters_are_told_of_a_change_and_forgotten_when_they_leave() {
-        let (watch, id) = (Watch::default(), Uuid::now_v7());
-        let mut first = watch.wait(id, "pending");
-        watch.tell(vec![(id, "running".into())]);
+    async fn waiters_are_woken_by_a_change_and_removed_when_they_end() {
+        let (watch, id) = (StatusWatch::<InstanceId, Status>::default(), InstanceId::new());
+        let mut first = watch.wait(id, Status::Pending);
+
+        watch.publish(vec![(id, Status::Running)]);
         first.changed().await;
-        // Knows an older status than the watch does: told at once.
-        watch.wait(id, "pending").changed().await;
-        assert_eq!(watch.waited_for(), [id]);
+        assert_eq!(watch.awaited_rows(), [id]);
+
         drop(first);
-        assert!(watch.waited_for().is_empty());
+        assert!(watch.awaited_rows().is_empty());
+    }
+
+    #[tokio::test]
+    async fn waiter_that_knows_an_older_status_is_woken_at_once() {
+        let (watch, id) = (StatusWatch::<InstanceId, Status>::default(), InstanceId::new());
+        let _other = watch.wait(id, Status::Running);
+
+        watch.wait(id, Status::Pending).changed().await;
     }
 }

@@ -1,6 +1,9 @@
-//! JSON bodies: at most 1 MiB and `strict::VALUES_MAX` values, within 10 s, of the right media type; what cannot be
-//! read is 400, what is wrong 422. Reading one takes time in proportion to its length: the thread that does it answers
-//! other requests as well.
+//! Reads JSON bodies into the type that a handler expects.
+//!
+//! A body must be `application/json`, arrive within `BODY_TIMEOUT`, and have at most `BODY_BYTES_MAX` bytes and
+//! `strict::VALUES_MAX` values. A body that cannot be read as JSON is answered 400; one that can, but does not have the
+//! type's shape, is answered 422 with a JSON pointer to the place. Parsing takes time in proportion to the body's length,
+//! because the thread that does it answers other requests as well.
 
 use std::time::Duration;
 
@@ -15,45 +18,52 @@ use super::{
 };
 use crate::core::invalid::Invalid;
 
-pub const MAX_BODY: usize = 1024 * 1024;
-/// Of a body that is too large this much is read and thrown away, so that the client hears the answer.
-const MAX_DRAINED: usize = 16 * MAX_BODY;
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Largest body, in bytes; nginx has the same limit.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Of a body that is too large, this many bytes are read and dropped: a client that is still sending when the connection
+/// closes would lose the response.
+const DRAINED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
+/// How long the whole body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A body as sent, and as its type.
+/// A request's body.
 #[derive(Debug)]
 pub struct Json<T> {
+    /// The document as it was sent; requests with one `Idempotency-Key` are compared by it.
     pub sent: Value,
+    /// The document read as its type.
     pub value: T,
 }
 
-/// Reads the body.
+/// Reads the request's body.
 ///
 /// # Errors
-/// A problem: 400, 413, 415 or 422.
+/// `malformed_request` when the body ends early, takes longer than `BODY_TIMEOUT` or is not JSON; `payload_too_large`;
+/// `unsupported_media_type`; `validation_failed` with the place of what does not fit the type.
 pub async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<Json<T>, Problem> {
     let is_json =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
         });
-    let bytes = tokio::time::timeout(DEADLINE, read(payload, length(request)))
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read(payload, length(request)))
         .await
-        .map_err(|_| Problem::new(Code::MalformedRequest, "the body did not arrive within 10 s"))??;
+        .map_err(|_| Problem::new(Code::MalformedRequest, "the body took longer than 10 s to arrive"))??;
     if !is_json {
         return Err(Problem::new(Code::UnsupportedMediaType, "send Content-Type: application/json"));
     }
     parse(&bytes)
 }
 
-/// How many bytes of the payload are the body (RFC 9112, 6.3); with chunks the payload knows its end.
+/// Returns how many bytes of the payload are the body (RFC 9112, 6.3); without a limit for a chunked one, which marks its
+/// own end.
 ///
-/// Where a WebSocket is offered, actix takes whatever follows the head for the payload. No route takes the offer, so it
-/// does not count (RFC 9110, 7.8).
+/// When a request offers an upgrade to WebSocket, actix takes whatever follows the head for the payload. No route accepts
+/// the offer, and an offer that is not accepted changes nothing about the body (RFC 9110, 7.8).
 fn length(request: &HttpRequest) -> usize {
     if request.chunked().unwrap_or(false) {
         return usize::MAX;
     }
-    // actix has refused what is no number.
+    // A length that is not a number was refused by actix.
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     length.and_then(|length| length.trim().parse().ok()).unwrap_or(0)
 }
@@ -63,36 +73,36 @@ async fn read(mut payload: web::Payload, length: usize) -> Result<Vec<u8>, Probl
     while total < length
         && let Some(chunk) = payload.next().await
     {
-        let chunk = chunk.map_err(|_| Problem::new(Code::MalformedRequest, "the body broke off"))?;
+        let chunk = chunk.map_err(|_| Problem::new(Code::MalformedRequest, "the body ended early"))?;
         let chunk = &chunk[..chunk.len().min(length - total)];
         total += chunk.len();
-        if total <= MAX_BODY {
+        if total <= BODY_BYTES_MAX {
             bytes.extend_from_slice(chunk);
-        } else if total > MAX_DRAINED {
+        } else if total > DRAINED_BYTES_MAX {
             break;
         }
     }
-    if total > MAX_BODY {
-        return Err(Problem::new(Code::PayloadTooLarge, format!("at most {MAX_BODY} bytes")));
+    if total > BODY_BYTES_MAX {
+        return Err(Problem::new(Code::PayloadTooLarge, format!("the body may have at most {BODY_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
     let sent = strict::read(bytes).map_err(|unreadable| match unreadable {
-        Unreadable::Malformed { what, line, column } => {
-            Problem::new(Code::MalformedRequest, format!("the body {what}: line {line} column {column}"))
+        Unreadable::Malformed { reason, line, column } => {
+            Problem::new(Code::MalformedRequest, format!("the body {reason}: line {line} column {column}"))
         }
         Unreadable::TooManyValues => {
-            let most = format!("must have at most {} values", strict::VALUES_MAX);
-            Problem::invalid(vec![Invalid::new("", "too_long", most)])
+            let detail = format!("must have at most {} values", strict::VALUES_MAX);
+            Problem::invalid(vec![Invalid::new("", "too_long", detail)])
         }
     })?;
     if let Some(pointer) = find_nul(&sent) {
         return Err(Problem::invalid(vec![Invalid::new(pointer, "invalid", "must not contain U+0000")]));
     }
     let value = serde_path_to_error::deserialize(Objects(&sent)).map_err(|error| {
-        // It shows an index as `[1]`.
+        // The crate's own form of a path has indices as `[1]`.
         let part = |part: &serde_path_to_error::Segment| match part {
             serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
             serde_path_to_error::Segment::Map { key } => Some(key.clone()),
@@ -104,7 +114,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, Problem> {
     Ok(Json { sent, value })
 }
 
-/// serde tells of a missing or unknown field at its parent; clients want the field.
+/// Describes a value that does not have its type's shape. serde reports a missing or unknown field at the object that it
+/// belongs to; the pointer leads to the field itself.
 fn wrong_shape(path: &[String], message: &str) -> Invalid {
     let field = message.split('`').nth(1);
     let (code, field) = if message.starts_with("missing field") {
@@ -114,7 +125,7 @@ fn wrong_shape(path: &[String], message: &str) -> Invalid {
     } else {
         ("invalid", None)
     };
-    // With a field's own name at the end of the path already, it is not repeated.
+    // An unknown field's name is at the end of the path already.
     let field = field.filter(|field| path.last().map(String::as_str) != Some(field));
     let parts = path.iter().map(String::as_str).chain(field);
     let pointer: String = parts.flat_map(|part| ["/".to_owned(), escape(part)]).collect();
@@ -125,10 +136,10 @@ fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// The pointer to a text with U+0000, which Postgres does not store; to the object when it is one of its names.
+/// Returns the pointer to a text with U+0000, which Postgres cannot store; to the object when a field's name has it.
 ///
-/// It is put together on the way back from what was found: one per value would take time in proportion to the square of
-/// the body's length.
+/// The pointer is built on the way back from such a text: building one for each value would take time in proportion to the
+/// square of the body's length.
 fn find_nul(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => text.contains('\0').then(String::new),
@@ -152,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_is_400_and_wrong_is_422_with_its_place() {
+    fn body_that_is_not_json_is_400_and_one_of_another_shape_422() {
         for body in [
             "",
             "{",

@@ -1,16 +1,21 @@
-//! A connection to a client: when it is closed, and that an answer which announces this is the last on it.
+//! Decides when a connection to a client is closed, and guarantees that a response with `Connection: close` is the last one
+//! that is sent and acted on.
 //!
-//! actix decodes what follows a request while that one is answered. So an answer may say `Connection: close` because the
-//! request's body has not been received whole, the rest of it comes while the answer is sent, and the next request is
-//! served after all; a client that has stopped listening cannot know, and a proxy may take the rest of a body for a
-//! request. Here each answer on a connection that is to end says so, and what comes after it is not processed
-//! (RFC 9112, 9.6). A connection ends when the client asks for it, when it offers an upgrade (none is taken, and actix
-//! reads on in its own way), and when an answer is ready before the request's body is there.
+//! actix alone does not guarantee it, because it decodes further input while a request is answered. It says `close` when a
+//! response is ready before the request's body was received; if the rest of the body arrives while the response is being
+//! sent, the next request is served all the same. The client, which has seen `close`, cannot know whether that request had
+//! an effect, and a proxy may take the rest of the body for a request. So this middleware marks the connection as closing,
+//! and a request that is decoded after the last one is dropped without being handled (RFC 9112, 9.6).
 //!
-//! One case is actix's own: it takes an answer's `Connection` from the request that it decoded last. Pipelined behind others, a
-//! request that asks for `close` may make their answers say so too, though it is still processed.
+//! A request is the last of its connection when it says `Connection: close`, when it offers an upgrade (none is accepted,
+//! and actix would read what follows as another protocol), and when its response is ready before its body was received.
 //!
-//! It also ends when the client takes nothing of an answer for `WRITE_TIMEOUT`.
+//! One case is left to actix: it takes a response's `Connection` header from the request that it decoded last. When a
+//! request with `Connection: close` is pipelined behind others, their responses may say `close` too, and the request is
+//! still handled.
+//!
+//! A connection also ends when the client accepts no byte of a response for `WRITE_TIMEOUT`, or takes longer than
+//! `ANSWER_TIMEOUT` for all of it.
 
 use std::{
     any::Any,
@@ -35,40 +40,41 @@ use actix_web::{
 use futures_util::{Stream, stream};
 use socket2_05::SockRef;
 
-/// How long a client may take nothing of an answer. Then the kernel ends the connection: actix, which waits for it to take
-/// the next bytes, has no time-out of its own.
+/// How long a client may accept no byte of a response. Then the kernel ends the connection: actix has no time-out of its
+/// own for writing.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take for one answer, however steadily it reads: the largest, a page of 1 MiB, needs 3.5 KiB/s.
+/// How long a client may take for one response, however steadily it reads: the largest, a page of 1 MiB, needs 3.5 KiB/s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long the last answer has to reach the client when another request follows it: as long as actix waits itself before it
-/// closes a connection with unread bytes.
+/// How long the last response has to reach the client when another request follows it; actix waits as long before it closes
+/// a connection with unread bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// An answer is handed to actix in pieces of this size. It copies what it is given, and counts the time without a request
-/// from the moment on that it has all.
-const PIECE_BYTES: usize = 32 * 1024;
+/// A response is handed to actix in pieces of at most this size. actix copies each piece into its own buffer, and starts the
+/// keep-alive timer when it has the last one.
+const PIECE_BYTES_MAX: usize = 32 * 1024;
 
-/// Whether an answer on this connection has said `Connection: close`.
+/// Whether a response on this connection has said `Connection: close`.
 #[derive(Clone, Default)]
 struct Closing(Rc<Cell<bool>>);
 
-/// Prepares a connection that was accepted.
-pub fn accepted(stream: &dyn Any, data: &mut Extensions) {
+/// Prepares a connection that the server has accepted.
+pub fn on_connect(stream: &dyn Any, data: &mut Extensions) {
     data.insert(Closing::default());
     let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT)) {
-        tracing::warn!(%error, "cannot set TCP_USER_TIMEOUT; a client that stops reading keeps its connection");
+        tracing::warn!(%error, "could not set TCP_USER_TIMEOUT, a client that stops reading keeps its connection");
     }
 }
 
-/// Decides whether a request is the last one of its connection. The outermost middleware.
+/// Handles a request unless an earlier one was the last of its connection, and marks the response when this one is. It must
+/// be the outermost middleware.
 ///
 /// # Errors
-/// Those of the inner services: a panic of a handler.
+/// Those of the inner services.
 pub async fn middleware<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<Answer>, Error> {
-    // None in a unit test.
+    // Tests without a connection have none.
     let closing = request.conn_data::<Closing>().cloned().unwrap_or_default();
     if closing.0.get() {
         return Ok(drop_connection(request).await);
@@ -78,7 +84,7 @@ pub async fn middleware<B: MessageBody + 'static>(
     closing.0.set(is_last);
     let mut response = match next.call(request).await {
         Ok(response) => response,
-        // A panic. actix closes the connection after an error whose request has an unread body, and says so.
+        // After an error whose request has an unread body, actix closes the connection and says so.
         Err(error) if is_last || body.as_ref().is_some_and(|body| !body.has_ended()) => {
             closing.0.set(true);
             let mut response = error.error_response();
@@ -95,8 +101,8 @@ pub async fn middleware<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| Answer::new(body.boxed(), unread)))
 }
 
-/// Waits until the previous answer can have arrived, and ends the connection. From a middleware, actix ends one only by a body
-/// that fails: nothing of this response is sent.
+/// Waits until the last response has had time to arrive, then ends the connection. A middleware can make actix end one only
+/// by a body that fails; nothing of this response is sent.
 async fn drop_connection(request: ServiceRequest) -> ServiceResponse<Answer> {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
     let error = io::Error::other("a request followed the last one of its connection; closing the connection");
@@ -105,12 +111,12 @@ async fn drop_connection(request: ServiceRequest) -> ServiceResponse<Answer> {
     request.into_response(response)
 }
 
-/// A request's body, which its handler may read, in part or not at all.
+/// A request's body, shared with the handler, which may read all, a part or nothing of it.
 #[derive(Clone)]
 struct RequestBody(Rc<RefCell<Payload>>);
 
 impl RequestBody {
-    /// The body, if the request has one; the handler gets the same.
+    /// Returns the request's body, if it has one, and leaves it in place for the handler.
     fn share(request: &mut ServiceRequest) -> Option<Self> {
         let payload = request.take_payload();
         if matches!(payload, Payload::None) {
@@ -121,7 +127,7 @@ impl RequestBody {
         Some(body)
     }
 
-    /// Whether all of it has been received. What has is thrown away.
+    /// Returns whether all of it has been received. Drops what has been received and not read.
     fn has_ended(&self) -> bool {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut payload = self.0.borrow_mut();
@@ -143,12 +149,13 @@ impl Stream for RequestBody {
     }
 }
 
-/// A response's body, in pieces.
+/// A response's body, handed to actix in pieces within `ANSWER_TIMEOUT`.
 pub struct Answer {
     body: BoxBody,
     next: Bytes,
     started: Instant,
-    /// Kept until the answer is sent: if it were dropped, actix would go on reading a body in chunks, without a time-out.
+    /// Lives as long as the response: if it were dropped earlier, actix would go on reading a chunked body, without a
+    /// time-out.
     _unread: Option<RequestBody>,
 }
 
@@ -177,7 +184,7 @@ impl MessageBody for Answer {
                 end => return Poll::Ready(end),
             }
         }
-        let piece = self.next.len().min(PIECE_BYTES);
+        let piece = self.next.len().min(PIECE_BYTES_MAX);
         Poll::Ready(Some(Ok(self.next.split_to(piece))))
     }
 }
@@ -187,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answer_that_takes_too_long_breaks_off() {
+    fn response_that_takes_too_long_is_cut_off() {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let long_ago =
             Instant::now().checked_sub(ANSWER_TIMEOUT + Duration::from_secs(1)).expect("the machine runs for longer");

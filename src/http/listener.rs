@@ -1,18 +1,24 @@
-//! The server with its limits, the same for the API and the worker's health.
+//! The HTTP server with its limits and middlewares, shared by the API and by the worker's health and metrics.
+//!
+//! Around every handler lie, from the outside in: `connection` (when it closes), `request_id`, `request_log`, `metrics` and
+//! `panics`. So a panic becomes a 500 that is counted, logged and sent with the request's id like any other response.
 
 use std::{net::TcpListener, time::Duration};
 
 use actix_web::{App, HttpServer, dev::Server, middleware::from_fn, web};
 use anyhow::Context;
 
-use super::{connection, metrics, panics, problem::Problem, request_id};
+use super::{connection, metrics, panics, problem::Problem, request_id, request_log};
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-const MAX_CONNECTIONS: usize = 25_000;
+/// How long a connection may stay open between two requests; nginx has the same time.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections of one thread; further ones wait in the socket's backlog.
+const CONNECTIONS_MAX: usize = 25_000;
 
-/// Serves what `configure` adds, until it is stopped. `workers` 0: one per core. Unknown paths are problems.
+/// Starts a server on the socket with the routes that `configure` adds, on `workers` threads (0: one per core). A path
+/// without a route is answered `not_found`. On a stop, requests in flight get `shutdown_timeout` to finish.
 ///
 /// # Errors
 /// When the socket cannot be served.
@@ -24,30 +30,33 @@ pub fn serve(
 ) -> anyhow::Result<Server> {
     let server = HttpServer::new(move || {
         App::new()
-            // The last is the outermost.
+            // The one added last is the outermost.
             .wrap(from_fn(panics::middleware))
             .wrap(from_fn(metrics::middleware))
+            .wrap(from_fn(request_log::middleware))
             .wrap(from_fn(request_id::middleware))
             .wrap(from_fn(connection::middleware))
             .configure(configure.clone())
             .default_service(web::to(|| async { Err::<&str, _>(Problem::not_found()) }))
     })
-    .on_connect(connection::accepted)
+    .on_connect(connection::on_connect)
     .client_request_timeout(HEAD_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .max_connections(MAX_CONNECTIONS)
+    .keep_alive(KEEP_ALIVE_TIMEOUT)
+    .max_connections(CONNECTIONS_MAX)
     .shutdown_timeout(shutdown_timeout.as_secs())
     .disable_signals();
     let server = if workers == 0 { server } else { server.workers(workers) };
     Ok(server.listen(socket).context("cannot serve the socket")?.run())
 }
 
-/// Opens the socket to listen on; the message names the variable.
+/// Opens the socket to listen on. `variable` is the setting that the address comes from.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address cannot be bound; the message names `variable`.
 pub fn bind(variable: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| {
-        format!("{variable}: cannot listen on {address}; is another process there? example: {variable}=127.0.0.1:0")
+        format!(
+            "{variable}: cannot listen on {address}; does another process listen there? example: {variable}=127.0.0.1:0"
+        )
     })
 }

@@ -1,4 +1,7 @@
-//! Requests counted and timed by route pattern, never by path: paths hold ids.
+//! Counts and times requests by method, route and status.
+//!
+//! The route is the pattern (`/instances/{id}`), never the path: each label value is a time series in every process, so ids
+//! and what clients invent (unknown paths, unknown methods) must not become one.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,11 +20,10 @@ pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 /// Counts and times one request.
 ///
 /// # Errors
-/// Those from inside.
+/// Those of the inner services, unchanged.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let started = Instant::now();
     let route = route::pattern(request.request()).map_or_else(|| "unknown".to_owned(), |pattern| pattern.to_string());
-    // A client may invent methods; label values must be few.
     let method = match request.method().as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known.to_owned(),
         _ => "other".to_owned(),

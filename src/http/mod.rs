@@ -1,7 +1,8 @@
-//! What every HTTP listener of this program shares: limits, request ids, problem+json, strict queries and bodies.
+//! What every HTTP listener of this program shares: limits, request ids, logs and metrics of requests, problem+json, and
+//! strict readers of queries, JSON bodies and times.
 //!
-//! Promises: each response carries `X-Request-Id`, each error is a problem of the closed code set, a panic included, and
-//! neither a slow nor a huge client holds a thread. Knows nothing of tenants or instances.
+//! Every response carries `X-Request-Id`; every error, a panic included, is a problem of the closed code set; and neither a
+//! slow client nor a huge body holds a thread. Nothing here knows tenants or instances.
 
 pub mod body;
 pub mod connection;
@@ -11,6 +12,7 @@ pub mod panics;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+pub mod request_log;
 pub mod route;
 pub mod strict;
 pub mod timestamp;

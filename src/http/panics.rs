@@ -1,4 +1,5 @@
-//! Panics of handlers and extractors: a bug in one of them is the end of its request, not of the connection or the thread.
+//! Turns a panic of a handler or an extractor into a response: the bug ends its request with 500 `internal`, and neither the
+//! connection nor the thread with its other requests.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
@@ -10,24 +11,19 @@ use actix_web::{
 };
 use futures_util::FutureExt;
 
-use super::{
-    problem::{Code, Problem},
-    request_id, route,
-};
+use super::problem::Problem;
 
-/// Answers 500 when what is inside panics.
+/// Answers one request, with `internal` when an inner service panics.
 ///
 /// # Errors
-/// Those from inside; `internal` for a panic.
+/// Those of the inner services; `internal` for a panic.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
-    let method = request.method().clone();
-    let route = route::pattern(request.request());
-    // Whatever the panic left half-done is dropped with the request; what requests share is behind locks and channels.
+    // Unwind safe: what the panic left unfinished is dropped with the request, and what requests share is behind locks and
+    // channels.
     let answered = AssertUnwindSafe(async { next.call(request).await }).catch_unwind().await;
     answered.unwrap_or_else(|panic| {
-        let (request_id, route) = (request_id::current(), route.as_deref().unwrap_or("unknown"));
-        tracing::error!(request_id, %method, route, panic = message(&*panic), "a handler panicked; answering 500");
-        Err(Problem::new(Code::Internal, "the request id leads to the log").into())
+        tracing::error!(panic = message(&*panic), "handler panicked, answering 500");
+        Err(Problem::internal().into())
     })
 }
 

@@ -1,4 +1,6 @@
-//! `X-Request-Id`: the caller's, if it is sane, or a new one; on every response and in every problem.
+//! Gives each request an id: that of its `X-Request-Id` header when it is well-formed (1 to 128 characters of
+//! `A-Za-z0-9._-`), else a new UUIDv7. The id is in the header of every response, in every problem, on every log line of
+//! the request, and on the lines of the jobs that it causes.
 
 use actix_web::{
     Error,
@@ -16,22 +18,22 @@ tokio::task_local! {
     static CURRENT: String;
 }
 
-/// The id of the request being answered.
+/// Returns the id of the request that this task answers; an empty text outside of one.
 pub fn current() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// Gives a request its id. An error from inside becomes its response here, where the id is known: actix would make it
-/// outside of all middlewares.
+/// Gives a request its id and adds the id to the response. An error is turned into its response here, where the id is known;
+/// actix would do it outside of all middlewares.
 ///
 /// # Errors
-/// Those from inside, with the response that has the id.
+/// Those of the inner services, each with the response that carries the id.
 pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let id = request
         .headers()
         .get(&NAME)
         .and_then(|value| value.to_str().ok())
-        .filter(|text| is_sane(text))
+        .filter(|text| is_well_formed(text))
         .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned);
     let value = HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("-"));
     CURRENT
@@ -51,17 +53,31 @@ pub async fn middleware<B: MessageBody>(request: ServiceRequest, next: Next<B>) 
         .await
 }
 
-fn is_sane(text: &str) -> bool {
+fn is_well_formed(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    proptest! {
+        #[test]
+        fn well_formed_id_is_a_header_and_has_no_separators(text in any::<String>(), id in "[A-Za-z0-9._-]{1,128}") {
+            prop_assert!(is_well_formed(&id));
+            prop_assert!(!is_well_formed(&text) || HeaderValue::from_str(&text).is_ok() && !text.contains(['/', ' ', '"']));
+        }
+    }
+
     #[test]
-    fn only_sane_ids_are_taken_over() {
-        assert!(is_sane("a-1.B_c") && is_sane(&"x".repeat(128)));
-        assert!(!is_sane("") && !is_sane(&"x".repeat(129)) && !is_sane("a b") && !is_sane("a\r\nb"));
+    fn only_well_formed_ids_of_clients_are_used() {
+        for id in ["a-1.B_c", &"x".repeat(128)] {
+            assert!(is_well_formed(id), "{id}");
+        }
+        for id in ["", &"x".repeat(129), "a b", "a\r\nb", "é"] {
+            assert!(!is_well_formed(id), "{id:?}");
+        }
     }
 }

@@ -1,21 +1,21 @@
-//! Which route a request is for, known before routing.
+//! Finds the route of a request before actix routes it: logs, metrics and authorization need it outside of the handlers.
 
 use std::rc::Rc;
 
 use actix_web::{HttpMessage, HttpRequest};
 
-/// What was found out: finding it tries the patterns one after the other.
-struct Found(Option<Rc<str>>);
+/// The pattern of a request, stored in its extensions: finding it means to try one pattern after the other.
+struct CachedPattern(Option<Rc<str>>);
 
-/// The route's pattern, `/instances/{id}` for instance; `None`: there is no such path.
+/// Returns the pattern of the request's route, for instance `/instances/{id}`; `None` when no route has this path.
 ///
-/// By the decoded path, as the router does it. actix's own `match_pattern` takes the path as sent, and so finds nothing
-/// for `/%69nstances`, which the router serves.
+/// The decoded path decides, as in actix's router. actix's own `HttpRequest::match_pattern` takes the path as it was sent,
+/// and so finds nothing for `/%69nstances`, which the router serves.
 pub fn pattern(request: &HttpRequest) -> Option<Rc<str>> {
-    if let Some(Found(pattern)) = request.extensions().get() {
+    if let Some(CachedPattern(pattern)) = request.extensions().get() {
         return pattern.clone();
     }
     let pattern = request.resource_map().match_pattern(request.match_info().as_str()).map(Rc::from);
-    request.extensions_mut().insert(Found(pattern.clone()));
+    request.extensions_mut().insert(CachedPattern(pattern.clone()));
     pattern
 }

@@ -1,5 +1,8 @@
-//! JSON without the liberties that serde takes: a name given twice in an object, an object written as a list of its
-//! values, and any number of values.
+//! Reads JSON more strictly than serde does: an object may not have a name twice, an object may not be written as the list
+//! of its values, and a document has at most `VALUES_MAX` values.
+//!
+//! A name that is given twice is refused because readers differ in which value counts: a proxy that checked the first one
+//! would pass on what the last one says.
 
 use std::{cell::Cell, fmt};
 
@@ -12,23 +15,30 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-/// More values (those inside others included) than any request needs. A body of 1 MiB may hold half a million, which take
-/// a hundred times as much memory as their text.
+/// Number of values in a document, nested ones included. A body of 1 MiB may hold half a million, which take a hundred times
+/// as much memory as their text; no request needs a tenth of this limit.
 pub const VALUES_MAX: usize = 10_000;
 
-/// Why a document is not read.
+/// Why a document was not read.
 #[derive(Debug)]
 pub enum Unreadable {
-    /// It is not JSON, or an object has a name twice: readers differ in what that means.
-    Malformed { what: &'static str, line: usize, column: usize },
-    /// It has more than `VALUES_MAX` values. What follows the last of them was not looked at.
+    /// It is not JSON, or an object has a name twice.
+    Malformed {
+        /// Continues "the body …".
+        reason: &'static str,
+        /// The line where reading ended, from 1.
+        line: usize,
+        /// The column where reading ended, from 1; 0 before the first character of a line.
+        column: usize,
+    },
+    /// It has more than `VALUES_MAX` values; what follows was not read.
     TooManyValues,
 }
 
-/// Reads a document in which no object has a name twice.
+/// Reads a document.
 ///
 /// # Errors
-/// `Unreadable`.
+/// `Malformed` when it is not one JSON document, or an object has a name twice; `TooManyValues`.
 pub fn read(bytes: &[u8]) -> Result<Value, Unreadable> {
     let left = Cell::new(Some(VALUES_MAX));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -36,7 +46,7 @@ pub fn read(bytes: &[u8]) -> Result<Value, Unreadable> {
     value.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| match left.get() {
         None => Unreadable::TooManyValues,
         Some(_) => Unreadable::Malformed {
-            what: if error.is_data() { "gives a name twice" } else { "is not JSON" },
+            reason: if error.is_data() { "has a name twice in one object" } else { "is not JSON" },
             line: error.line(),
             column: error.column(),
         },
@@ -45,7 +55,7 @@ pub fn read(bytes: &[u8]) -> Result<Value, Unreadable> {
 
 #[derive(Clone, Copy)]
 struct AnyValue<'a> {
-    /// How many values may still come; `None`: one more than may.
+    /// How many further values are allowed; `None` when there was one too many.
     left: &'a Cell<Option<usize>>,
 }
 
@@ -109,14 +119,14 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
         while let Some(name) = fields.next_key::<String>()? {
             let value = fields.next_value_seed(self)?;
             if values.insert(name, value).is_some() {
-                return Err(A::Error::custom("a name is given twice"));
+                return Err(A::Error::custom("duplicate name"));
             }
         }
         Ok(Value::Object(values))
     }
 }
 
-/// A value to read from, in which a struct is an object: a derived one would also be read from a list.
+/// A deserializer that reads structs from objects only. A derived `Deserialize` also accepts the list of a struct's values.
 #[derive(Clone, Copy)]
 pub struct Objects<'de>(pub &'de Value);
 
@@ -181,17 +191,82 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Objects<'de> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// Any document of at most some hundred values.
+    fn documents() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::String),
+        ];
+        scalar.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(Value::Array),
+                proptest::collection::btree_map(any::<String>(), inner, 0..8)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn document_without_duplicates_is_read_as_by_serde_json(document in documents(), pretty in any::<bool>()) {
+            let text = if pretty { format!("{document:#}") } else { document.to_string() };
+
+            let value = read(text.as_bytes()).expect("valid");
+
+            prop_assert_eq!(value, serde_json::from_str::<Value>(&text).expect("valid"));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_as_by_serde_json(
+            bytes in any::<Vec<u8>>(),
+            text in r#"[\[\]{}:,"a0-9eE.+ \\-]{0,24}"#,
+        ) {
+            for bytes in [bytes, text.into_bytes()] {
+                match (read(&bytes), serde_json::from_slice::<Value>(&bytes)) {
+                    (Ok(value), expected) => prop_assert_eq!(value, expected.expect("valid")),
+                    (Err(Unreadable::Malformed { reason: "is not JSON", .. }), expected) => {
+                        prop_assert!(expected.is_err(), "{:?}", bytes);
+                    }
+                    (Err(Unreadable::Malformed { .. }), _) => prop_assert!(bytes.iter().any(|byte| *byte == b'{'), "no object"),
+                    (Err(error), _) => prop_assert!(false, "{error:?}"),
+                }
+            }
+        }
+
+        #[test]
+        fn duplicate_name_is_found_at_any_depth(
+            name in any::<String>(),
+            values in (documents(), documents()),
+            depth in 0..20_usize,
+        ) {
+            let name = Value::String(name);
+            let object = format!("{{{name}:{},\"other\":0,{name}:{}}}", values.0, values.1);
+            let text = format!("{}{object}{}", "[".repeat(depth), "]".repeat(depth));
+
+            let error = read(text.as_bytes());
+
+            let is_refused = matches!(error, Err(Unreadable::Malformed { reason: "has a name twice in one object", .. }));
+            prop_assert!(is_refused, "{error:?}: {text}");
+        }
+    }
+
     #[test]
-    fn document_has_at_most_so_many_values() {
+    fn document_with_too_many_values_is_refused() {
         // The array itself is one.
         let array = |items: usize| format!("[{}]", vec!["0"; items].join(","));
         assert!(read(array(VALUES_MAX - 1).as_bytes()).is_ok());
         for text in [array(VALUES_MAX), format!("{{\"a\":{}}}", array(VALUES_MAX - 1))] {
             assert!(matches!(read(text.as_bytes()), Err(Unreadable::TooManyValues)));
         }
-        assert!(matches!(read(b"[1,2,]"), Err(Unreadable::Malformed { what: "is not JSON", line: 1, column: 6 })));
-        assert!(matches!(read(b"[] []"), Err(Unreadable::Malformed { what: "is not JSON", .. })));
+        assert!(matches!(read(b"[1,2,]"), Err(Unreadable::Malformed { reason: "is not JSON", line: 1, column: 6 })));
+        assert!(matches!(read(b"[] []"), Err(Unreadable::Malformed { reason: "is not JSON", .. })));
     }
 }

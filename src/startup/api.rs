@@ -8,18 +8,17 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 use actix_web::{dev::ServerHandle, web};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{metrics, renderer, start_maintenance, supervisor};
 use crate::{
-    api::{self, ApiState, wait::Watch},
+    api::{self, ApiState, InstanceWatch, JobWatch},
     config::{
         http::HttpConfig, identity::IdentityConfig, instances::InstanceConfig, lease::LeaseTimes, redis::RedisConfig,
         secrets::KeySecrets,
     },
     core::{
         db::DualDb,
-        id::{ClusterId, InstanceId, JobId},
+        id::{ClusterId, InstanceId},
         identity::{
             ApiKeyService, Identity, PgIdentity,
             api_key::KeyRing,
@@ -131,27 +130,21 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
 }
 
 /// Starts the loops that read the statuses which clients wait for.
-fn start_watches(db: &DualDb) -> (Watch, Watch) {
-    let (instance_watch, job_watch) = (Watch::default(), Watch::default());
+fn start_watches(db: &DualDb) -> (InstanceWatch, JobWatch) {
+    let (instance_watch, job_watch) = (InstanceWatch::default(), JobWatch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
-        let statuses = move |ids: Vec<Uuid>| {
-            let (db, ids) = (db_of_instances.clone(), ids.into_iter().map(InstanceId::from).collect::<Vec<_>>());
-            async move {
-                let statuses = instances::store::statuses(&db, &ids).await?;
-                Ok(statuses.into_iter().map(|(id, status)| (id.uuid(), status.to_string())).collect())
-            }
+        let statuses = move |ids: Vec<InstanceId>| {
+            let db = db_of_instances.clone();
+            async move { instances::store::statuses(&db, &ids).await }
         };
         watch.run(statuses).await;
     });
     let (watch, db_of_jobs) = (job_watch.clone(), db.clone());
     supervisor::run("job_watch", async move {
-        let statuses = move |ids: Vec<Uuid>| {
-            let (db, ids) = (db_of_jobs.clone(), ids.into_iter().map(JobId::from).collect());
-            async move {
-                let statuses = queue::store::statuses(&db, ids).await?;
-                Ok(statuses.into_iter().map(|(job, status)| (job.uuid(), status.to_string())).collect())
-            }
+        let statuses = move |ids| {
+            let db = db_of_jobs.clone();
+            async move { queue::store::statuses(&db, ids).await }
         };
         watch.run(statuses).await;
     });

@@ -1,16 +1,17 @@
-//! Logs, written to standard error by a thread of their own.
+//! Writes the log to standard error by a thread of its own.
 //!
-//! A reader of the log that stops reading must stop neither requests nor jobs. So a line goes into a bounded buffer, and
-//! the thread writes it. Lines that find the buffer full, or standard error closed, are dropped: `log_lines_dropped_total`
-//! counts them, and a line reports them once there is room again. What is buffered when the process ends is written
-//! first, within `FLUSH_TIMEOUT`. Nothing else may write to standard error while the process runs: it would wait.
+//! Logging never blocks: when the reader of standard error stops reading, requests and jobs go on. A line goes into a
+//! bounded buffer, and the thread writes it. When the buffer is full or standard error is closed, the line is dropped;
+//! `log_lines_dropped_total` counts such lines, and a warning reports them once lines can be written again. Before the
+//! process ends, the buffer is written for at most `FLUSH_TIMEOUT`. Nothing else may write to standard error while the
+//! process runs, because that write would block.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
     panic::PanicHookInfo,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -18,44 +19,45 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::environment::LogFormat;
 
-/// Lines that wait for standard error: at 200 bytes each, some 3 MiB.
+/// Number of lines that wait for standard error; at 200 bytes each, some 3 MiB.
 const BUFFERED_LINES_LIMIT: usize = 16_384;
-/// How long the end of the process may be held up by what is still to be written. The writer itself gives up after 1.1 s.
+/// How long writing the buffer may delay the end of the process; the writer itself gives up after 1.1 s.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Below `info` these log what tenants sent: bodies the one, the parameters of statements the other.
-const INDISCREET: [&str; 2] = ["bollard", "tokio_postgres"];
+/// Crates that log what tenants sent on levels below INFO: bodies (bollard) and parameters of statements (`tokio_postgres`).
+const CRATES_WITH_SECRETS: [&str; 2] = ["bollard", "tokio_postgres"];
 
-/// Dropping it writes what is buffered, and ends the writing.
+/// The writing thread; dropping the guard writes the buffer and ends the thread.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
-/// Lines that found the buffer full.
+/// Counts the lines that were dropped because the buffer was full.
 static OVERFLOWED: OnceLock<ErrorCounter> = OnceLock::new();
-/// Lines that could not be written.
+/// Counts the lines that were dropped because standard error is closed.
 static UNWRITTEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Starts logging what `filter` says, panics included.
+/// Starts logging what `filter` (the syntax of `RUST_LOG`) lets through, and logs panics from now on.
 ///
 /// # Errors
-/// When it is no filter.
+/// When `filter` cannot be parsed.
 pub fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)?;
     let buffer = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES_LIMIT).thread_name("log");
     let (writer, guard) = buffer.finish(StandardError);
     let _ = OVERFLOWED.set(writer.error_counter());
-    *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
-    // Its own errors would go to standard error directly.
+    *GUARD.lock() = Some(guard);
+    // Errors of the layer itself would be written to standard error directly.
     let logs = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false);
-    // A filter of its own: a directive could be overruled by a longer one in RUST_LOG.
-    let filtered = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
+    // Not a directive of `filter`, which a more specific one in RUST_LOG would override.
+    let filtered = tracing_subscriber::registry().with(filter).with(filter_fn(has_no_secrets));
     match format {
         LogFormat::Text => filtered.with(logs).init(),
         LogFormat::Json => filtered.with(logs.json().flatten_event(true)).init(),
@@ -64,15 +66,15 @@ pub fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_discreet(metadata: &Metadata<'_>) -> bool {
-    let of = metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= Level::INFO || !INDISCREET.contains(&of)
+fn has_no_secrets(metadata: &Metadata<'_>) -> bool {
+    let origin = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::INFO || !CRATES_WITH_SECRETS.contains(&origin)
 }
 
-/// Logs a panic like any other event: the default hook writes to standard error itself.
+/// Logs a panic like any other event; the default hook would write to standard error directly.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
-    // By RUST_BACKTRACE, as in the default hook.
+    // RUST_BACKTRACE decides, as in the default hook.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(
@@ -84,7 +86,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// Standard error, as the buffer's thread sees it: a line is written whole, or lost and counted.
+/// Standard error for the writing thread: a line is written whole, or dropped and counted.
 struct StandardError;
 
 impl Write for StandardError {
@@ -100,8 +102,8 @@ impl Write for StandardError {
     }
 }
 
-/// Counts the lines dropped since the start, and logs how many are new since `reported`. Returns how many are reported by now:
-/// none of the new ones while lines are still being dropped, since the report may be among them.
+/// Records the number of dropped lines, and logs a warning when there are more than `reported`. Returns how many are reported
+/// by now; while lines are still being dropped this is `reported`, because the warning may be one of them.
 pub(super) fn report_dropped(reported: usize) -> usize {
     let dropped = || OVERFLOWED.get().map_or(0, ErrorCounter::dropped_lines) + UNWRITTEN.load(Ordering::Relaxed);
     let before = dropped();
@@ -113,30 +115,30 @@ pub(super) fn report_dropped(reported: usize) -> usize {
     if dropped() == before { before } else { reported }
 }
 
-/// Writes what is buffered, within `FLUSH_TIMEOUT`. Only before the process ends: nothing is logged afterwards.
+/// Writes the buffer within `FLUSH_TIMEOUT`, and ends logging. For the end of the process.
 pub fn flush() {
     if let Some(guard) = take_guard() {
         within_timeout(move || drop(guard));
     }
 }
 
-/// Writes what is buffered, and then this line, within `FLUSH_TIMEOUT`. Nothing is logged afterwards.
+/// Writes the buffer and then `line`, both within `FLUSH_TIMEOUT`, and ends logging.
 pub fn last_line(line: &str) {
     let (guard, line) = (take_guard(), format!("{line}\n"));
     within_timeout(move || {
         drop(guard);
-        // Closed: there is no other place for it.
+        // When standard error is closed, there is no other place to write to.
         let _ = io::stderr().write_all(line.as_bytes());
     });
 }
 
-/// Ends the process at once, whatever its threads do, but for writing what is buffered.
+/// Writes the buffer and ends the process with `status`, without waiting for its threads.
 pub fn exit(status: i32) -> ! {
     flush();
     std::process::exit(status)
 }
 
-/// Flushes when it is dropped, so also when the main thread panics.
+/// Calls `flush` when it is dropped, which also happens when the main thread panics.
 pub struct FlushOnDrop;
 
 impl Drop for FlushOnDrop {
@@ -146,10 +148,10 @@ impl Drop for FlushOnDrop {
 }
 
 fn take_guard() -> Option<WorkerGuard> {
-    GUARD.lock().unwrap_or_else(PoisonError::into_inner).take()
+    GUARD.lock().take()
 }
 
-/// Does it on a thread that is left behind when it takes too long: standard error may be a pipe that is full.
+/// Runs `write` on a thread of its own and waits for `FLUSH_TIMEOUT` at most: standard error may be a full pipe.
 fn within_timeout(write: impl FnOnce() + Send + 'static) {
     let (done, written) = mpsc::channel();
     let writing = thread::Builder::new().spawn(move || {
@@ -172,7 +174,7 @@ mod tests {
 
     impl Write for Lines {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(line)
+            self.0.lock().write(line)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -193,7 +195,7 @@ mod tests {
         std::panic::set_hook(hook);
 
         assert!(result.is_err());
-        let text = String::from_utf8(lines.0.lock().expect("no writer panics").clone()).expect("UTF-8");
+        let text = String::from_utf8(lines.0.lock().clone()).expect("UTF-8");
         assert!(text.contains("ERROR") && text.contains("panicked: 1 of 2"), "{text}");
         assert!(text.contains("location=\"src/telemetry/logs.rs:"), "{text}");
     }

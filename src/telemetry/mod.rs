@@ -1,4 +1,7 @@
-//! Logs to standard error; metrics for Prometheus. Neither ever holds a key, a body or an environment value.
+//! Logs on standard error, and metrics for Prometheus.
+//!
+//! Neither ever contains an API key, a body or an environment value. Recording never blocks: log lines that cannot be written
+//! fast enough are dropped and counted (`logs`), and metrics are rendered when they are scraped (`recorder`).
 
 mod logs;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The recorder of this process' metrics, in Prometheus' format.
+//! Records the metrics of this process and renders them in Prometheus' text format.
 //!
 //! Counters and histograms are recorded where things happen. A gauge that shows the age or the size of something is
 //! computed when `/metrics` is scraped, by a function that its part registers with `on_scrape`: a loop that wrote its own
@@ -10,7 +10,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::RwLock;
 
 use super::logs;
-use crate::telemetry::metrics::{Kind, METRICS};
+use crate::telemetry::metrics::{Kind, METRICS, Metric};
+
+/// How often histograms are compacted, and the process' own metrics and dropped log lines recorded.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 type SetGauges = Box<dyn Fn() + Send + Sync>;
 
@@ -26,13 +29,13 @@ impl Metrics {
         Self { handle, on_scrape: Arc::default() }
     }
 
-    /// Registers a function that sets the gauges of one part; it is called at each scrape and must not block. It takes the
-    /// place of an earlier one of the same `part`.
+    /// Registers a function that sets the gauges of one part. It is called at each scrape, must not block, and replaces an
+    /// earlier function of the same `part`.
     pub fn on_scrape(&self, part: &'static str, set_gauges: impl Fn() + Send + Sync + 'static) {
         self.on_scrape.write().insert(part, Box::new(set_gauges));
     }
 
-    /// Sets the gauges of all parts, and returns all metrics in Prometheus' text format.
+    /// Calls the functions of all parts, then returns all metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.on_scrape.read().values().for_each(|set_gauges| set_gauges());
         self.handle.render()
@@ -53,7 +56,7 @@ pub fn metrics() -> anyhow::Result<Metrics> {
         .set_buckets_for_metric(Matcher::Full("identity_verify_seconds".into()), &identity)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
         .install_recorder()?;
-    for (kind, name, help) in METRICS {
+    for Metric { kind, name, help } in METRICS {
         match kind {
             Kind::Counter => ::metrics::describe_counter!(*name, *help),
             Kind::Gauge => ::metrics::describe_gauge!(*name, *help),
@@ -63,13 +66,13 @@ pub fn metrics() -> anyhow::Result<Metrics> {
     Ok(Metrics::new(handle))
 }
 
-/// Keeps histograms from growing until they are scraped, and records what this process uses and how many log lines it
-/// dropped. Runs until the process ends.
+/// Compacts histograms, which grow with every observation until then, and records the metrics of the process itself and the
+/// number of dropped log lines, every `UPKEEP_INTERVAL`. Never returns.
 pub async fn upkeep(metrics: Metrics) {
     let process = metrics_process::Collector::default();
     process.describe();
     let mut reported = 0;
-    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         tick.tick().await;
         process.collect();

@@ -1,6 +1,6 @@
 //! Third-party crates, and what the process reaches outside of itself: each is used in one place.
 
-use app::telemetry::metrics::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS, Metric};
 
 use crate::{
     source::{Source, read, sources, within},
@@ -82,7 +82,7 @@ fn undocumented(source: &Source, pages: &str) -> Vec<Violation> {
 }
 
 /// What is recorded under a name that the list of metrics lacks, or has as another kind.
-fn unlisted(source: &Source, metrics: &[(Kind, &str, &str)]) -> Vec<Violation> {
+fn unlisted(source: &Source, metrics: &[Metric]) -> Vec<Violation> {
     let mut found = Vec::new();
     for call in source.macros.iter().filter(|call| !call.is_test) {
         let kind = match call.is.name.as_str() {
@@ -93,7 +93,7 @@ fn unlisted(source: &Source, metrics: &[(Kind, &str, &str)]) -> Vec<Violation> {
         };
         // A name in a variable is a literal elsewhere, which the list of those recorded nowhere finds.
         let Some(recorded) = &call.is.first else { continue };
-        if !metrics.iter().any(|(known, name, _)| *known == kind && name == recorded) {
+        if !metrics.iter().any(|metric| metric.kind == kind && metric.name == recorded) {
             found.push(Violation::at(source, Rule::Metric, call, format!("{} {recorded}", call.is.name)));
         }
     }
@@ -101,9 +101,9 @@ fn unlisted(source: &Source, metrics: &[(Kind, &str, &str)]) -> Vec<Violation> {
 }
 
 /// Listed metrics that nothing records, or that the page on operations lacks.
-fn unused(sources: &[Source], metrics: &[(Kind, &str, &str)], operations: &str) -> Vec<Violation> {
+fn unused(sources: &[Source], metrics: &[Metric], operations: &str) -> Vec<Violation> {
     let mut found = Vec::new();
-    for (_, name, _) in metrics {
+    for Metric { name, .. } in metrics {
         let mut others = sources.iter().filter(|source| source.path != LIST_OF_METRICS);
         if !others.any(|source| source.literals.iter().any(|literal| literal.is.value == *name)) {
             found.push(Violation::new(Rule::Metric, LIST_OF_METRICS, 1, format!("{name} is recorded nowhere")));
@@ -235,7 +235,7 @@ mod catches {
 
     #[test]
     fn unlisted_and_unused_metrics() {
-        let metrics = [(Kind::Counter, "a_total", "A.")];
+        let metrics = [Metric { kind: Kind::Counter, name: "a_total", help: "Counts." }];
         let source = |text: &str| Source::new("src/worker/mod.rs", &format!("fn f() {{ {text} }}"));
         let check = |text| unlisted(&source(text), &metrics).len();
         assert_eq!(check("metrics::counter!(\"b_total\").increment(1);"), 1, "not there");

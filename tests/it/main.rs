@@ -11,5 +11,6 @@ mod db;
 mod flow;
 mod identity;
 mod metrics;
+mod parsers;
 mod queue;
 mod support;

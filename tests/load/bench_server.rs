@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     writeln!(out, "http://{}", socket.local_addr()?)?;
     out.flush()?;
     let server = listener::serve(socket, 0, Duration::ZERO, |config| {
-        config.service(api::open().wrap(from_fn(attach_caller)));
+        config.service(api::unauthenticated_routes().wrap(from_fn(attach_caller)));
     })?;
     Ok(server.await?)
 }

@@ -1,8 +1,13 @@
 //! What every error looks like, whoever answers it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write};
 
-use serde_json::json;
+use actix_web::{ResponseError, body::to_bytes};
+use app::{
+    core::invalid::Invalid,
+    http::problem::{Code, Problem},
+};
+use serde_json::{Value, json};
 
 use crate::support::Answer;
 
@@ -63,4 +68,34 @@ pub fn problem(answer: &Answer, code: &str) -> Vec<String> {
         assert!(error.as_object().unwrap().values().all(serde_json::Value::is_string), "{what}");
     }
     errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The response of each code, with the headers that belong to it.
+#[actix_web::test]
+async fn problem_of_every_code_is_its_snapshot() {
+    let mut shown = String::new();
+    for code in Code::ALL {
+        let problem = match code {
+            Code::ValidationFailed => Problem::invalid(vec![
+                Invalid::new("/image", "required", "missing field `image`"),
+                Invalid::new("?limit", "invalid", "must be a whole number, 0 or more"),
+            ]),
+            Code::MethodNotAllowed => Problem::method_not_allowed("GET, HEAD".into()),
+            Code::NotFound => Problem::not_found(),
+            Code::Internal => Problem::internal(),
+            _ => Problem::new(*code, "[detail]"),
+        };
+        let response = problem.error_response();
+        writeln!(shown, "HTTP {}", response.status()).unwrap();
+        let headers: BTreeSet<String> =
+            response.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        headers.iter().for_each(|header| writeln!(shown, "{header}").unwrap());
+        let mut body: Value = serde_json::from_slice(&to_bytes(response.into_body()).await.unwrap()).unwrap();
+        body["request_id"] = json!("[request_id]");
+        writeln!(shown, "{body:#}\n").unwrap();
+    }
+
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("problems", shown);
+    });
 }

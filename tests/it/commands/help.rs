@@ -46,3 +46,27 @@ fn help_of_every_subcommand_shows_its_variables_and_defaults_and_no_secret_that_
         }
     }
 }
+
+/// The texts are reviewed as a whole: what changes here, changes for operators.
+#[test]
+fn help_of_every_subcommand_is_its_snapshot() {
+    let commands: BTreeSet<Vec<String>> = taken()
+        .into_iter()
+        .map(|taken| taken.role)
+        .chain([vec![], vec!["keys".into()], vec!["tenants".into()]])
+        .collect();
+
+    for role in commands {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
+        // The width that lines are wrapped at must not be that of a terminal.
+        command.args(&role).arg("--help").env_clear().env("COLUMNS", "100");
+        let help = ended(command, Duration::from_secs(60)).expect(0).stdout;
+
+        // Clap fills empty lines with spaces.
+        let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        let name = ["help".to_owned()].into_iter().chain(role).collect::<Vec<_>>().join("-");
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(name, help);
+        });
+    }
+}

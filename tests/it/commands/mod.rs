@@ -1,6 +1,7 @@
 //! Each subcommand as its operator sees it: exit codes, what is printed where, and what is refused.
 
 mod config;
+mod correlation;
 mod dev;
 mod ended;
 mod healthcheck;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use app::telemetry::metrics::{Kind, METRICS};
+use app::telemetry::metrics::{Kind, METRICS, Metric};
 use reqwest::Method;
 use serde_json::json;
 
@@ -95,7 +95,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
     let both: BTreeMap<String, &Family> = before.0.iter().chain(&before.1).map(|(name, f)| (name.clone(), f)).collect();
     assert_eq!([faults(&before.0), faults(&before.1)].concat(), [""; 0]);
     for (name, family) in &both {
-        let kind = METRICS.iter().find(|(_, known, _)| known == name).map(|(kind, ..)| *kind);
+        let kind = METRICS.iter().find(|metric| metric.name == name).map(|metric| metric.kind);
         let said = match family.kind.as_str() {
             "counter" => Kind::Counter,
             "gauge" => Kind::Gauge,
@@ -188,6 +188,29 @@ fn check(promtool: &Path, arguments: &[&str], input: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+#[test]
+fn list_of_metrics_is_its_snapshot() {
+    let lines = METRICS.iter().map(|Metric { kind, name, help }| format!("{name} ({kind:?})\n  {help}\n"));
+
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("metrics", lines.collect::<String>());
+    });
+}
+
+#[test]
+fn help_of_every_metric_is_a_sentence() {
+    for Metric { kind, name, help } in METRICS {
+        let verb = match kind {
+            Kind::Counter => "Counts ",
+            Kind::Gauge => "Shows ",
+            Kind::Histogram => "Measures ",
+        };
+        assert!(help.starts_with(verb) && help.ends_with('.'), "{name}: {help}");
+        let unit = name.trim_end_matches("_total").rsplit('_').next().unwrap_or_default();
+        assert!(!["seconds", "bytes", "cores"].contains(&unit) || help.contains(unit), "{name}: {help}");
+    }
+}
+
 /// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
 #[test]
 fn rules_and_dashboard_ask_only_for_what_is_there() {
@@ -201,9 +224,9 @@ fn rules_and_dashboard_ask_only_for_what_is_there() {
     let mut used = 0;
     for word in rules.split(|c| !is_word(c)).chain(dashboard.split(|c| !is_word(c))) {
         let is_ours = owned.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(':');
-        let is_known = |(kind, name, _): &(Kind, &str, &str)| {
-            let part = word.strip_prefix(name);
-            part == Some("") || *kind == Kind::Histogram && matches!(part, Some("_bucket" | "_sum" | "_count"))
+        let is_known = |metric: &Metric| {
+            let part = word.strip_prefix(metric.name);
+            part == Some("") || metric.kind == Kind::Histogram && matches!(part, Some("_bucket" | "_sum" | "_count"))
         };
         assert!(!is_ours || METRICS.iter().any(is_known), "{word} is no metric");
         used += usize::from(is_ours);

@@ -36,14 +36,19 @@ impl App {
 
     /// The first line of the log with this text; panics with the log when it does not come in time.
     pub fn line(&self, text: &str) -> String {
+        self.line_with(&[text])
+    }
+
+    /// The first line of the log with all of these texts; panics with the log when it does not come in time.
+    pub fn line_with(&self, texts: &[&str]) -> String {
         let (lines, changed) = (&self.log.0, &self.log.1);
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut guard = lines.lock().unwrap();
         loop {
-            if let Some(line) = guard.iter().find(|line| line.contains(text)) {
+            if let Some(line) = guard.iter().find(|line| texts.iter().all(|text| line.contains(text))) {
                 return line.clone();
             }
-            assert!(Instant::now() < deadline, "{}: no line with \"{text}\":\n{}", self.name, guard.join("\n"));
+            assert!(Instant::now() < deadline, "{}: no line with {texts:?}:\n{}", self.name, guard.join("\n"));
             guard = changed.wait_timeout(guard, Duration::from_millis(200)).unwrap().0;
         }
     }

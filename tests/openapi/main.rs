@@ -1,6 +1,9 @@
 //! The OpenAPI document as a client generator reads it: valid by the meta-schema, every operation described, and the
 //! closed sets of the contract as enums. Needs no services.
 
+mod breaking;
+mod committed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -23,8 +26,8 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
 use utoipa::OpenApi;
 
-/// See `openapi/README.md`.
-const META_SCHEMA: &str = include_str!("openapi/schema-2022-10-07.json");
+/// See `README.md`.
+const META_SCHEMA: &str = include_str!("schema-2022-10-07.json");
 const JSON_SCHEMA: &str = "https://json-schema.org/draft/2020-12/schema";
 
 fn document() -> Value {
