@@ -13,7 +13,7 @@ use super::problem::problem;
 use crate::support::{
     Answer, Client, Cluster,
     cluster::{base_url, connect},
-    env, eventually,
+    env, poll_until,
     proxy::Proxy,
     redis_server::RedisServer,
 };
@@ -290,7 +290,7 @@ async fn without_redis_requests_are_accepted_as_fast_and_done_by_polling() {
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
     redis.restart();
-    eventually("readiness", Duration::from_secs(60), async || (ready().await["status"] == "ready").then_some(())).await;
+    poll_until("readiness", Duration::from_secs(60), async || (ready().await["status"] == "ready").then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,7 +333,7 @@ async fn when_postgres_is_back_so_is_the_api_without_a_restart() {
         problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
     }
     admin.batch_execute(&format!("alter database {name} with allow_connections true")).await.unwrap();
-    eventually("an answer", Duration::from_secs(60), async || {
+    poll_until("an answer", Duration::from_secs(60), async || {
         let answer = client.post("/instances", json!({"image": "web:1"})).await;
         assert!(matches!(answer.status, 202 | 503), "{}", answer.text);
         (answer.status == 202).then_some(())

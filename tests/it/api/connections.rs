@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{problem::problem, raw};
-use crate::support::{Answer, Client, Cluster, eventually};
+use crate::support::{Answer, Client, Cluster, poll_until};
 
 /// Follows each request here on the same connection.
 const SECOND: &str = "GET /health/live HTTP/1.1\r\nHost: api\r\nX-Request-Id: second\r\n\r\n";
@@ -235,7 +235,7 @@ async fn client_that_stops_reading_is_cut_and_a_slow_one_is_not() {
         let mut first = [0; 1024];
         stream.read_exact(&mut first).await.unwrap();
         let stopped = Instant::now();
-        eventually("the end of a connection that is not read", Duration::from_secs(60), async || {
+        poll_until("the end of a connection that is not read", Duration::from_secs(60), async || {
             (!is_established(&stream)).then_some(())
         })
         .await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
 use super::problem::problem;
-use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, eventually};
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, poll_until};
 
 async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Answer {
     send(client.request(Method::POST, path).header("Idempotency-Key", key).json(body)).await
@@ -302,7 +302,7 @@ async fn whoever_waits_for_the_first_request_gets_its_answer() {
     holder.batch_execute("begin; select from tenants for update").await.unwrap();
     let waiting = async |many: i64| {
         let blocked = "pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        eventually("requests that wait", Duration::from_millis(900), async || {
+        poll_until("requests that wait", Duration::from_millis(900), async || {
             (count(&sql, blocked).await == many).then_some(())
         })
         .await;

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::problem::problem;
-use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, eventually, redis_server::RedisServer};
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, poll_until, redis_server::RedisServer};
 
 const RPS: f64 = 20.0;
 const BURST: u32 = 30;
@@ -91,7 +91,7 @@ impl Replicas {
 
     /// Waits until Redis counts for both.
     async fn count_together(&self) {
-        eventually("one limit for both", Duration::from_secs(60), async || {
+        poll_until("one limit for both", Duration::from_secs(60), async || {
             let before = self.counted_alone().await;
             hammer(&[&self.a, &self.b], Duration::from_millis(300)).await;
             (self.counted_alone().await == before).then_some(())
@@ -208,7 +208,7 @@ fn no_limit(answer: &Answer) {
 async fn redis_counts(admin: &Client) {
     let limits = json!({"rps": 100, "burst": 100});
     let (key, _) = made(admin, json!({"name": "first", "scopes": ["keys:read"], "limits": limits})).await;
-    eventually("Redis that counts", Duration::from_secs(60), async || {
+    poll_until("Redis that counts", Duration::from_secs(60), async || {
         let before = alone(admin).await;
         for _ in 0..8 {
             key.get("/keys/self").await.expect(200);

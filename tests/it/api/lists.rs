@@ -117,7 +117,7 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
     let a = client.create_running(running("a", json!({"app": "web", "tier": "1"}))).await;
     let b = client.create_running(running("b", json!({"app": "web", "tier": "2", "x": "y=z=z"}))).await;
     let failed = client.post("/instances", json!({"image": "missing/x", "name": "c"})).await;
-    client.ended(&failed.job()).await;
+    client.wait_for_job(&failed.job()).await;
     let gone = client.create_running(running("d", json!({"app": "web"}))).await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (a_id, b_id, c_id, gone_id) = (text(&a["id"]), text(&b["id"]), failed.instance(), text(&gone["id"]));

@@ -32,9 +32,9 @@ async fn answers_are_what_the_document_says() {
     assert_is(&document, "CreateInstance", &body);
     let made = client.post("/instances", body).await.expect(202);
     assert_is(&document, "Accepted", &made.body);
-    client.ended(&made.job()).await;
+    client.wait_for_job(&made.job()).await;
     let failing = client.post("/instances", json!({"image": "missing/x"})).await;
-    client.ended(&failing.job()).await;
+    client.wait_for_job(&failing.job()).await;
     for (id, job) in [(made.instance(), made.job()), (failing.instance(), failing.job())] {
         assert_is(&document, "Instance", &get(format!("/instances/{id}")).await);
         assert_is(&document, "Job", &get(format!("/jobs/{job}")).await);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::{problem::problem, raw, waits::somebody_waits};
-use crate::support::{Client, Cluster, client::send, eventually};
+use crate::support::{Client, Cluster, client::send, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_and_the_metrics_tell_everything_but_ids_and_secrets() {
@@ -139,7 +139,7 @@ async fn a_request_in_flight_is_finished_after_connections_are_refused() {
     client.get("/health/live").await.expect(200);
     api.signal(Signal::SIGTERM);
     api.line("stopping");
-    eventually("a closed door", Duration::from_secs(60), async || {
+    poll_until("a closed door", Duration::from_secs(60), async || {
         reqwest::get(format!("{}/health/live", client.base)).await.is_err().then_some(())
     })
     .await;

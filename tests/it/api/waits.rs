@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::problem::problem;
-use crate::support::{Client, Cluster, client::send, cluster::base_url, eventually, proxy::Proxy};
+use crate::support::{Client, Cluster, client::send, cluster::base_url, poll_until, proxy::Proxy};
 
 /// The answer to a GET, and how long it took.
 async fn timed(client: &Client, path: &str) -> (Value, Duration) {
@@ -21,7 +21,7 @@ pub async fn somebody_waits(cluster: &Cluster) {
     let sql = cluster.sql().await;
     let asked = "select count(*) from pg_stat_activity
                  where datname = current_database() and query like 'select id, status from instances%'";
-    eventually("a waiter", Duration::from_secs(60), async || {
+    poll_until("a waiter", Duration::from_secs(60), async || {
         (sql.query_one(asked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
     })
     .await;
@@ -84,7 +84,7 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
 
     // What failed does not run, and what is deleted is: both are said at once.
     let failing = client.post("/instances", json!({"image": "missing/x"})).await;
-    let job = client.ended(&failing.job()).await;
+    let job = client.wait_for_job(&failing.job()).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("image_not_found")));
     let (body, took) = timed(&client, &format!("/instances/{}?wait=running", failing.instance())).await;
     assert!(body["status"] == "failed" && took < SOON, "{took:?}");
@@ -163,7 +163,7 @@ async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
     let (before, asking) = (proxy.round_trips(), Instant::now());
     let meanwhile = async {
         let begun = before + WAITERS as u64;
-        eventually("all waiters", PATIENCE, async || (proxy.round_trips() >= begun).then_some(())).await;
+        poll_until("all waiters", PATIENCE, async || (proxy.round_trips() >= begun).then_some(())).await;
         // They are more than there are connections: yet others are served.
         let started = Instant::now();
         for _ in 0..5 {
@@ -218,7 +218,7 @@ async fn an_unchanged_instance_is_not_sent_again_and_head_sends_none() {
 
     // Once anything changes, the tag does.
     let _worker = cluster.work();
-    let running = eventually("another answer", Duration::from_secs(60), async || {
+    let running = poll_until("another answer", Duration::from_secs(60), async || {
         let answer = known(&etag).await;
         (answer.status == 200).then_some(answer)
     })

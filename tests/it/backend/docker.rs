@@ -69,8 +69,8 @@ fn engine(test: &str) -> Option<Engine> {
 }
 
 #[tokio::test]
-async fn docker_conforms() {
-    let Some(engine) = engine("docker_conforms") else { return };
+async fn docker_backend_passes_the_conformance_suite() {
+    let Some(engine) = engine("docker_backend_passes_the_conformance_suite") else { return };
     let ((compute, networks), (stranger, theirs)) = (engine.cluster(), engine.cluster());
     assert!(!compute.version().await.expect("a version").is_empty());
     conformance(&compute, &networks, &stranger, &engine.image).await;
@@ -81,8 +81,8 @@ async fn docker_conforms() {
 }
 
 #[tokio::test]
-async fn many_at_once_each_answer_on_their_port() {
-    let Some(engine) = engine("many_at_once_each_answer_on_their_port") else { return };
+async fn concurrent_containers_each_answer_on_their_port() {
+    let Some(engine) = engine("concurrent_containers_each_answer_on_their_port") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let began = (0..20).map(|n| {
@@ -111,8 +111,8 @@ async fn many_at_once_each_answer_on_their_port() {
 }
 
 #[tokio::test]
-async fn a_network_that_comes_and_goes_is_there_for_each_container() {
-    let Some(engine) = engine("a_network_that_comes_and_goes_is_there_for_each_container") else { return };
+async fn network_exists_for_each_container_under_concurrent_removal() {
+    let Some(engine) = engine("network_exists_for_each_container_under_concurrent_removal") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let rounds = (0..4).map(|n| {
@@ -133,8 +133,8 @@ async fn a_network_that_comes_and_goes_is_there_for_each_container() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_told() {
-    let Some(engine) = engine("a_port_in_use_is_told") else { return };
+async fn create_reports_a_port_in_use() {
+    let Some(engine) = engine("create_reports_a_port_in_use") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let (other, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
@@ -159,8 +159,8 @@ async fn a_port_in_use_is_told() {
 }
 
 #[tokio::test]
-async fn other_spec_replaces_and_the_container_has_its_address() {
-    let Some(engine) = engine("other_spec_replaces_and_the_container_has_its_address") else { return };
+async fn changed_spec_replaces_container_with_the_planned_address() {
+    let Some(engine) = engine("changed_spec_replaces_container_with_the_planned_address") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let wires = attachment(&network, 10);
@@ -223,8 +223,8 @@ async fn renamed_container_is_found_by_its_labels() {
 }
 
 #[tokio::test]
-async fn container_with_our_name_wins_and_remove_takes_all() {
-    let Some(engine) = engine("container_with_our_name_wins_and_remove_takes_all") else { return };
+async fn container_with_our_name_wins_and_remove_deletes_all_copies() {
+    let Some(engine) = engine("container_with_our_name_wins_and_remove_deletes_all_copies") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
@@ -335,8 +335,8 @@ async fn network_that_is_not_ours_is_neither_used_nor_removed() {
 }
 
 #[tokio::test]
-async fn running_out_of_memory_is_told() {
-    let Some(engine) = engine("running_out_of_memory_is_told") else { return };
+async fn exit_by_out_of_memory_is_reported() {
+    let Some(engine) = engine("exit_by_out_of_memory_is_reported") else { return };
     let (compute, networks) = engine.cluster();
     let (network, mut changes) = (network(), compute.changes());
     let command = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M"].map(str::to_owned).to_vec();
@@ -397,8 +397,8 @@ async fn two_workers_of_one_cluster_share_an_engine() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_told_by_cause() {
-    let Some(engine) = engine("what_cannot_be_is_told_by_cause") else { return };
+async fn create_errors_name_their_cause() {
+    let Some(engine) = engine("create_errors_name_their_cause") else { return };
     let (compute, networks) = engine.cluster();
     let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
@@ -415,8 +415,8 @@ async fn what_cannot_be_is_told_by_cause() {
 }
 
 #[tokio::test]
-async fn an_image_that_the_registry_denies_is_not_found() {
-    let Some(engine) = engine("an_image_that_the_registry_denies_is_not_found") else { return };
+async fn image_denied_by_the_registry_is_not_found() {
+    let Some(engine) = engine("image_denied_by_the_registry_is_not_found") else { return };
     let (compute, _fabric) = engine.cluster();
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = registry.local_addr().expect("an address").port();
@@ -443,7 +443,7 @@ async fn an_image_that_the_registry_denies_is_not_found() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_down_is_unavailable() {
+async fn engine_that_is_down_is_unavailable() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = format!("unix://{}/none.sock", directory.path().display());
     let compute = DockerCompute::connect(Some(&host), ClusterId::new()).expect("connects later");

@@ -27,7 +27,7 @@ fn ledger(state_dir: &Path, cluster: ClusterId) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn simulated_conforms() {
+async fn simulated_backend_passes_the_conformance_suite() {
     let directory = tempfile::tempdir().expect("a directory");
     let open = || SimulatedCompute::open(&simulation(directory.path()), ClusterId::new()).expect("open");
     let (compute, stranger) = (open(), open());
@@ -46,7 +46,7 @@ async fn images_can_be_missing_or_unreachable() {
 }
 
 #[tokio::test]
-async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects() {
+async fn reopened_backend_finds_containers_and_ledger_counts_effects() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let open = || SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");
@@ -74,7 +74,7 @@ async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects()
 }
 
 #[tokio::test]
-async fn a_test_can_end_a_container() {
+async fn exit_file_ends_a_container() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let compute = SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Client, Cluster, cluster::base_url};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_process_serves_and_works_and_stops_when_asked() {
+async fn dev_process_serves_works_and_stops_on_signals() {
     let cluster = Cluster::simulated().await;
     let dev = cluster.spawn("dev");
     dev.line("the worker is registered");

@@ -9,14 +9,14 @@ use std::{
 use nix::unistd::{User, geteuid};
 use tempfile::TempDir;
 
-use super::ended::ended;
+use super::exited::run_to_exit;
 use crate::support::{App, Cluster, proxy::Proxy};
 
 const SECONDS: Duration = Duration::from_secs(60);
 
 #[track_caller]
 fn refused(command: Command, reason: &str) {
-    let refused = ended(command, SECONDS).expect(1);
+    let refused = run_to_exit(command, SECONDS).expect(1);
     let line = refused.stderr.lines().last().unwrap();
     assert!(
         line.starts_with("app: APP_HOST_NAME: another worker named \"h1\" ") && line.contains(reason),
@@ -28,7 +28,7 @@ fn refused(command: Command, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_worker_of_a_name_is_refused_by_a_lock_on_this_machine() {
+async fn second_worker_of_a_host_name_is_refused_by_a_local_lock() {
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
     refused(cluster.command(&["work"]), "runs on this machine");
@@ -41,7 +41,7 @@ async fn a_second_worker_of_a_name_is_refused_by_a_lock_on_this_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_lock_does_not_reach_postgres_refuses_while_the_first_lives() {
+async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
     let state = TempDir::new().unwrap();
@@ -74,7 +74,7 @@ async fn where_the_lock_does_not_reach_postgres_refuses_while_the_first_lives() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_worker_starts_at_once_after_a_kill_and_after_a_goodbye() {
+async fn next_worker_starts_at_once_after_a_kill_or_a_clean_stop() {
     let mut cluster = Cluster::simulated().await;
     // Whoever waited for a lease to end would wait for an hour.
     cluster.set("APP_LEASE_MS", 3_600_000);

@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use serde_json::json;
 
-use super::ended::{Ended, ended};
+use super::exited::{Exited, run_to_exit};
 use crate::support::Cluster;
 
 const SECONDS: Duration = Duration::from_secs(60);
@@ -17,20 +17,20 @@ fn create(cluster: &Cluster, tenant: &str, scope: &str) -> Command {
 
 /// The key, when it is all that was printed.
 #[track_caller]
-fn key(ended: &Ended) -> String {
-    let key = ended.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", ended.stdout.len()));
+fn key(exited: &Exited) -> String {
+    let key = exited.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", exited.stdout.len()));
     let well_formed =
         key.len() == 56 && key.starts_with("cpk_live_") && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    assert!(well_formed, "not a key alone: {} bytes, {} lines", key.len(), ended.stdout.lines().count());
+    assert!(well_formed, "not a key alone: {} bytes, {} lines", key.len(), exited.stdout.lines().count());
     key.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_first_keys_of_one_tenant_at_once_make_one_tenant_with_one_network() {
+async fn ten_concurrent_first_keys_create_one_tenant_and_network() {
     let cluster = Cluster::simulated().await;
     let keys = std::thread::scope(|scope| {
         let all: Vec<_> =
-            (0..10).map(|_| scope.spawn(|| ended(create(&cluster, "new-one", "admin"), SECONDS))).collect();
+            (0..10).map(|_| scope.spawn(|| run_to_exit(create(&cluster, "new-one", "admin"), SECONDS))).collect();
         all.into_iter().map(|one| key(&one.join().unwrap().expect(0))).collect::<std::collections::BTreeSet<_>>()
     });
     assert_eq!(keys.len(), 10, "keys that are alike");
@@ -51,7 +51,7 @@ async fn ten_first_keys_of_one_tenant_at_once_make_one_tenant_with_one_network()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
+async fn key_scopes_come_from_option_or_variable() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let mut by_variable = cluster.command(&["keys", "create"]);
@@ -60,7 +60,7 @@ async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
     let mut by_option = create(&cluster, "acme", "instances:read");
     by_option.args(["--scope", "networks:read"]);
     for command in [by_variable, by_option] {
-        let reader = client.with_key(&key(&ended(command, SECONDS).expect(0)));
+        let reader = client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
         let me = reader.get("/keys/self").await.expect(200).body;
         assert_eq!(me["scopes"], json!(["instances:read", "networks:read"]));
         reader.get("/instances").await.expect(200);
@@ -69,11 +69,11 @@ async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
+async fn key_limit_comes_from_option_or_variable() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("RATE_LIMIT_RPS", 0.001).set("RATE_LIMIT_BURST", 20);
     let (_api, client) = cluster.serve();
-    let made = |command| client.with_key(&key(&ended(command, SECONDS).expect(0)));
+    let made = |command| client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
     let mut by_option = create(&cluster, "acme", "keys:read");
     by_option.args(["--limit-rps", "0.5", "--limit-burst", "3"]);
     let mut by_variable = create(&cluster, "acme", "keys:read");
@@ -94,7 +94,7 @@ async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
     for (given, missing) in [("--limit-rps=5", "APP_KEY_LIMIT_BURST"), ("--limit-burst=20", "APP_KEY_LIMIT_RPS")] {
         let mut half = create(&cluster, "new-one", "admin");
         half.arg(given);
-        let refused = ended(half, SECONDS).expect(1);
+        let refused = run_to_exit(half, SECONDS).expect(1);
         assert!(refused.line().starts_with(&format!("app: {missing}: is needed when ")), "{refused:?}");
     }
     let sql = cluster.sql().await;
@@ -102,11 +102,11 @@ async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
+async fn invalid_key_request_fails_with_one_line_and_creates_nothing() {
     let cluster = Cluster::simulated().await;
-    let refused = ended(create(&cluster, "acme", "root"), SECONDS).expect(1);
+    let refused = run_to_exit(create(&cluster, "acme", "root"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_KEY_SCOPES: \"root\" is not one of instances:read, "), "{refused:?}");
-    let refused = ended(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
+    let refused = run_to_exit(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_TENANT: \"Not A Label\" is not "), "{refused:?}");
     assert_eq!(refused.stdout, "");
     assert!(cluster.sql().await.query("select id from tenants", &[]).await.unwrap().is_empty());
@@ -114,6 +114,6 @@ async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
     let empty = Cluster::empty().await;
     let mut command = create(&empty, "acme", "admin");
     command.env("DB_WAIT_SECONDS", "0");
-    let refused = ended(command, SECONDS).expect(1);
+    let refused = run_to_exit(command, SECONDS).expect(1);
     assert!(refused.line().ends_with("run: app migrate") && refused.stdout.is_empty(), "{refused:?}");
 }

@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::json;
 
-use super::ended::ended;
+use super::exited::run_to_exit;
 use crate::support::{Client, Cluster};
 
 /// Far more than a request, a job or an end takes here.
@@ -24,12 +24,12 @@ const LANES: usize = 16;
 const REQUESTS: usize = 1000;
 
 /// A process that logs everything, and whose log is read only as far as `line` has come.
-struct Piped {
+struct PipedProcess {
     child: Child,
     stderr: Option<BufReader<ChildStderr>>,
 }
 
-impl Piped {
+impl PipedProcess {
     fn spawn(cluster: &Cluster, role: &str) -> Self {
         let mut command = cluster.command(&[role]);
         command.env("RUST_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -68,7 +68,7 @@ impl Piped {
     }
 }
 
-impl Drop for Piped {
+impl Drop for PipedProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -102,7 +102,7 @@ async fn ask_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Dur
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_served_while_the_log_is_not_read() {
     let cluster = Cluster::simulated().await;
-    let mut api = Piped::spawn(&cluster, "serve");
+    let mut api = PipedProcess::spawn(&cluster, "serve");
     let client = Client::new(&api.base_url("the API listens"), &cluster.key("acme", "admin"));
 
     let (asked, slowest) = ask_until_lines_are_dropped(&client, "/keys/self").await;
@@ -120,10 +120,10 @@ async fn requests_are_served_while_the_log_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_are_done_while_the_log_is_not_read() {
+async fn jobs_finish_while_the_log_is_not_read() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
-    let mut worker = Piped::spawn(&cluster, "work");
+    let mut worker = PipedProcess::spawn(&cluster, "work");
     let health = Client::new(&worker.base_url("the worker's health and metrics listen"), "");
 
     let (asked, slowest) = ask_until_lines_are_dropped(&health, "/health/live").await;
@@ -139,11 +139,11 @@ async fn jobs_are_done_while_the_log_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_whose_reader_is_gone_ends_neither_requests_nor_jobs() {
+async fn closed_log_pipe_ends_neither_requests_nor_jobs() {
     let cluster = Cluster::simulated().await;
-    let mut api = Piped::spawn(&cluster, "serve");
+    let mut api = PipedProcess::spawn(&cluster, "serve");
     let client = Client::new(&api.base_url("the API listens"), &cluster.key("acme", "admin"));
-    let mut worker = Piped::spawn(&cluster, "work");
+    let mut worker = PipedProcess::spawn(&cluster, "work");
     worker.line("the worker is registered");
     api.close();
     worker.close();
@@ -161,17 +161,17 @@ async fn a_log_whose_reader_is_gone_ends_neither_requests_nor_jobs() {
 
 /// Its error comes last and is not lost, though a thread writes what was logged before.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_that_ends_a_process_is_its_last_line() {
+async fn fatal_error_is_the_last_log_line() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("COMPUTE_BACKEND", "docker").set("NETWORK_BACKEND", "docker");
     cluster.set("DOCKER_HOST", "unix:///nowhere/docker.sock");
     let mut command = cluster.command(&["work"]);
     command.env("RUST_LOG", "trace");
 
-    let ended = ended(command, Duration::from_secs(60)).expect(1);
+    let exited = run_to_exit(command, Duration::from_secs(60)).expect(1);
 
-    let lines: Vec<&str> = ended.stderr.lines().collect();
+    let lines: Vec<&str> = exited.stderr.lines().collect();
     let (last, before) = lines.split_last().unwrap();
-    assert!(last.starts_with("app: DOCKER_HOST: cannot use the Docker engine"), "{ended:?}");
-    assert!(!before.is_empty() && before.iter().all(|line| line.contains(" TRACE ")), "{ended:?}");
+    assert!(last.starts_with("app: DOCKER_HOST: cannot use the Docker engine"), "{exited:?}");
+    assert!(!before.is_empty() && before.iter().all(|line| line.contains(" TRACE ")), "{exited:?}");
 }

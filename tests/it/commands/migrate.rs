@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use futures_util::future;
 
-use super::ended::ended;
+use super::exited::run_to_exit;
 use crate::support::{App, Cluster, Postgres, cluster::with_database};
 
 const SCHEMA: &str = include_str!("../../../migrations/V0001__foundation.sql");
 const SECONDS: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_ten_migrations_at_once_one_applies_the_schema_and_all_succeed() {
+async fn ten_concurrent_migrations_apply_the_schema_once() {
     let cluster = Cluster::empty().await;
-    let ended = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..10).map(|_| scope.spawn(|| ended(cluster.command(&["migrate"]), SECONDS))).collect();
+    let exited = std::thread::scope(|scope| {
+        let all: Vec<_> =
+            (0..10).map(|_| scope.spawn(|| run_to_exit(cluster.command(&["migrate"]), SECONDS))).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
     });
     let (mut applied, mut found_it_done) = (0, 0);
-    for one in ended {
+    for one in exited {
         let one = one.expect(0);
         let lines: Vec<&str> = one.stdout.lines().collect();
         match lines.as_slice() {
@@ -37,7 +38,7 @@ async fn of_ten_migrations_at_once_one_applies_the_schema_and_all_succeed() {
 
 /// The control: the same SQL at the same time, without the lock. If this ever passes, the test above proves nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_lock_ten_at_once_collide() {
+async fn ten_concurrent_migrations_collide_without_the_lock() {
     let cluster = Cluster::empty().await;
     let clients = future::join_all((0..10).map(|_| cluster.sql())).await;
     let all =
@@ -47,7 +48,7 @@ async fn without_the_lock_ten_at_once_collide() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_what_is_pending_by_text_and_exit_code_and_changes_nothing() {
+async fn migrate_check_reports_pending_and_changes_nothing() {
     let cluster = Cluster::empty().await;
     let by_variable = || {
         let mut command = cluster.command(&["migrate"]);
@@ -56,7 +57,7 @@ async fn check_tells_what_is_pending_by_text_and_exit_code_and_changes_nothing()
     };
     for _ in 0..2 {
         for command in [cluster.command(&["migrate", "--check"]), by_variable()] {
-            let checked = ended(command, SECONDS).expect(1);
+            let checked = run_to_exit(command, SECONDS).expect(1);
             assert!(checked.stdout.starts_with("migrate: pending V1__foundation\n"), "{checked:?}");
             assert_eq!(checked.stderr, "");
         }
@@ -65,12 +66,12 @@ async fn check_tells_what_is_pending_by_text_and_exit_code_and_changes_nothing()
     assert_eq!(cluster.sql().await.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 0);
     cluster.run(&["migrate"]);
     for command in [cluster.command(&["migrate", "--check"]), by_variable()] {
-        assert_eq!(ended(command, SECONDS).expect(0).stdout, "migrate: nothing pending\n");
+        assert_eq!(run_to_exit(command, SECONDS).expect(0).stdout, "migrate: nothing pending\n");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_comes_up_late_is_waited_for() {
+async fn migrate_waits_for_a_database_that_starts_late() {
     let cluster = Cluster::empty().await;
     let mut server = Postgres::initialised();
     let mut command = cluster.command(&["migrate"]);
@@ -84,14 +85,14 @@ async fn a_database_that_comes_up_late_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_never_comes_up_is_given_up_in_one_line() {
+async fn migrate_gives_up_on_an_unreachable_database_in_one_line() {
     let cluster = Cluster::empty().await;
     let server = Postgres::initialised();
     for (wait, role) in [(0, "serve"), (1, "migrate"), (2, "work")] {
         let mut command = cluster.command(&[role]);
         let url = server.url("postgres") + "&password=sesame";
         command.env("DATABASE_URL", url).env("DB_WAIT_SECONDS", wait.to_string()).env("RUST_LOG", "warn");
-        let gone = ended(command, Duration::from_secs(wait + 30)).expect(1);
+        let gone = run_to_exit(command, Duration::from_secs(wait + 30)).expect(1);
         let line = gone.line();
         assert!(line.starts_with("app: DATABASE_URL: ") && line.contains(&format!("within {wait} s: ")), "{line}");
         assert!(!line.contains("sesame") && gone.took >= Duration::from_secs(wait), "{gone:?}");
@@ -99,12 +100,12 @@ async fn a_database_that_never_comes_up_is_given_up_in_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_needs_the_schema_waits_for_migrate_and_says_so_when_it_does_not_come() {
+async fn processes_wait_for_the_schema_and_report_when_it_is_missing() {
     let mut cluster = Cluster::empty().await;
     for role in ["serve", "work", "dev", "purge"] {
         let mut command = cluster.command(&[role]);
         command.env("DB_WAIT_SECONDS", "0").env("RUST_LOG", "warn");
-        let refused = ended(command, SECONDS).expect(1);
+        let refused = run_to_exit(command, SECONDS).expect(1);
         assert!(
             refused.line().starts_with("app: DATABASE_URL: ") && refused.line().ends_with("run: app migrate"),
             "{refused:?}"
@@ -118,7 +119,7 @@ async fn who_needs_the_schema_waits_for_migrate_and_says_so_when_it_does_not_com
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_takes_no_writes_is_given_up_in_one_line() {
+async fn migrate_gives_up_on_a_read_only_server_in_one_line() {
     let primary = Postgres::primary().await;
     let cluster = Cluster::on(&primary).await;
     let standby = Postgres::replica_of(&primary).await;
@@ -142,7 +143,7 @@ async fn a_server_that_takes_no_writes_is_given_up_in_one_line() {
         let mut command = cluster.command(arguments);
         let url = if n % 2 == 0 { &standby } else { &read_only };
         command.env("DATABASE_URL", url).env("DB_WAIT_SECONDS", "0").env("RUST_LOG", "warn");
-        let refused = ended(command, SECONDS).expect(1);
+        let refused = run_to_exit(command, SECONDS).expect(1);
         let line = refused.line();
         assert!(line.starts_with("app: DATABASE_URL: the server took no writes within 0 s: "), "{arguments:?}: {line}");
         assert_eq!(refused.stdout, "", "{arguments:?}");
@@ -150,7 +151,7 @@ async fn a_server_that_takes_no_writes_is_given_up_in_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_is_waited_for_until_it_is_promoted() {
+async fn migrate_waits_until_a_standby_is_promoted() {
     let primary = Postgres::primary().await;
     let mut cluster = Cluster::on(&primary).await;
     let standby = Postgres::replica_of(&primary).await;

@@ -2,7 +2,7 @@
 
 mod config;
 mod dev;
-mod ended;
+mod exited;
 mod healthcheck;
 mod help;
 mod host_name;

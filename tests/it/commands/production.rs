@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use super::ended::ended;
+use super::exited::run_to_exit;
 use crate::support::{App, Client, Cluster, cluster::base_url};
 
 const SECONDS: Duration = Duration::from_secs(60);
@@ -20,8 +20,8 @@ fn production(cluster: &Cluster, role: &str) -> Command {
 
 #[track_caller]
 fn refused(command: Command, begin: &str, reason: &str) {
-    let ended = ended(command, SECONDS).expect(1);
-    let line = ended.line();
+    let exited = run_to_exit(command, SECONDS).expect(1);
+    let line = exited.line();
     assert!(line.starts_with(&format!("app: {begin}: ")) && line.contains(reason), "{line}");
     assert!(!line.contains("sesame"), "{line}");
 }
@@ -42,7 +42,7 @@ async fn production_starts_when_everything_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn production_demands_all_secrets_of_all_who_use_them() {
+async fn production_requires_the_secrets_that_each_process_uses() {
     let cluster = Cluster::simulated().await;
     for role in ["serve", "dev"] {
         for secret in ["APP_CACHE_SECRETS", "APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
@@ -66,7 +66,7 @@ async fn production_demands_all_secrets_of_all_who_use_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn production_demands_a_database_and_a_word_about_tls_beyond_this_machine() {
+async fn production_requires_a_database_and_an_explicit_tls_mode() {
     let cluster = Cluster::simulated().await;
     for role in ["serve", "work", "dev", "migrate", "purge"] {
         let mut command = production(&cluster, role);
@@ -88,7 +88,7 @@ async fn production_demands_a_database_and_a_word_about_tls_beyond_this_machine(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn production_runs_no_simulated_containers_unless_told_to() {
+async fn production_refuses_simulated_backends_unless_allowed() {
     let cluster = Cluster::simulated().await;
     for role in ["work", "dev", "purge"] {
         let mut command = production(&cluster, role);
@@ -98,7 +98,7 @@ async fn production_runs_no_simulated_containers_unless_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_laptop_needs_no_secrets_and_all_its_processes_share_the_generated_ones() {
+async fn development_generates_secrets_that_all_processes_share() {
     let cluster = Cluster::simulated().await;
     let (first, client) = cluster.serve();
     let second = cluster.spawn("serve");

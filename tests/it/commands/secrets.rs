@@ -78,7 +78,7 @@ fn assert_silent(logs: &str, needles: &[Needle]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_hold_no_key_secret_password_or_body_even_when_everything_is_logged() {
+async fn logs_hold_no_secrets_or_bodies_at_the_most_verbose_level() {
     // Passwords that are really used: Postgres checks one by SCRAM, Redis by AUTH.
     let server = Postgres::primary().await;
     let admin = server.sql("postgres").await;
@@ -104,7 +104,7 @@ async fn logs_hold_no_key_secret_password_or_body_even_when_everything_is_logged
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_hold_none_of_it_on_real_docker_either() {
+async fn logs_hold_no_secrets_or_bodies_on_docker() {
     let Some(mut cluster) = Cluster::docker("logs_hold_none_of_it").await else { return };
     cluster.set("RUST_LOG", EVERYTHING);
     let (logs, needles) = live(&cluster).await;

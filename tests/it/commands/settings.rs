@@ -9,14 +9,14 @@ use std::{
 use app::cli::Cli;
 use clap::CommandFactory;
 
-use super::ended::{Ended, ended};
+use super::exited::{Exited, run_to_exit};
 use crate::support::Cluster;
 
 /// What stands in bad values where a secret would.
 pub const SECRET: &str = "sesame";
 
 /// One setting of one subcommand.
-pub struct Taken {
+pub struct Setting {
     /// As typed: `keys create`.
     pub role: Vec<String>,
     /// `None`: no environment variable sets it.
@@ -27,7 +27,7 @@ pub struct Taken {
 }
 
 /// All of them, by the program's own word.
-pub fn taken() -> Vec<Taken> {
+pub fn all_settings() -> Vec<Setting> {
     let mut cli = Cli::command();
     cli.build();
     let mut all = Vec::new();
@@ -35,7 +35,7 @@ pub fn taken() -> Vec<Taken> {
     all
 }
 
-fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
+fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Setting>) {
     let deeper = command.get_subcommands().filter(|sub| sub.get_name() != "help").collect::<Vec<_>>();
     for sub in &deeper {
         collect(sub, &[path, &[sub.get_name().to_owned()]].concat(), all);
@@ -48,7 +48,7 @@ fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
             continue;
         }
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-        all.push(Taken {
+        all.push(Setting {
             role: path.to_vec(),
             variable: argument.get_env().map(text),
             option: argument.get_long().map(|long| format!("--{long}")),
@@ -160,16 +160,16 @@ fn command(cluster: &Cluster, role: &[String]) -> std::process::Command {
     command
 }
 
-fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), String> {
-    let line = ended.stderr.trim_end();
-    let wrong = |problem: &str| Err(format!("{what}: {problem}: {ended:?}"));
-    if ended.code != Some(1) {
+fn check_error(what: &str, variable: &str, value: &str, exited: &Exited) -> Result<(), String> {
+    let line = exited.stderr.trim_end();
+    let wrong = |problem: &str| Err(format!("{what}: {problem}: {exited:?}"));
+    if exited.code != Some(1) {
         return wrong("the exit code");
     }
-    if ended.took > Duration::from_secs(20) {
+    if exited.took > Duration::from_secs(20) {
         return wrong("it took too long");
     }
-    if ended.stderr.lines().count() != 1 || !ended.stdout.is_empty() {
+    if exited.stderr.lines().count() != 1 || !exited.stdout.is_empty() {
         return wrong("not one line");
     }
     let Some(rest) = line.strip_prefix(&format!("app: {variable}: ")) else {
@@ -192,12 +192,12 @@ fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), S
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_reason_and_an_example() {
+async fn bad_values_give_one_line_with_variable_reason_and_example() {
     let cluster = Cluster::simulated().await;
-    let all = taken();
+    let all = all_settings();
     let mut cases = Vec::new();
-    for taken in &all {
-        let (role, variable) = (&taken.role, taken.variable.as_deref().unwrap_or("none"));
+    for setting in &all {
+        let (role, variable) = (&setting.role, setting.variable.as_deref().unwrap_or("none"));
         let Some((_, values)) = BAD.iter().find(|(known, _)| *known == variable) else {
             panic!("{role:?} takes {variable}, for which there is no bad value here");
         };
@@ -207,14 +207,14 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
             cases.push((format!("{role:?} {variable}={value}"), variable, *value, by_variable));
             // By its option it is the same setting; once is enough.
             if n == 0 {
-                let option = taken.option.as_deref().unwrap();
+                let option = setting.option.as_deref().unwrap();
                 let mut by_option = command(&cluster, role);
                 by_option.arg(format!("{option}={value}"));
                 cases.push((format!("{role:?} {option}={value}"), variable, *value, by_option));
             }
         }
     }
-    let known: BTreeSet<&str> = all.iter().filter_map(|taken| taken.variable.as_deref()).collect();
+    let known: BTreeSet<&str> = all.iter().filter_map(|setting| setting.variable.as_deref()).collect();
     let tested: BTreeSet<&str> = BAD.iter().map(|(variable, _)| *variable).collect();
     assert_eq!(known, tested, "variables that nobody takes");
 
@@ -226,8 +226,8 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
                     let next = queue.lock().unwrap().pop();
                     let Some((what, variable, value, command)) = next else { return };
                     let started = Instant::now();
-                    let ended = ended_or_killed(command);
-                    if let Err(problem) = ended.and_then(|ended| judge(&what, variable, value, &ended)) {
+                    let exited = ended_or_killed(command);
+                    if let Err(problem) = exited.and_then(|exited| check_error(&what, variable, value, &exited)) {
                         wrong.lock().unwrap().push(format!("{problem} ({:?})", started.elapsed()));
                     }
                 }
@@ -239,17 +239,17 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
 }
 
 /// All that is wrong should be told, not the first panic.
-fn ended_or_killed(command: std::process::Command) -> Result<Ended, String> {
+fn ended_or_killed(command: std::process::Command) -> Result<Exited, String> {
     let what = format!("{command:?}");
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ended(command, Duration::from_secs(60))))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_to_exit(command, Duration::from_secs(60))))
         .map_err(|_| format!("{what} did not end"))
 }
 
 #[test]
-fn every_option_is_also_an_environment_variable_of_one_meaning() {
-    let all = taken();
+fn options_and_environment_variables_correspond() {
+    let all = all_settings();
     assert!(all.len() > 80, "the walk found only {}", all.len());
-    for Taken { role, variable, option, .. } in &all {
+    for Setting { role, variable, option, .. } in &all {
         assert!(variable.is_some() && option.is_some(), "{role:?}: {variable:?} and {option:?} belong together");
     }
     // One variable is one setting everywhere: the same option, the same default.
@@ -261,13 +261,13 @@ fn every_option_is_also_an_environment_variable_of_one_meaning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_option_wins_over_its_variable() {
+async fn option_overrides_its_variable() {
     let cluster = Cluster::simulated().await;
     let mut command = cluster.command(&["migrate", "--db-max-conns", "3"]);
     command.env("DB_MAX_CONNS", "nonsense");
-    ended(command, Duration::from_secs(60)).expect(0);
+    run_to_exit(command, Duration::from_secs(60)).expect(0);
     let mut command = cluster.command(&["migrate", "--db-max-conns", "nonsense"]);
     command.env("DB_MAX_CONNS", "3").env_remove("RUST_LOG");
-    let line = ended(command, Duration::from_secs(60)).expect(1).line().to_owned();
+    let line = run_to_exit(command, Duration::from_secs(60)).expect(1).line().to_owned();
     assert!(line.starts_with("app: DB_MAX_CONNS: \"nonsense\""), "{line}");
 }

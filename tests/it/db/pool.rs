@@ -17,8 +17,8 @@ use tokio_postgres::NoTls;
 
 use super::{dual, open};
 use crate::{
-    identity::line::{Line, Mode},
-    support::{App, Client, Cluster, cluster::base_url, eventually},
+    identity::fault_proxy::{FaultProxy, Mode},
+    support::{App, Client, Cluster, cluster::base_url, poll_until},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +33,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
         sql.query_one(count, &[]).await.unwrap().get(0)
     };
     // The server takes a moment to notice that the process which made the key is gone.
-    eventually("nobody is connected", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
+    poll_until("nobody is connected", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
 
@@ -53,7 +53,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_requests_at_once_on_four_connections_are_served_or_told_to_come_back() {
+async fn thousand_requests_on_four_connections_get_200_or_503() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("DB_MAX_CONNS", 4).set("RUST_LOG", "warn,app=info");
     let (_api, client) = cluster.serve();
@@ -81,7 +81,7 @@ async fn pid(db: &DualDb) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_is_abandoned_takes_its_connection_along() {
+async fn abandoned_statement_closes_its_connection() {
     let cluster = Cluster::simulated().await;
     // One connection: whoever is next gets that one, or a new one.
     let db = dual(&cluster, 1);
@@ -103,30 +103,30 @@ async fn a_statement_that_is_abandoned_takes_its_connection_along() {
 
 /// As one does that forks for twenty requests at once, while the machine starts containers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_slow_to_let_a_connection_in_is_waited_for() {
+async fn pool_waits_for_a_server_slow_to_accept_connections() {
     let mut cluster = Cluster::simulated().await;
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
-    line.set(Mode::Long(Duration::from_millis(300)));
+    line.set(Mode::Delayed(Duration::from_millis(300)));
     let began = Instant::now();
     dual(&cluster, 1).write().await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(1), "there and back, to log in and for the check of its role");
     // It is waited for, not for ever.
-    line.set(Mode::Held);
+    line.set(Mode::Stalled);
     let refused = dual(&cluster, 1).write().await.err();
     assert!(matches!(refused, Some(DbError::Unavailable(_))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_health_check_that_was_given_up_takes_its_connection_along() {
+async fn abandoned_health_check_closes_its_connection() {
     let mut cluster = Cluster::simulated().await;
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let db = dual(&cluster, 1);
     let first = pid(&db).await;
     assert!(db.health().await.primary);
     assert_eq!(pid(&db).await, first, "an answer that came leaves the connection at rest");
-    line.set(Mode::Held);
+    line.set(Mode::Stalled);
     assert!(!db.health().await.primary);
     line.set(Mode::Open);
     assert_ne!(pid(&db).await, first, "the answer to the health check was still to come on this one");
@@ -135,7 +135,7 @@ async fn a_health_check_that_was_given_up_takes_its_connection_along() {
 
 /// The control: the pool as it comes lends the busy connection, and the next one waits for somebody else's statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bare_pool_lends_the_connection_that_still_works() {
+async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
     let cluster = Cluster::simulated().await;
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(cluster.database_url.parse().unwrap(), NoTls, config);
@@ -153,7 +153,7 @@ async fn a_bare_pool_lends_the_connection_that_still_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_has_a_deadline_and_so_has_the_wait_for_a_connection() {
+async fn statements_and_pool_waits_have_deadlines() {
     let cluster = Cluster::simulated().await;
     let db = dual(&cluster, 2);
     let sleep = || db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(10)", &[]).await });
@@ -194,10 +194,10 @@ fn open_sockets(api: &App) -> HashSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_was_cut_is_not_lent() {
+async fn broken_connection_is_not_lent() {
     let mut cluster = Cluster::simulated().await;
     let key = cluster.key("acme", "admin");
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
@@ -207,7 +207,7 @@ async fn a_connection_that_was_cut_is_not_lent() {
         assert!(lent.len() > 1, "nothing to cut");
         line.set(Mode::Cut);
         // The pool is asked only when the process has had the time to notice: what it lends then must be new.
-        eventually("the process notices", Duration::from_secs(30), async || {
+        poll_until("the process notices", Duration::from_secs(30), async || {
             (open_sockets(&api).is_disjoint(&lent) && sockets(&api, line.port).is_empty()).then_some(())
         })
         .await;
@@ -217,7 +217,7 @@ async fn a_connection_that_was_cut_is_not_lent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_connection_compiles_its_plans_just_in_time() {
+async fn connections_have_jit_disabled() {
     let cluster = Cluster::simulated().await;
     const JIT: &str = "select current_setting('jit'), current_setting('application_name')";
     let usual: String = cluster.sql().await.query_one(JIT, &[]).await.unwrap().get(0);

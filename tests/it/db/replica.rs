@@ -17,7 +17,7 @@ use crate::support::{
     App, Client, Cluster, Postgres,
     client::send,
     cluster::{base_url, with_database},
-    eventually,
+    poll_until,
     redis_server::RedisServer,
 };
 
@@ -101,7 +101,7 @@ async fn transactions(server: &Postgres, database: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_are_read_from_the_replica_and_all_else_from_the_primary() {
+async fn lists_read_the_replica_and_everything_else_the_primary() {
     let pair = Pair::start().await;
     let (reader, id) = pair.reader().await;
     let before = (pair.served().await, transactions(&pair.replica, &pair.database).await);
@@ -113,7 +113,7 @@ async fn lists_are_read_from_the_replica_and_all_else_from_the_primary() {
     // Now and then Redis takes longer to say who wrote than a list waits for it: that list is the primary's.
     assert!(lists.1 >= before.0.1 + 40, "lists that the replica did not serve: {before:?} {lists:?}");
     // By the replica's own count too, once its backends have reported.
-    eventually("the replica counts the lists", Duration::from_secs(60), async || {
+    poll_until("the replica counts the lists", Duration::from_secs(60), async || {
         reader.get("/networks").await.expect(200);
         (transactions(&pair.replica, &pair.database).await >= before.1 + 50).then_some(())
     })
@@ -162,7 +162,7 @@ impl Lists {
     /// Waits until this many more are done.
     async fn more(&self, n: u64) {
         let from = self.done.load(Ordering::Relaxed);
-        eventually("lists go on", Duration::from_secs(60), async || {
+        poll_until("lists go on", Duration::from_secs(60), async || {
             (self.done.load(Ordering::Relaxed) >= from + n).then_some(())
         })
         .await;
@@ -179,7 +179,7 @@ impl Lists {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() {
+async fn stopped_replica_fails_no_list_and_is_used_again_later() {
     let mut pair = Pair::start().await;
     let (reader, _) = pair.reader().await;
     let lists = Lists::start(&reader);
@@ -187,7 +187,7 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
     pair.replica.stop();
     let stopped = pair.served().await;
     // Long enough for several attempts at the replica.
-    eventually("the primary serves lists", Duration::from_secs(60), async || {
+    poll_until("the primary serves lists", Duration::from_secs(60), async || {
         lists.more(20).await;
         let text = reader.get("/metrics").await.expect(200).text;
         let line = "db_fallback_total{cause=\"unavailable\"} ";
@@ -199,7 +199,7 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
 
     let before = pair.served().await.1;
     pair.replica.start().await;
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         (pair.served().await.1 > before + 20).then_some(())
     })
     .await;
@@ -209,7 +209,7 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
+async fn hung_replica_fails_no_list_and_adds_little_latency() {
     let pair = Pair::start().await;
     let (reader, id) = pair.reader().await;
     // How slow lists are here while all is well.
@@ -240,7 +240,7 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
     let extra = slowest.saturating_sub(usual);
     // The replica's deadline is 250 ms, that of any statement two seconds; what is between is for a busy machine.
     assert!(extra < Duration::from_millis(1500), "a list took {extra:?} longer than usual ({usual:?})");
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         reader.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
     })
@@ -248,7 +248,7 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
+async fn lagging_replica_hides_nothing_from_a_recent_writer() {
     let pair = Pair::start().await;
     let (reader, _) = pair.reader().await;
     pair.replica.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
@@ -263,7 +263,7 @@ async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
     let there: i64 = stale.query_one("select count(*) from instances", &[]).await.unwrap().get(0);
     assert_eq!(there, 1, "the replica did not lag: nothing was shown");
     let before = pair.served().await.1;
-    eventually("the replica serves others", Duration::from_secs(60), async || {
+    poll_until("the replica serves others", Duration::from_secs(60), async || {
         reader.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
     })
@@ -281,7 +281,7 @@ async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_replica_there_is_one_pool_and_nothing_falls_back() {
+async fn one_pool_serves_all_reads_without_a_replica() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     client.get("/instances").await.expect(200);
@@ -295,7 +295,7 @@ async fn without_a_replica_there_is_one_pool_and_nothing_falls_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_lags() {
+async fn admin_sees_its_changes_of_other_tenants_keys_despite_lag() {
     let pair = Pair::start().await;
     let other = pair.cluster.spawn("serve");
     let writer = Client::new(&base_url(&other), &pair.cluster.key("acme", "admin"));
@@ -343,7 +343,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
+async fn write_through_one_process_is_in_lists_of_another_at_once() {
     let pair = Pair::start().await;
     let (_other, writer) = pair.beside();
     let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
@@ -360,7 +360,7 @@ async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
     // The control: without what the one process told Redis the other shows the replica's old list.
     let id = post().await;
     assert_eq!(Pair::newest(&pair.client).await, id);
-    eventually("the replica's list is from before", Duration::from_secs(60), async || {
+    poll_until("the replica's list is from before", Duration::from_secs(60), async || {
         pair.forget_writers().await;
         (Pair::newest(&pair.client).await != id).then_some(())
     })
@@ -381,7 +381,7 @@ async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
+async fn write_while_redis_hangs_is_recorded_when_it_resumes() {
     let pair = Pair::start().await;
     let (_other, writer) = pair.beside();
     // More than it takes until nobody waits for Redis any more, each with no write before that could hide a lost one.
@@ -391,7 +391,7 @@ async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
         pair.client.with_key(key).get("/keys/self").await.expect(200);
     }
     // The control: nobody wrote, so the replica serves.
-    eventually("the replica serves", Duration::from_secs(60), async || {
+    poll_until("the replica serves", Duration::from_secs(60), async || {
         pair.forget_writers().await;
         let before = pair.served().await.1;
         pair.client.get("/instances").await.expect(200);
@@ -412,7 +412,7 @@ async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
+async fn lists_read_the_primary_while_redis_is_down_and_just_after() {
     let mut pair = Pair::start().await;
     let (other, writer) = pair.beside();
     let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
@@ -420,7 +420,7 @@ async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
     pair.caught_up().await;
     pair.pause_replay().await;
     // Lists do come from the replica while Redis says that nobody wrote.
-    eventually("the replica serves", Duration::from_secs(60), async || {
+    poll_until("the replica serves", Duration::from_secs(60), async || {
         let before = pair.served().await.1;
         pair.forget_writers().await;
         (Pair::newest(&pair.client).await == old && pair.served().await.1 > before).then_some(())
@@ -442,7 +442,7 @@ async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
         assert_eq!(Pair::newest(&pair.client).await, id, "{:?} after Redis came back", back.elapsed());
     }
     // And later the replica serves again: it is as it was.
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         (Pair::newest(&pair.client).await == old).then_some(())
     })
     .await;

@@ -19,11 +19,11 @@ use serde_json::json;
 
 use super::open;
 use crate::{
-    identity::minted::{KeyFactory, Minted, secrets},
+    identity::key_factory::{KeyFactory, TestKey, secrets},
     support::{
         Answer, App, Client, Cluster, Postgres,
         cluster::{base_url, connect, with_database},
-        eventually,
+        poll_until,
         proxy::Proxy,
         redis_server::RedisServer,
     },
@@ -41,7 +41,7 @@ struct Pair {
     proxy: Proxy,
     redis: RedisServer,
     cluster: Cluster,
-    mint: KeyFactory,
+    key_factory: KeyFactory,
     tenant: uuid::Uuid,
 }
 
@@ -52,21 +52,21 @@ impl Pair {
         let standby = Postgres::replica_of(&primary).await;
         let redis = RedisServer::start();
         cluster.redis_url = redis.url();
-        let mint = KeyFactory::of(&cluster).await;
-        let tenant = mint.tenant("keys").await;
+        let key_factory = KeyFactory::of(&cluster).await;
+        let tenant = key_factory.create_tenant("keys").await;
         let primary_url = cluster.database_url.clone();
         let database: tokio_postgres::Config = primary_url.parse().unwrap();
         let standby_url = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
         let proxy = Proxy::start(&primary_url).await;
-        Self { primary, standby, primary_url, standby_url, proxy, redis, cluster, mint, tenant }
+        Self { primary, standby, primary_url, standby_url, proxy, redis, cluster, key_factory, tenant }
     }
 
-    async fn key(&self) -> Minted {
-        self.mint.keys(1, self.tenant, &["keys:read"], None).await.remove(0)
+    async fn key(&self) -> TestKey {
+        self.key_factory.create_keys(1, self.tenant, &["keys:read"], None).await.remove(0)
     }
 
     /// Stops the standby's replay, then revokes one key and makes another. Neither is in a cache.
-    async fn unknown_to_the_standby(&self) -> (Minted, Minted) {
+    async fn unknown_to_the_standby(&self) -> (TestKey, TestKey) {
         let revoked = self.key().await;
         self.standby.catch_up_with(&self.primary).await;
         self.standby.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
@@ -119,7 +119,7 @@ fn health_of(worker: &App) -> Client {
 
 /// Waits until readiness has this status.
 async fn readiness(client: &Client, status: u16) -> Answer {
-    eventually(&format!("readiness {status} at {}", client.base), MINUTE, async || {
+    poll_until(&format!("readiness {status} at {}", client.base), MINUTE, async || {
         let ready = client.get("/health/ready").await;
         (ready.status == status).then_some(ready)
     })
@@ -157,7 +157,7 @@ async fn standby_in_the_primarys_place_is_unavailable_until_promoted() {
     let beside_client = Client::new(&base_url(&beside), &made.text);
     beside_client.get("/keys/self").await.expect(200);
     beside_client.with_key(&revoked.text).get("/keys/self").await.expect(401);
-    eventually("keys marked as stale", MINUTE, async || {
+    poll_until("keys marked as stale", MINUTE, async || {
         (client.get("/keys/self").await.expect(200).header("x-identity-stale") == "1").then_some(())
     })
     .await;
@@ -259,7 +259,7 @@ async fn refused_write_closes_the_connections_that_are_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_hosts_the_one_that_takes_writes_is_used() {
+async fn pool_uses_the_host_that_accepts_writes() {
     let pair = Pair::start().await;
     let database: tokio_postgres::Config = pair.primary_url.parse().unwrap();
     let socket = |url: &str| url.rsplit("host=").next().unwrap().to_owned();

@@ -10,10 +10,10 @@ use tokio::{
 };
 
 use super::page::page;
-use crate::support::{Client, Cluster, Miscounting, eventually};
+use crate::support::{Client, Cluster, MiscountingEngine, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_behind() {
+async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
     let Some(cluster) = Cluster::docker("fifty_instances").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -39,7 +39,7 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
     let ids = instances.iter().map(|instance| instance["id"].as_str().unwrap());
     future::join_all(ids.map(|id| client.delete_fully(id))).await;
     // The network goes with its last container.
-    eventually("nothing of ours in Docker", Duration::from_secs(60), async || {
+    poll_until("nothing of ours in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
     .await;
@@ -49,7 +49,7 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
         assert_eq!(left, 0, "{table}");
     }
     // Bells of jobs that a poll had found are still heard.
-    eventually("no lists in Redis", Duration::from_secs(60), async || {
+    poll_until("no lists in Redis", Duration::from_secs(60), async || {
         cluster.in_redis("q:").await.is_empty().then_some(())
     })
     .await;
@@ -58,7 +58,7 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_runs() {
+async fn worker_killed_during_provision_leaves_one_running_container() {
     let Some(cluster) = Cluster::docker("worker_killed").await else { return };
     let (_api, client) = cluster.serve();
     for _ in 0..5 {
@@ -67,7 +67,7 @@ async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_
         let id = client.post("/instances", body).await.instance();
         // Its container is there; its start, its ports and the job's end are not.
         let exists = async || (!containers(&cluster).await.is_empty()).then_some(());
-        eventually("a container", Duration::from_secs(60), exists).await;
+        poll_until("a container", Duration::from_secs(60), exists).await;
         worker.kill();
         let before = containers(&cluster).await;
 
@@ -76,7 +76,7 @@ async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_
         assert_eq!(instance["status"], "running", "{instance}");
         assert!(page(&instance).await.contains("It runs"));
         assert_eq!(containers(&cluster).await, before, "the same container was adopted");
-        let job = client.ended(instance["job_id"].as_str().unwrap()).await;
+        let job = client.wait_for_job(instance["job_id"].as_str().unwrap()).await;
         assert_eq!(job["attempt"], 1, "a crash is not an attempt: {job}");
         client.delete_fully(&id).await;
         if job["crashes"] == 1 {
@@ -90,7 +90,7 @@ async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_for_is_what_runs_and_no_more() {
+async fn container_runs_exactly_what_the_spec_requests() {
     let Some(cluster) = Cluster::docker("what_was_asked_for").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -133,7 +133,7 @@ async fn what_was_asked_for_is_what_runs_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
+async fn unavailable_image_fails_for_good_and_leaves_nothing() {
     let Some(mut cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
     let registry = empty_registry().await;
     cluster.set("APP_REGISTRIES", format!("{registry}, 127.0.0.1:1"));
@@ -144,7 +144,7 @@ async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
     {
         let accepted =
             client.post("/instances", json!({"image": image, "ports": [{"container": 80}]})).await.expect(202);
-        let job = client.ended(&accepted.job()).await;
+        let job = client.wait_for_job(&accepted.job()).await;
         assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!(code)), "{job}");
         assert_eq!(job["attempt"], 1, "it is not tried eight times");
         let instance = client.get(&format!("/instances/{}", accepted.instance())).await.body;
@@ -155,7 +155,7 @@ async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed() {
+async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
     let Some(mut cluster) = Cluster::docker("a_container_that_ends").await else { return };
     // Events have to do it: the periodic comparison comes too late.
     cluster.set("APP_RECHECK_MS", 600_000);
@@ -166,12 +166,12 @@ async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed
     let ended = client.wait_for(&accepted.instance(), "stopped").await;
     assert_eq!((&ended["status"], &ended["exit_code"]), (&json!("stopped"), &json!(0)), "{ended}");
     assert_ne!(ended["started_at"], json!(null), "it did run");
-    assert_eq!(client.ended(&accepted.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&accepted.job()).await["status"], "succeeded");
 
     let kept = client.create_running(json!({"image": cluster.image, "restart_policy": "always"})).await;
     let id = kept["id"].as_str().unwrap();
     docker(&cluster, &["kill", &format!("app-{id}")]);
-    let again = eventually("a restart", Duration::from_secs(60), async || {
+    let again = poll_until("a restart", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 1 && instance["status"] == "running").then_some(instance)
     })
@@ -179,7 +179,7 @@ async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed
     assert_ne!(again["started_at"], kept["started_at"]);
     // Removed by hand it is made again.
     docker(&cluster, &["rm", "-f", &format!("app-{id}")]);
-    eventually("another container", Duration::from_secs(60), async || {
+    poll_until("another container", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 2 && instance["status"] == "running").then_some(())
     })
@@ -198,13 +198,13 @@ async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_cannot_start_fails_with_its_cause_and_is_undone() {
+async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
     let Some(cluster) = Cluster::docker("a_container_that_cannot_start").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let accepted =
         client.post("/instances", json!({"image": cluster.image, "command": ["/no/such/program"]})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "container_start_failed", "{job}");
     assert_eq!(job["steps"].as_array().unwrap().last().unwrap()["status"], "undone");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
@@ -218,13 +218,13 @@ async fn a_container_that_cannot_start_fails_with_its_cause_and_is_undone() {
     let _worker = other.work();
     let accepted =
         client.post("/instances", json!({"image": other.image, "ports": [{"container": 80}]})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "port_conflict", "{job}");
     assert_eq!(other.in_docker().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_deleted_while_it_is_provisioned_leaves_nothing_behind() {
+async fn instance_deleted_during_provision_leaves_nothing() {
     let Some(cluster) = Cluster::docker("deleted_while_provisioned").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -235,14 +235,14 @@ async fn an_instance_deleted_while_it_is_provisioned_leaves_nothing_behind() {
         client.delete_fully(&id).await;
     };
     future::join_all([delete_when("pending"), delete_when("provisioning"), delete_when("running")]).await;
-    eventually("nothing in Docker", Duration::from_secs(60), async || {
+    poll_until("nothing in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_removes_its_own_and_leaves_another_installation_alone() {
+async fn purge_removes_only_its_own_installation() {
     let Some(ours) = Cluster::docker("purge").await else { return };
     let theirs = Cluster::docker("purge").await.unwrap();
     for cluster in [&ours, &theirs] {
@@ -260,14 +260,14 @@ async fn purge_removes_its_own_and_leaves_another_installation_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_tells_what_an_engine_that_lost_count_keeps() {
+async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
     let Some(mut cluster) = Cluster::docker("purge_tells_what_an_engine_keeps").await else { return };
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     client.create_running(json!({"image": cluster.image})).await;
     assert!(worker.terminate().success());
     let engine = cluster.docker_host.clone().unwrap();
-    let miscounting = Miscounting::before(&engine).await;
+    let miscounting = MiscountingEngine::before(&engine).await;
     cluster.docker_host = Some(miscounting.host.clone());
     let said = cluster.run(&["purge", "--yes"]);
     assert!(said.contains("removed container") && said.contains("kept network"), "{said}");

@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::docker::{containers, docker, inspect};
-use crate::support::{App, Cluster, eventually};
+use crate::support::{App, Cluster, poll_until};
 
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ async fn orphan(cluster: &Cluster) -> String {
 /// After this, sweeps have removed what was without an owner for the grace.
 async fn swept(cluster: &Cluster) {
     let orphan = orphan(cluster).await;
-    eventually("the orphan removed", A_WHILE, async || {
+    poll_until("the orphan removed", A_WHILE, async || {
         let left = docker(cluster, &["ps", "-aq", "--no-trunc"]);
         (!left.contains(&orphan)).then_some(())
     })
@@ -62,7 +62,7 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
         for part in ["ERROR", foreign, "created_by_host=Some(", "this_host=", &named] {
             assert!(alarm.contains(part), "{part}: {alarm}");
         }
-        eventually("the gauge", A_WHILE, async || {
+        poll_until("the gauge", A_WHILE, async || {
             (metric(worker, "host_foreign_containers").await? > 0.5).then_some(())
         })
         .await;
@@ -92,7 +92,7 @@ async fn renamed_container_is_started_again_and_deleted() {
     docker(&cluster, &["rename", &format!("app-{id}"), &renamed]);
 
     docker(&cluster, &["kill", &renamed]);
-    eventually("running again", A_WHILE, async || {
+    poll_until("running again", A_WHILE, async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 1 && instance["status"] == "running").then_some(())
     })
@@ -112,7 +112,7 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
     swept(&cluster).await;
     // A later round removes another one, and nothing that was removed already.
     swept(&cluster).await;
-    let removed = eventually("both are counted", A_WHILE, async || {
+    let removed = poll_until("both are counted", A_WHILE, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
     })
     .await;
@@ -120,7 +120,7 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delete_leaves_a_foreign_network_and_container_of_our_names_alone() {
+async fn delete_keeps_foreign_network_and_container_with_our_names() {
     let Some(cluster) = Cluster::docker("delete_leaves_what_is_foreign").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -138,7 +138,7 @@ async fn delete_leaves_a_foreign_network_and_container_of_our_names_alone() {
     assert_eq!(inspect(&cluster, &container)["State"]["Running"], true);
     // A provision cannot do without it, and says so.
     let accepted = client.post("/instances", json!({"image": cluster.image})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "network_setup_failed", "{job}");
     client.delete_fully(&accepted.instance()).await;
     // Nor does purge mind it.

@@ -41,7 +41,7 @@ async fn service_of_the_host() -> (u16, Arc<AtomicUsize>) {
 /// Its job and instance, once it has failed.
 async fn failed(client: &Client, image: &str) -> (Value, Value) {
     let accepted = client.post("/instances", json!({"image": image})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["status"], "failed", "{job}");
     (job, client.get(&format!("/instances/{}", accepted.instance())).await.expect(200).body)
 }
@@ -79,7 +79,7 @@ async fn allowed_registry_is_used_and_its_text_is_only_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn image_that_is_here_runs_whatever_registry_its_name_says() {
+async fn local_image_runs_whatever_registry_its_name_says() {
     let Some(cluster) = Cluster::docker("image_that_is_here_runs").await else { return };
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();

@@ -11,12 +11,12 @@ use super::{
     docker::{containers, docker, inspect},
     page::page,
 };
-use crate::support::{Client, Cluster, CutStart, eventually};
+use crate::support::{Client, Cluster, DroppedStart, poll_until};
 
 const A_WHILE: Duration = Duration::from_secs(60);
 
 async fn restarted(client: &Client, id: &str, times: i64) -> Value {
-    eventually("running again", A_WHILE, async || {
+    poll_until("running again", A_WHILE, async || {
         let instance = client.get(&format!("/instances/{id}")).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
     })
@@ -50,12 +50,12 @@ fn image_with_volume(cluster: &Cluster, image: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restart_keeps_the_container_and_its_volume_when_a_start_is_cut_off() {
+async fn restart_keeps_container_and_volume_when_a_start_is_cut_off() {
     let Some(mut cluster) = Cluster::docker("restart_keeps_the_container").await else { return };
     let image = format!("it-restart-{}:1", std::process::id());
     image_with_volume(&cluster, &image);
     let engine = cluster.docker_host.clone().unwrap();
-    let line = CutStart::before(&engine).await;
+    let line = DroppedStart::before(&engine).await;
     cluster.docker_host = Some(line.host.clone());
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -139,7 +139,7 @@ async fn restart_that_fails_for_good_keeps_the_container() {
 
     pause(&cluster).await;
     docker(&cluster, &["kill", &name]);
-    let _taken = eventually("the port is free", A_WHILE, async || {
+    let _taken = poll_until("the port is free", A_WHILE, async || {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, u16::try_from(port).unwrap())).ok()
     })
     .await;

@@ -27,7 +27,7 @@ fn forbidden(answer: &Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_has_expired_is_revived_only_by_who_holds_all_its_scopes() {
+async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
@@ -46,7 +46,7 @@ async fn a_key_that_has_expired_is_revived_only_by_who_holds_all_its_scopes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scopes_are_given_to_no_key_that_outlives_the_caller_or_asks_more_often() {
+async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let scopes = json!(["keys:read", "keys:write"]);
@@ -69,7 +69,7 @@ async fn scopes_are_given_to_no_key_that_outlives_the_caller_or_asks_more_often(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_takes_away_is_no_grant() {
+async fn change_that_only_restricts_is_not_a_grant() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let scopes = json!(["keys:read", "keys:write"]);
@@ -105,7 +105,7 @@ async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_others_change_between_judgement_and_change_is_judged_again() {
+async fn concurrently_changed_key_is_authorized_again() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;

@@ -36,7 +36,7 @@ async fn rotate(client: &Client, path: &str, body: Value) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_shown_without_itself_until_and_after_it_is_revoked() {
+async fn key_is_shown_without_its_secret_before_and_after_revoke() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let expires = at(3600);
@@ -58,7 +58,7 @@ async fn a_key_is_shown_without_itself_until_and_after_it_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_anothers_key_nothing_is_said_and_nothing_changes() {
+async fn other_tenants_key_is_not_found_and_unchanged() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (text, path) = made(&admin, json!({"name": "ours", "scopes": ["keys:read"]})).await;
@@ -89,7 +89,7 @@ async fn of_anothers_key_nothing_is_said_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_sets_what_it_names_and_is_in_force_when_it_is_answered() {
+async fn key_change_sets_named_fields_and_applies_when_answered() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let body = json!({"name": "a", "scopes": ["keys:read", "instances:read"], "expires_at": at(3600)});
@@ -110,7 +110,7 @@ async fn a_change_sets_what_it_names_and_is_in_force_when_it_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_that_are_wrong_or_grant_more_than_the_caller_has_are_refused() {
+async fn invalid_or_excessive_key_changes_are_refused() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (_, path) = made(&admin, json!({"name": "a", "scopes": ["keys:read"]})).await;
@@ -140,7 +140,7 @@ async fn changes_that_are_wrong_or_grant_more_than_the_caller_has_are_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rotating_a_key_of_an_outliving_one_does_not_outlive_the_caller() {
+async fn rotation_of_a_longer_lived_key_is_forbidden() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (_, eternal) = made(&admin, json!({"name": "eternal", "scopes": ["keys:read"]})).await;
@@ -150,7 +150,7 @@ async fn rotating_a_key_of_an_outliving_one_does_not_outlive_the_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_key_hands_over_what_it_may_and_leaves_at_once_or_after_its_grace() {
+async fn rotated_key_ends_at_once_or_after_its_grace() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let body = json!({"name": "ci", "scopes": ["keys:read"], "expires_at": at(3600)});
@@ -175,7 +175,7 @@ async fn a_rotated_key_hands_over_what_it_may_and_leaves_at_once_or_after_its_gr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_gone_cannot_be_changed_or_rotated() {
+async fn revoked_key_is_immutable_and_expired_key_cannot_rotate() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let (_, revoked) = made(&admin, json!({"name": "r", "scopes": ["keys:read"]})).await;
@@ -198,7 +198,7 @@ async fn a_key_that_is_gone_cannot_be_changed_or_rotated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_change_of_a_key_is_written_down_with_who_did_it() {
+async fn key_changes_are_recorded_as_events_with_their_author() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let by = admin.get("/keys/self").await.expect(200).body["id"].as_str().unwrap().to_owned();
@@ -237,7 +237,7 @@ async fn each_change_of_a_key_is_written_down_with_who_did_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_a_key_was_used_last_is_known_once_the_process_that_saw_it_has_ended() {
+async fn last_use_is_recorded_when_the_process_ends() {
     let cluster = Cluster::simulated().await;
     let (api, admin) = cluster.serve();
     let (text, path) = made(&admin, json!({"name": "used", "scopes": ["keys:read"]})).await;
@@ -262,7 +262,7 @@ async fn when_a_key_was_used_last_is_known_once_the_process_that_saw_it_has_ende
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_killed_loses_uses_and_nothing_else() {
+async fn killed_process_loses_only_usage_counts() {
     let cluster = Cluster::simulated().await;
     let (api, admin) = cluster.serve();
     let (text, path) = made(&admin, json!({"name": "used", "scopes": ["keys:read"]})).await;

@@ -14,7 +14,7 @@ use app::{
     },
 };
 
-use crate::support::{eventually, redis_server::RedisServer};
+use crate::support::{poll_until, redis_server::RedisServer};
 
 /// Longer than any fence, as the revoker waits.
 const SETTLED: Duration = Duration::from_millis(1010);
@@ -31,7 +31,7 @@ impl Redis {
         let (server, cluster) = (RedisServer::start(), ClusterId::new());
         let tier = RedisTier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
         // The first question has to wait for its connection, and for 50 ms at most.
-        eventually("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
+        poll_until("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
         Self { server, tier, cluster }
     }
 
@@ -132,7 +132,7 @@ impl Model {
 }
 
 #[tokio::test]
-async fn any_sequence_of_commands_leaves_what_the_models_say() {
+async fn random_command_sequences_match_the_models() {
     let (redis, mut model, mut dice) = (Redis::settled().await, Model::default(), Dice(0x9E37_79B9_7F4A_7C15));
     for step in 0..3000 {
         let name = dice.name();
@@ -181,7 +181,7 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
 }
 
 #[tokio::test]
-async fn entries_live_as_long_as_they_should() {
+async fn entries_have_the_right_time_to_live() {
     let redis = Redis::settled().await;
     let (name, lease) = ([0; 16], CasToken([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
@@ -198,7 +198,7 @@ async fn entries_live_as_long_as_they_should() {
 }
 
 #[tokio::test]
-async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
+async fn first_poll_reads_from_now_and_later_polls_register() {
     let redis = Redis::start().await;
     let old = redis.tier.revoke(&[7; 16], None, 1).await.unwrap();
     let first = redis.news(None, Some("a")).await;
@@ -219,7 +219,7 @@ async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
 }
 
 #[tokio::test]
-async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
+async fn gap_and_full_batch_are_distinguishable() {
     let redis = Redis::settled().await;
     redis.append(1, &[1; 16]);
     let last = redis.news(None, None).await.newest;
@@ -242,7 +242,7 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
 }
 
 #[tokio::test]
-async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
+async fn lagging_processes_are_counted_unless_silent_or_gone() {
     let redis = Redis::settled().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "nobody listens");
@@ -270,7 +270,7 @@ async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
 }
 
 #[tokio::test]
-async fn redis_that_forgot_settles_after_a_little_more_than_a_fence() {
+async fn redis_that_lost_its_epoch_settles_after_one_fence() {
     let redis = Redis::start().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.behind(entry, SETTLED).await, None, "nobody has asked yet");

@@ -5,30 +5,30 @@
 mod changes;
 mod clock;
 mod degrade;
+pub mod fault_proxy;
 mod flood;
 mod granting;
+pub mod key_factory;
 mod keys;
-pub mod line;
 mod lua;
-pub mod minted;
 mod mixed;
 mod naive;
 mod outage;
 mod peppers;
 mod race;
+mod raw_client;
 mod recovery;
-mod stage;
 mod suspension;
-mod wire;
+mod two_replicas;
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::{App, Cluster, cluster::base_url};
 
 /// These tests look at times and load the machine: one after the other.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
+async fn serial() -> MutexGuard<'static, ()> {
+    static SERIAL: Mutex<()> = Mutex::const_new(());
+    SERIAL.lock().await
 }
 
 /// An API replica and where it listens; quiet, since these are asked very often.
@@ -39,7 +39,7 @@ fn serve(cluster: &Cluster) -> (App, String) {
 }
 
 /// Questions about keys that Redis did not answer a process in time: it says so of each, on a `TwoReplicas`.
-fn unanswered(api: &App) -> usize {
+fn redis_timeouts(api: &App) -> usize {
     api.log().matches("redis did not answer; asking the primary").count()
 }
 

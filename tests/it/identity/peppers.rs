@@ -27,7 +27,7 @@ async fn forget(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_an_old_pepper_go_on_and_are_kept_like_others_until_it_is_taken_away() {
+async fn keys_of_an_old_pepper_are_cached_until_it_is_removed() {
     const ASKED: u32 = 50;
     let mut cluster = Cluster::simulated().await;
     let (old, both) = (pepper(1), format!("{},{}", pepper(2), pepper(1)));

@@ -5,11 +5,11 @@ use std::{process::Output, time::Duration};
 use serde_json::{Value, json};
 use tokio_postgres::Client as Sql;
 
-use crate::support::{Client, Cluster, eventually::eventually};
+use crate::support::{Client, Cluster, poll::poll_until};
 
 /// Returns once this many statements of the installation wait for a lock, `done` of them being excused.
 pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
-    eventually("the others wait, or are done", Duration::from_secs(60), async || {
+    poll_until("the others wait, or are done", Duration::from_secs(60), async || {
         let waiting =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         let waiting: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
@@ -24,7 +24,7 @@ fn suspending(cluster: &Cluster, name: &str) -> tokio::task::JoinHandle<Output> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspension_waits_for_a_key_that_is_being_made_and_changes_it_too() {
+async fn suspension_waits_for_a_key_that_is_being_created() {
     let cluster = Cluster::simulated().await;
     cluster.key("acme", "admin");
     let (maker, sql) = (cluster.sql().await, cluster.sql().await);
@@ -58,7 +58,7 @@ async fn made_and_used(client: Client, path: String, body: Value) -> String {
 /// The suspension is held up halfway, when it has looked which keys there are. Made meanwhile and used, a key that it
 /// missed would be accepted for as long as the caches keep it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_made_or_rotated_during_a_suspension_is_refused_after_it() {
+async fn key_created_or_rotated_during_a_suspension_is_refused() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let operator = admin.with_key(&cluster.key("operators", "admin"));

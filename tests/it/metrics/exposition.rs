@@ -58,7 +58,7 @@ pub fn new_series(before: &BTreeMap<String, Family>, after: &BTreeMap<String, Fa
 }
 
 #[test]
-fn a_family_without_help_and_a_label_that_explodes_are_seen() {
+fn parser_finds_a_missing_help_and_a_growing_label() {
     let good = "# HELP a_total Counted.\n# TYPE a_total counter\na_total{x=\"1\"} 1\n\n# HELP b_seconds Timed.\n\
                 # TYPE b_seconds histogram\nb_seconds_bucket{x=\"1\",le=\"0.5\"} 1\nb_seconds_bucket{x=\"1\",le=\"+Inf\"} 1\n\
                 b_seconds_sum{x=\"1\"} 0.1\nb_seconds_count{x=\"1\"} 1\n";

@@ -17,7 +17,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use self::exposition::{Family, faults, new_series, parse};
-use crate::support::{App, Client, Cluster, client::send, env, eventually};
+use crate::support::{App, Client, Cluster, client::send, env, poll_until};
 
 const RULES: &str = "docker/prometheus/rules.yml";
 const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
@@ -71,7 +71,7 @@ fn listening(worker: &App) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
+async fn metrics_have_help_and_do_not_grow_with_tenants() {
     let stage = Stage::new().await;
     for n in 0..3 {
         stage.walk(n).await;
@@ -85,7 +85,7 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         "host_cpu_committed_cores",
         "process_cpu_seconds_total",
     ];
-    let before = eventually("all gauges are set", Duration::from_secs(60), async || {
+    let before = poll_until("all gauges are set", Duration::from_secs(60), async || {
         let (api, worker) = stage.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
@@ -157,8 +157,8 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
 
 /// What scrapes of processes at work look like to Prometheus' own checker.
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_finds_nothing_in_metrics_or_rules() {
-    let Some(promtool) = env::promtool("promtool_finds_nothing_in_metrics_or_rules") else { return };
+async fn promtool_accepts_metrics_and_rules() {
+    let Some(promtool) = env::promtool("promtool_accepts_metrics_and_rules") else { return };
     let stage = Stage::new().await;
     stage.walk(0).await;
     let (api, worker) = stage.scrape().await;
@@ -190,7 +190,7 @@ fn check(promtool: &Path, arguments: &[&str], input: &str) -> (bool, String) {
 
 /// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
 #[test]
-fn rules_and_dashboard_ask_only_for_what_is_there() {
+fn rules_and_dashboard_use_only_existing_metrics() {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let owned =
         ["http_", "identity_", "db_", "queue_", "job_", "jobs_", "instance_", "worker_", "host_", "rate_limit_"];

@@ -6,7 +6,7 @@ use futures_util::future;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Client, Cluster, client::send, eventually, proxy::Proxy, redis_server::RedisServer};
+use crate::support::{Client, Cluster, client::send, poll_until, proxy::Proxy, redis_server::RedisServer};
 
 /// How often a command ran.
 fn calls(redis: &RedisServer, command: &str) -> u64 {
@@ -16,7 +16,7 @@ fn calls(redis: &RedisServer, command: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_costs_one_statement_besides_the_key_check_and_a_post_one_bell() {
+async fn request_costs_one_statement_and_post_one_notification() {
     let redis = RedisServer::start();
     let mut cluster = Cluster::simulated().await;
     cluster.redis_url = redis.url();
@@ -78,7 +78,7 @@ fn show(what: &str, (trips, bells): (u64, u64)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_jobs_cost_a_claim_and_a_finish_each_and_a_few_writes_of_steps() {
+async fn twenty_jobs_cost_a_claim_and_a_finish_each() {
     const N: u64 = 20;
     let mut cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
@@ -95,7 +95,7 @@ async fn twenty_jobs_cost_a_claim_and_a_finish_each_and_a_few_writes_of_steps() 
         let ids: Vec<String> =
             future::join_all((0..N).map(create)).await.iter().map(|answer| answer.instance()).collect();
         // Asked behind the worker's back: the API's own connections are not counted.
-        eventually("all of them running", Duration::from_secs(60), async || {
+        poll_until("all of them running", Duration::from_secs(60), async || {
             let query = "select count(*) from instances where status = 'running' and id::text = any($1)";
             let running: i64 = sql.query_one(query, &[&ids]).await.unwrap().get(0);
             (running == i64::try_from(N).unwrap()).then_some(())

@@ -11,17 +11,21 @@ use app::core::{
 use futures_util::future;
 use tokio::sync::Barrier;
 
-use super::lab::{QueueFixture, claim, spec, tenant};
+use super::fixture::{QueueFixture, claim, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
-    let lab = QueueFixture::new().await;
+async fn concurrent_claims_never_assign_a_job_twice() {
+    let fixture = QueueFixture::new().await;
     let jobs: HashSet<JobId> =
-        lab.create_many(lab.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
-    let hosts = [lab.host("h1", None).await, lab.host("h2", None).await, lab.host("h3", None).await];
+        fixture.create_many(fixture.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
+    let hosts = [
+        fixture.register_worker("h1", None).await,
+        fixture.register_worker("h2", None).await,
+        fixture.register_worker("h3", None).await,
+    ];
     let all_begin = Barrier::new(hosts.len());
-    let race = hosts.map(|me| {
-        let (lab, all_begin) = (&lab, &all_begin);
+    let race = hosts.map(|worker| {
+        let (fixture, all_begin) = (&fixture, &all_begin);
         async move {
             let mut mine = Vec::new();
             // Until an empty hand says that nothing is left.
@@ -30,8 +34,8 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
                 if round < 3 {
                     all_begin.wait().await;
                 }
-                let got = claim(&lab.db, me, 16).await.unwrap().jobs;
-                if got.is_empty() && lab.count("select count(*) from jobs where status = 'queued'").await == 0 {
+                let got = claim(&fixture.db, worker, 16).await.unwrap().jobs;
+                if got.is_empty() && fixture.count("select count(*) from jobs where status = 'queued'").await == 0 {
                     break;
                 }
                 mine.extend(got.into_iter().map(|job| (job.lease.job, job.lease.token)));
@@ -46,31 +50,31 @@ async fn of_five_hundred_jobs_that_hosts_race_for_each_is_claimed_once() {
     assert_eq!(claimed.iter().map(|(job, _)| *job).collect::<HashSet<_>>(), jobs);
     assert!(claimed.iter().all(|(_, token)| *token == 1));
     let doubly = "select count(*) from jobs j join instances i on i.id = j.instance_id where j.host_id is distinct from i.host_id";
-    assert_eq!(lab.count(doubly).await, 0);
+    assert_eq!(fixture.count(doubly).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is_gone() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", Some(4 * 128)).await;
-    lab.create_many(lab.tenant, &spec(128), 30).await;
+async fn host_claims_only_what_fits_its_memory() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", Some(4 * 128)).await;
+    fixture.create_many(fixture.tenant, &spec(128), 30).await;
     let placed = "select count(*) from instances where host_id is not null and status <> 'deleted'";
-    let mut running = lab.claim_next(me, 16).await;
+    let mut running = fixture.claim_next(worker, 16).await;
     assert_eq!(running.len(), 4);
     for provision in &running {
-        lab.succeed(provision).await;
+        fixture.succeed(provision).await;
     }
     let mut done = 4;
     while let Some(oldest) = running.pop() {
-        assert!(lab.claim_next(me, 16).await.is_empty(), "no room");
-        assert!(lab.count(placed).await <= 4);
-        delete::delete(&lab.db, lab.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
+        assert!(fixture.claim_next(worker, 16).await.is_empty(), "no room");
+        assert!(fixture.count(placed).await <= 4);
+        delete::delete(&fixture.db, fixture.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
         // Not before its host says that it is gone.
-        let delete = lab.claim_next(me, 16).await;
+        let delete = fixture.claim_next(worker, 16).await;
         assert_eq!(delete.len(), 1, "the delete and nothing else");
-        lab.succeed(&delete[0]).await;
-        for next in lab.claim_next(me, 16).await {
-            lab.succeed(&next).await;
+        fixture.succeed(&delete[0]).await;
+        for next in fixture.claim_next(worker, 16).await {
+            fixture.succeed(&next).await;
             running.insert(0, next);
             done += 1;
         }
@@ -80,68 +84,68 @@ async fn a_host_with_room_for_four_takes_four_of_thirty_and_the_next_when_one_is
 
 /// Deep in the queue and with one slot: a claim that looks at the first jobs only would find nothing for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_cannot_go_now_do_not_hold_back_those_behind_them() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", Some(512)).await;
-    let used = lab.create(lab.tenant, &spec(256)).await;
-    assert_eq!(lab.claim_next(me, 1).await[0].lease.job, used.job);
+async fn unclaimable_jobs_do_not_block_those_behind_them() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", Some(512)).await;
+    let used = fixture.create(fixture.tenant, &spec(256)).await;
+    assert_eq!(fixture.claim_next(worker, 1).await[0].lease.job, used.job);
 
-    let big = lab.create_many(lab.tenant, &spec(512), 30).await;
-    let unknown = lab.create_many(lab.tenant, &spec(64), 30).await;
+    let big = fixture.create_many(fixture.tenant, &spec(512), 30).await;
+    let unknown = fixture.create_many(fixture.tenant, &spec(64), 30).await;
     let ids: Vec<_> = unknown.iter().map(|instance| instance.job.uuid()).collect();
-    lab.sql.execute("update jobs set kind = 'dance' where id = any($1)", &[&ids]).await.unwrap();
+    fixture.sql.execute("update jobs set kind = 'dance' where id = any($1)", &[&ids]).await.unwrap();
     let elsewhere = {
         let mut spec = spec(64);
         spec.placement.host = Some("h2".into());
-        lab.create_many(lab.tenant, &spec, 30).await
+        fixture.create_many(fixture.tenant, &spec, 30).await
     };
-    let small = lab.create(lab.tenant, &spec(128)).await;
+    let small = fixture.create(fixture.tenant, &spec(128)).await;
 
-    let got = lab.claim_next(me, 1).await;
+    let got = fixture.claim_next(worker, 1).await;
     assert_eq!(got.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [small.job]);
-    assert!(lab.claim_next(me, 1).await.is_empty());
-    let queued = lab.count("select count(*) from jobs where status = 'queued'").await;
+    assert!(fixture.claim_next(worker, 1).await.is_empty());
+    let queued = fixture.count("select count(*) from jobs where status = 'queued'").await;
     assert_eq!(queued, i64::try_from(big.len() + unknown.len() + elsewhere.len()).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenants_flood_does_not_keep_another_waiting_and_deletes_go_first() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    let old = lab.create(lab.tenant, &spec(1)).await;
-    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+async fn flood_does_not_delay_other_tenants_and_deletes_go_first() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    let old = fixture.create(fixture.tenant, &spec(1)).await;
+    fixture.succeed(&fixture.claim_next(worker, 1).await[0]).await;
 
-    lab.create_many(lab.tenant, &spec(1), 200).await;
-    let busy = lab.claim_next(me, 8).await;
+    fixture.create_many(fixture.tenant, &spec(1), 200).await;
+    let busy = fixture.claim_next(worker, 8).await;
     assert_eq!(busy.len(), 8, "alone, it may have what it wants");
-    let other = tenant(&lab.db, "other").await;
-    let single = lab.create(other, &spec(1)).await;
-    delete::delete(&lab.db, lab.tenant, old.id, None).await.unwrap().unwrap();
+    let other = tenant(&fixture.db, "other").await;
+    let single = fixture.create(other, &spec(1)).await;
+    delete::delete(&fixture.db, fixture.tenant, old.id, None).await.unwrap().unwrap();
 
-    let next = lab.claim_next(me, 1).await;
+    let next = fixture.claim_next(worker, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
     // The flood has half of the slots already: while the other waits, it gets no more.
-    let next = lab.claim_next(me, 1).await;
+    let next = fixture.claim_next(worker, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [single.job]);
-    assert_eq!(lab.claim_next(me, 7).await.len(), 7, "nobody else waits any more");
+    assert_eq!(fixture.claim_next(worker, 7).await.len(), 7, "nobody else waits any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
-    let lab = QueueFixture::new().await;
-    let me = WorkerIdentity { slots: 4, ..lab.host("h1", None).await };
-    let late = tenant(&lab.db, "late").await;
-    lab.create_many(lab.tenant, &spec(1), 32).await;
-    let mut of_early = lab.claim_next(me, 4).await;
+    let fixture = QueueFixture::new().await;
+    let worker = WorkerIdentity { slots: 4, ..fixture.register_worker("h1", None).await };
+    let late = tenant(&fixture.db, "late").await;
+    fixture.create_many(fixture.tenant, &spec(1), 32).await;
+    let mut of_early = fixture.claim_next(worker, 4).await;
     assert_eq!(of_early.len(), 4, "alone, it may have all slots");
     let late_jobs: HashSet<JobId> =
-        lab.create_many(late, &spec(1), 8).await.into_iter().map(|instance| instance.job).collect();
+        fixture.create_many(late, &spec(1), 8).await.into_iter().map(|instance| instance.job).collect();
 
     // Each round one of the early tenant's jobs ends. Held by early and late: 4 and 0, 3 and 1, 2 and 2, 2 and 2, 2 and 2.
     let mut turns = Vec::new();
     for _ in 0..4 {
-        lab.succeed(&of_early.remove(0)).await;
-        let next = lab.claim_next(me, 1).await.remove(0);
+        fixture.succeed(&of_early.remove(0)).await;
+        let next = fixture.claim_next(worker, 1).await.remove(0);
         turns.push(late_jobs.contains(&next.lease.job));
         if !late_jobs.contains(&next.lease.job) {
             of_early.push(next);
@@ -153,117 +157,119 @@ async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_claim_divides_its_slots_among_the_tenants_that_wait() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    let (second, third) = (tenant(&lab.db, "second").await, tenant(&lab.db, "third").await);
-    for (tenant, count) in [(lab.tenant, 32), (second, 32), (third, 2)] {
-        lab.create_many(tenant, &spec(1), count).await;
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    let (second, third) = (tenant(&fixture.db, "second").await, tenant(&fixture.db, "third").await);
+    for (tenant, count) in [(fixture.tenant, 32), (second, 32), (third, 2)] {
+        fixture.create_many(tenant, &spec(1), count).await;
     }
 
-    lab.claim_next(me, 12).await;
+    fixture.claim_next(worker, 12).await;
 
     let counts = "select array_agg(n order by n) from
                   (select count(*) as n from jobs where status = 'running' group by tenant_id) t";
-    let counts: Vec<i64> = lab.sql.query_one(counts, &[]).await.unwrap().get(0);
+    let counts: Vec<i64> = fixture.sql.query_one(counts, &[]).await.unwrap().get(0);
     assert_eq!(counts, [2, 5, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_tells_whether_jobs_are_left() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", Some(256)).await;
-    assert!(!claim(&lab.db, me, 4).await.unwrap().more, "nothing waits");
+async fn claim_reports_whether_jobs_are_left() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", Some(256)).await;
+    assert!(!claim(&fixture.db, worker, 4).await.unwrap().more, "nothing waits");
 
-    lab.create(lab.tenant, &spec(64)).await;
-    assert!(!claim(&lab.db, me, 4).await.unwrap().more, "it was the only one");
+    fixture.create(fixture.tenant, &spec(64)).await;
+    assert!(!claim(&fixture.db, worker, 4).await.unwrap().more, "it was the only one");
 
-    lab.create_many(lab.tenant, &spec(32), 3).await;
-    assert!(claim(&lab.db, me, 2).await.unwrap().more, "one is left");
-    assert!(!claim(&lab.db, me, 2).await.unwrap().more, "it was the last");
+    fixture.create_many(fixture.tenant, &spec(32), 3).await;
+    assert!(claim(&fixture.db, worker, 2).await.unwrap().more, "one is left");
+    assert!(!claim(&fixture.db, worker, 2).await.unwrap().more, "it was the last");
 
     // Each of them fits now, both together do not: with the smaller one claimed, the other does not fit any more.
-    lab.create_many(lab.tenant, &spec(64), 2).await;
-    let first = claim(&lab.db, me, 4).await.unwrap();
+    fixture.create_many(fixture.tenant, &spec(64), 2).await;
+    let first = claim(&fixture.db, worker, 4).await.unwrap();
     assert_eq!((first.jobs.len(), first.more), (1, true));
-    let second = claim(&lab.db, me, 4).await.unwrap();
+    let second = claim(&fixture.db, worker, 4).await.unwrap();
     assert_eq!((second.jobs.len(), second.more), (0, false), "no reason to claim again at once");
 
     // What another transaction holds is not waited for, and is a reason to claim again.
-    let held = lab.create(lab.tenant, &spec(32)).await;
-    lab.sql.batch_execute("begin").await.unwrap();
-    lab.sql.query("select 1 from instances where id = $1 for update", &[&held.id.uuid()]).await.unwrap();
-    let contended = claim(&lab.db, me, 4).await.unwrap();
-    lab.sql.batch_execute("rollback").await.unwrap();
+    let held = fixture.create(fixture.tenant, &spec(32)).await;
+    fixture.sql.batch_execute("begin").await.unwrap();
+    fixture.sql.query("select 1 from instances where id = $1 for update", &[&held.id.uuid()]).await.unwrap();
+    let contended = claim(&fixture.db, worker, 4).await.unwrap();
+    fixture.sql.batch_execute("rollback").await.unwrap();
     assert_eq!((contended.jobs.len(), contended.more), (0, true), "locked, not gone");
-    assert_eq!(lab.claim_next(me, 4).await.len(), 1);
+    assert_eq!(fixture.claim_next(worker, 4).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_queue_gives_nothing_out_until_it_goes_on() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    lab.create(lab.tenant, &spec(1)).await;
-    for scope in ["all".to_owned(), format!("host:{}", me.host)] {
-        lab.sql.execute("insert into queue_control (scope, paused) values ($1, true)", &[&scope]).await.unwrap();
-        assert!(lab.claim_next(me, 1).await.is_empty());
-        lab.sql.execute("update queue_control set paused = false", &[]).await.unwrap();
+async fn paused_queue_assigns_nothing_until_resumed() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    fixture.create(fixture.tenant, &spec(1)).await;
+    for scope in ["all".to_owned(), format!("host:{}", worker.host)] {
+        fixture.sql.execute("insert into queue_control (scope, paused) values ($1, true)", &[&scope]).await.unwrap();
+        assert!(fixture.claim_next(worker, 1).await.is_empty());
+        fixture.sql.execute("update queue_control set paused = false", &[]).await.unwrap();
     }
-    assert_eq!(lab.claim_next(me, 1).await.len(), 1);
+    assert_eq!(fixture.claim_next(worker, 1).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_a_fenced_host_nor_an_older_boot_claims_and_a_draining_host_only_deletes() {
-    let lab = QueueFixture::new().await;
-    let older = lab.host("h1", None).await;
-    let me = lab.host("h1", None).await;
-    let gone = lab.create(lab.tenant, &spec(1)).await;
-    assert!(lab.claim_next(older, 1).await.is_empty());
-    assert!(lab.claim_next(WorkerIdentity { epoch: me.epoch - 1, ..me }, 1).await.is_empty());
-    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+async fn claim_respects_fenced_draining_and_superseded_hosts() {
+    let fixture = QueueFixture::new().await;
+    let older = fixture.register_worker("h1", None).await;
+    let worker = fixture.register_worker("h1", None).await;
+    let gone = fixture.create(fixture.tenant, &spec(1)).await;
+    assert!(fixture.claim_next(older, 1).await.is_empty());
+    assert!(fixture.claim_next(WorkerIdentity { epoch: worker.epoch - 1, ..worker }, 1).await.is_empty());
+    fixture.succeed(&fixture.claim_next(worker, 1).await[0]).await;
 
-    lab.create(lab.tenant, &spec(1)).await;
-    delete::delete(&lab.db, lab.tenant, gone.id, None).await.unwrap().unwrap();
-    lab.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
-    let got = lab.claim_next(me, 16).await;
+    fixture.create(fixture.tenant, &spec(1)).await;
+    delete::delete(&fixture.db, fixture.tenant, gone.id, None).await.unwrap().unwrap();
+    fixture.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
+    let got = fixture.claim_next(worker, 16).await;
     assert_eq!(got.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["delete"]);
-    lab.sql.execute("update hosts set state = 'fenced'", &[]).await.unwrap();
-    assert!(lab.claim_next(me, 16).await.is_empty());
+    fixture.sql.execute("update hosts set state = 'fenced'", &[]).await.unwrap();
+    assert!(fixture.claim_next(worker, 16).await.is_empty());
 }
 
 /// Other claims of one batch go on when a row holds what this version cannot read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_cannot_be_read_fails_alone() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    let broken = lab.create(lab.tenant, &spec(1)).await;
-    lab.create_many(lab.tenant, &spec(1), 3).await;
+async fn unreadable_job_does_not_affect_its_batch() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    let broken = fixture.create(fixture.tenant, &spec(1)).await;
+    fixture.create_many(fixture.tenant, &spec(1), 3).await;
     let query = "update instances set command = '{\"a\": 1}' where id = $1";
-    lab.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
-    let got = lab.claim_next(me, 16).await;
+    fixture.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
+    let got = fixture.claim_next(worker, 16).await;
     assert_eq!(got.len(), 3);
     assert!(got.iter().all(|job| job.lease.instance != broken.id));
 }
 
-/// Rows of jobs and instances that were read so far, by the server's count; `lab.db` has one connection.
-async fn rows_read(lab: &QueueFixture) -> i64 {
+/// Rows of jobs and instances that were read so far, by the server's count; `fixture.db` has one connection.
+async fn rows_read(fixture: &QueueFixture) -> i64 {
     // A connection tells of what it read once a second at most, unless it is told to.
     const TELL: &str = "select pg_stat_force_next_flush()";
-    lab.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(TELL, &[]).await }).await.unwrap();
-    lab.sql.execute(TELL, &[]).await.unwrap();
-    lab.count(
-        "select sum(coalesce(idx_tup_fetch, 0) + coalesce(seq_tup_read, 0))::bigint from pg_stat_user_tables
+    fixture.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(TELL, &[]).await }).await.unwrap();
+    fixture.sql.execute(TELL, &[]).await.unwrap();
+    fixture
+        .count(
+            "select sum(coalesce(idx_tup_fetch, 0) + coalesce(seq_tup_read, 0))::bigint from pg_stat_user_tables
          where relname in ('jobs', 'instances')",
-    )
-    .await
+        )
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_twenty_thousand_jobs_of_five_hundred_tenants_waiting_a_claim_reads_a_few_of_each_tenant() {
+async fn claim_reads_a_few_rows_per_tenant_in_a_long_queue() {
     const TENANTS: i64 = 500;
     const JOBS: i64 = 20_000;
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", Some(1_000_000)).await;
-    lab.sql
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", Some(1_000_000)).await;
+    fixture
+        .sql
         .batch_execute(
             "insert into tenants (id, name) select gen_random_uuid(), 't' || n from generate_series(1, 500) n;
              insert into instances (id, tenant_id, name, image, cpu_millis, memory_mib, network_id, network_name, cidr,
@@ -278,19 +284,19 @@ async fn with_twenty_thousand_jobs_of_five_hundred_tenants_waiting_a_claim_reads
         .await
         .unwrap();
     for turn in 1..=11 {
-        let before = rows_read(&lab).await;
-        let got = lab.claim_next(me, 16).await;
-        let read = rows_read(&lab).await - before;
+        let before = rows_read(&fixture).await;
+        let got = fixture.claim_next(worker, 16).await;
+        let read = rows_read(&fixture).await - before;
         // About three and a half of each tenant. Sixteen of each, as many as are claimed, would be ten times that.
         assert!(read < 6 * TENANTS, "turn {turn}: {read} rows");
         assert_eq!(got.len(), 16);
-        let tenants = lab.count("select count(distinct tenant_id) from jobs where status = 'running'").await;
+        let tenants = fixture.count("select count(distinct tenant_id) from jobs where status = 'running'").await;
         assert_eq!(tenants, turn * 16, "in turn");
     }
-    lab.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
+    fixture.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
     // The dearest case: nothing fits, and all of it is looked at. Once.
-    let before = rows_read(&lab).await;
-    assert!(lab.claim_next(me, 16).await.is_empty());
-    let read = rows_read(&lab).await - before;
+    let before = rows_read(&fixture).await;
+    assert!(fixture.claim_next(worker, 16).await.is_empty());
+    let read = rows_read(&fixture).await - before;
     assert!((2 * JOBS..3 * JOBS).contains(&read), "{read} rows");
 }

@@ -24,29 +24,29 @@ use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::lab::{LEASE, QueueFixture, claim, create, register, spec};
-use crate::support::{cluster::connect, eventually};
+use super::fixture::{LEASE, QueueFixture, claim, create, register_worker, spec};
+use crate::support::{cluster::connect, poll_until};
 
 const CLIENTS: usize = 16;
 const CYCLES: usize = 3008;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothing_half_done() {
-    let lab = QueueFixture::new().await;
+async fn concurrent_deletes_and_finishes_never_deadlock() {
+    let fixture = QueueFixture::new().await;
     let left = Arc::new(AtomicUsize::new(CYCLES));
     let mut hosts = Vec::new();
     for n in 0..CLIENTS {
-        hosts.push(register(&lab.db, &format!("h{n}"), None).await);
+        hosts.push(register_worker(&fixture.db, &format!("h{n}"), None).await);
     }
-    let clients = hosts.into_iter().map(|me| {
-        let (db, tenant, left) = (lab.db.clone(), lab.tenant, left.clone());
+    let clients = hosts.into_iter().map(|worker| {
+        let (db, tenant, left) = (fixture.db.clone(), fixture.tenant, left.clone());
         tokio::spawn(async move {
             let mut done = 0;
             // Each client has a host of its own, so that it claims no other's job.
             let mut spec = spec(1);
-            spec.placement.host = Some(me.host.to_string());
+            spec.placement.host = Some(worker.host.to_string());
             while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
-                cycle(&db, tenant, me, &spec, done % 4).await.map_err(|error| format!("cycle {done}: {error}"))?;
+                cycle(&db, tenant, worker, &spec, done % 4).await.map_err(|error| format!("cycle {done}: {error}"))?;
                 done += 1;
             }
             Ok::<usize, String>(done)
@@ -54,7 +54,7 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
     });
     // Both go over many jobs at once: the classic other half of a deadlock.
     let reaper = tokio::spawn({
-        let db = lab.db.clone();
+        let db = fixture.db.clone();
         async move {
             let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
@@ -70,24 +70,24 @@ async fn three_thousand_deletes_against_finishes_never_deadlock_and_leave_nothin
     let done: usize = outcomes.into_iter().map(|done| done.unwrap().unwrap()).sum();
     assert_eq!(done, CYCLES);
 
-    assert_eq!(lab.count("select count(*) from instances where status <> 'deleted'").await, 0);
-    assert_eq!(lab.count("select count(*) from jobs where finished_at is null").await, 0);
-    assert_eq!(lab.count("select count(*) from addresses").await, 0);
-    assert_eq!(lab.count("select count(*) from published_ports").await, 0);
-    assert_eq!(lab.count("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
+    assert_eq!(fixture.count("select count(*) from instances where status <> 'deleted'").await, 0);
+    assert_eq!(fixture.count("select count(*) from jobs where finished_at is null").await, 0);
+    assert_eq!(fixture.count("select count(*) from addresses").await, 0);
+    assert_eq!(fixture.count("select count(*) from published_ports").await, 0);
+    assert_eq!(fixture.count("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
 }
 
 /// One instance's life, its provision ending at the moment of its delete.
 async fn cycle(
     db: &DualDb,
     tenant: TenantId,
-    me: WorkerIdentity,
+    worker: WorkerIdentity,
     spec: &InstanceSpec,
     variant: usize,
 ) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Debug| format!("{error:?}");
     let instance = create(db, tenant, spec).await?;
-    let got = claim(db, me, 1).await.map_err(|e| text(&e))?.jobs;
+    let got = claim(db, worker, 1).await.map_err(|e| text(&e))?.jobs;
     let [provision] = got.as_slice() else { return Err("not claimed".into()) };
     let outcome = match variant {
         0 => Outcome::Again { after: Duration::from_secs(3600), cause: None, counts: true },
@@ -98,7 +98,7 @@ async fn cycle(
         finish(db, provision.lease, provision.kind, &outcome, json!([])),
         delete::delete(db, tenant, instance.id, None),
         delete::delete(db, tenant, instance.id, None),
-        heartbeat(db, me, &beats, LEASE),
+        heartbeat(db, worker, &beats, LEASE),
     );
     finished.map_err(|e| text(&e))?;
     beat.map_err(|e| text(&e))?;
@@ -107,7 +107,7 @@ async fn cycle(
     if deletion.job != same.job {
         return Err("two deletes, two jobs".into());
     }
-    let got = claim(db, me, 1).await.map_err(|e| text(&e))?.jobs;
+    let got = claim(db, worker, 1).await.map_err(|e| text(&e))?.jobs;
     let [delete]: &[Claimed] = got.as_slice() else { return Err("the delete was not claimable".into()) };
     let outcome = Outcome::Succeeded { container_id: None };
     match finish(db, delete.lease, delete.kind, &outcome, json!([])).await {
@@ -119,14 +119,14 @@ async fn cycle(
 /// The control: the same two parties, each with a transaction, one locking the job first. Each has its first row before
 /// either asks for its second.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_opposite_lock_order_does_deadlock() {
-    let lab = QueueFixture::new().await;
-    let instance = lab.create(lab.tenant, &spec(1)).await.id;
+async fn opposite_lock_order_deadlocks() {
+    let fixture = QueueFixture::new().await;
+    let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
     let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
     let owner = format!("update instances set updated_at = now() where id = '{instance}'");
     let both_have_one = Barrier::new(2);
     let party = async |first: &str, second: &str| {
-        let sql = connect(&lab.cluster.database_url).await;
+        let sql = connect(&fixture.cluster.database_url).await;
         sql.batch_execute(&format!("begin; {first}")).await.unwrap();
         both_have_one.wait().await;
         let ended = sql.batch_execute(&format!("{second}; commit")).await;
@@ -136,9 +136,9 @@ async fn the_opposite_lock_order_does_deadlock() {
     let deadlock = Err("40P01".to_owned());
     assert!(one == deadlock && other == Ok(()) || one == Ok(()) && other == deadlock, "{one:?} {other:?}");
     // The server's own count comes when the connections are closed.
-    eventually("deadlocks in pg_stat_database", Duration::from_secs(30), async || {
+    poll_until("deadlocks in pg_stat_database", Duration::from_secs(30), async || {
         let query = "select deadlocks from pg_stat_database where datname = current_database()";
-        (lab.count(query).await > 0).then_some(())
+        (fixture.count(query).await > 0).then_some(())
     })
     .await;
 }

@@ -10,12 +10,12 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
-    lab::LEASE,
-    ledger::{assert_exactly_once, ledger},
+    fixture::LEASE,
+    simulated_host::{assert_exactly_once, ledger},
 };
-use crate::support::{Client, Cluster, eventually};
+use crate::support::{Client, Cluster, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Steps take half of it to half as much again. That one has begun is written a quarter of a second later and seen later
 /// still, on a busy machine by much; it must not have ended by then, nor the job.
@@ -23,7 +23,7 @@ const LONG_STEPS_MS: u32 = 1200;
 
 /// Waits until the job has come to this step, and demands that it has not ended.
 pub async fn step_begun(client: &Client, job: &str, step: &str) {
-    eventually(&format!("step {step} begun"), A_WHILE, async || {
+    poll_until(&format!("step {step} begun"), POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{job}")).await.expect(200).body;
         assert_eq!(job["finished_at"], json!(null), "it was too fast: {job}");
         // Steps are written a few times a second: this one may be over, and the next one begun.
@@ -39,7 +39,7 @@ pub async fn column(sql: &tokio_postgres::Client, job: &str, column: &str) -> Op
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_at_any_step_and_started_again_finishes_within_seconds_and_creates_nothing_twice() {
+async fn restarted_worker_finishes_jobs_and_creates_nothing_twice() {
     let mut cluster = Cluster::simulated().await;
     // Nobody waits for a lease of ten minutes to run out.
     cluster.set("SIMULATED_LATENCY_MS", LONG_STEPS_MS).set("APP_LEASE_MS", 600_000);
@@ -66,7 +66,7 @@ async fn a_worker_killed_at_any_step_and_started_again_finishes_within_seconds_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_hosts_job_is_queued_again_for_that_host_and_no_other() {
+async fn dead_hosts_job_is_requeued_for_that_host_only() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", LONG_STEPS_MS);
     let (_api, client) = cluster.serve();
@@ -79,14 +79,14 @@ async fn a_dead_hosts_job_is_queued_again_for_that_host_and_no_other() {
     cluster.set("SIMULATED_LATENCY_MS", 5).set("APP_HOST_NAME", "h2").set("APP_STATE_DIR", second.display());
     let _second = cluster.work();
     let sql = cluster.sql().await;
-    eventually("its lease to run out", A_WHILE, async || {
+    poll_until("its lease to run out", POLL_TIMEOUT, async || {
         (column(&sql, &answer.job(), "status").await? == "queued").then_some(())
     })
     .await;
     // The other host is at work and has looked at the queue since.
     for _ in 0..3 {
         client.create_running(json!({"image": "web:1"})).await;
-        eventually("a poll of the other host", A_WHILE, async || {
+        poll_until("a poll of the other host", POLL_TIMEOUT, async || {
             (column(&sql, &answer.job(), "run_at < now() - interval '1 s'").await? == "true").then_some(())
         })
         .await;
@@ -103,7 +103,7 @@ async fn a_dead_hosts_job_is_queued_again_for_that_host_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zombie_that_wakes_after_two_leases_writes_nothing_and_does_it_anew() {
+async fn resumed_worker_writes_nothing_with_expired_leases() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", LONG_STEPS_MS);
     let (_api, client) = cluster.serve();
@@ -118,7 +118,7 @@ async fn a_zombie_that_wakes_after_two_leases_writes_nothing_and_does_it_anew() 
     assert!(unfinished > 0, "stopped too late");
 
     let stopped = Instant::now();
-    eventually("all jobs queued again", A_WHILE, async || {
+    poll_until("all jobs queued again", POLL_TIMEOUT, async || {
         let row = sql.query_one("select count(*) from jobs where status = 'running'", &[]).await.unwrap();
         (row.get::<_, i64>(0) == 0 && stopped.elapsed() > 2 * LEASE).then_some(())
     })
@@ -145,7 +145,7 @@ async fn a_zombie_that_wakes_after_two_leases_writes_nothing_and_does_it_anew() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_whose_worker_dies_three_times_fails_and_its_instance_with_it() {
+async fn job_fails_after_its_worker_dies_three_times() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 1000);
     let (_api, client) = cluster.serve();
@@ -153,7 +153,7 @@ async fn a_job_whose_worker_dies_three_times_fails_and_its_instance_with_it() {
     let sql = cluster.sql().await;
     for token in ["1", "2", "3"] {
         let worker = cluster.work();
-        eventually("the job claimed", A_WHILE, async || {
+        poll_until("the job claimed", POLL_TIMEOUT, async || {
             let claimed = column(&sql, &answer.job(), "case when status = 'running' then lease_token end").await;
             (claimed.as_deref() == Some(token)).then_some(())
         })
@@ -161,7 +161,7 @@ async fn a_job_whose_worker_dies_three_times_fails_and_its_instance_with_it() {
         worker.kill();
     }
     let _worker = cluster.work();
-    let job = client.ended(&answer.job()).await;
+    let job = client.wait_for_job(&answer.job()).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
     let instance = client.wait_for(&answer.instance(), "failed").await;
     assert_eq!(
@@ -182,7 +182,7 @@ async fn job_that_panics_frees_its_slot_and_fails_after_three_crashes() {
     // One slot: this one runs only if the other's is free again.
     let beside = client.create_running(json!({"image": "web:1"})).await;
 
-    let job = client.ended(&panicking.job()).await;
+    let job = client.wait_for_job(&panicking.job()).await;
     assert_eq!((&job["status"], &job["crashes"]), (&json!("failed"), &json!(3)), "{job}");
     assert_eq!(job["error"]["code"], "attempts_exhausted", "{job}");
     let instance = client.wait_for(&panicking.instance(), "failed").await;

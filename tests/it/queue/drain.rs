@@ -5,12 +5,12 @@ use serde_json::json;
 
 use super::{
     crash::{column, step_begun},
-    ledger::{assert_exactly_once, ledger},
+    simulated_host::{assert_exactly_once, ledger},
 };
 use crate::support::Cluster;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_asked_to_stop_finishes_what_it_has_and_claims_nothing_more() {
+async fn stopping_worker_finishes_its_jobs_and_claims_no_more() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 500);
     let (_api, client) = cluster.serve();
@@ -55,7 +55,7 @@ async fn signals_that_end_a_process_by_default_end_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_twice_it_gives_running_jobs_back_and_the_next_worker_takes_them_at_once() {
+async fn second_sigterm_releases_running_jobs_at_once() {
     let mut cluster = Cluster::simulated().await;
     // Nobody waits for a lease of ten minutes to run out.
     cluster.set("SIMULATED_LATENCY_MS", 2000).set("APP_LEASE_MS", 600_000);

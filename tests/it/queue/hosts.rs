@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
 /// A container as the worker of a cluster's host would have made it; without a row.
 async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
@@ -44,7 +44,7 @@ async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (Simul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_of_another_cluster() {
+async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
     const GRACE: Duration = Duration::from_secs(6);
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_ORPHAN_GRACE_MS", GRACE.as_millis());
@@ -66,12 +66,12 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     let owned = client.create_running(json!({"image": "web:1"})).await;
     assert!(ours.inspect(orphan).await.unwrap().is_some(), "at once");
 
-    eventually("the orphan removed", Duration::from_secs(60), async || {
+    poll_until("the orphan removed", Duration::from_secs(60), async || {
         ours.inspect(orphan).await.unwrap().is_none().then_some(())
     })
     .await;
     assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
-    eventually("its network released", Duration::from_secs(60), async || {
+    poll_until("its network released", Duration::from_secs(60), async || {
         // That of the foreign container is in use.
         (ours.network().networks().await.unwrap().len() == 2).then_some(())
     })
@@ -88,7 +88,7 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
+async fn instances_of_a_silent_host_are_unknown_until_it_returns() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
@@ -108,7 +108,7 @@ async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_worker_of_the_same_name_refuses_to_start() {
+async fn second_worker_of_the_same_host_name_refuses_to_start() {
     let mut cluster = Cluster::simulated().await;
     let worker = cluster.work();
     let elsewhere = cluster.state.path().join("elsewhere");

@@ -18,7 +18,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, QueueFixture, claim, spec};
+use super::fixture::{LEASE, QueueFixture, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -78,7 +78,7 @@ struct State {
 }
 
 struct Case<'a> {
-    lab: &'a QueueFixture,
+    fixture: &'a QueueFixture,
     workers: [WorkerIdentity; 2],
     instance: app::core::id::InstanceId,
     /// Every claim of each worker, the newest first.
@@ -87,31 +87,31 @@ struct Case<'a> {
 }
 
 #[test]
-fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
+fn invariants_hold_under_arbitrary_interleavings() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (lab, workers) = runtime.block_on(async {
-        let lab = QueueFixture::new().await;
-        let workers = [lab.host("h1", None).await, lab.host("h2", None).await];
-        (lab, workers)
+    let (fixture, workers) = runtime.block_on(async {
+        let fixture = QueueFixture::new().await;
+        let workers = [fixture.register_worker("h1", None).await, fixture.register_worker("h2", None).await];
+        (fixture, workers)
     });
     let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let steps = proptest::collection::vec(step(), 1..=12);
     let outcome = TestRunner::new(config).run(&steps, |steps| {
-        runtime.block_on(run(&lab, workers, &steps));
+        runtime.block_on(run(&fixture, workers, &steps));
         Ok(())
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
     // In here: dropping the installation needs the runtime.
-    runtime.block_on(async move { drop(lab) });
+    runtime.block_on(async move { drop(fixture) });
 }
 
-async fn run(lab: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
+async fn run(fixture: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
     // What a failed case left must not be found by this one's claims.
-    lab.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
-    let instance = lab.create(lab.tenant, &spec(1)).await.id;
-    let mut case = Case { lab, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
+    fixture.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
+    let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
+    let mut case = Case { fixture, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
     for step in steps {
         case.take(*step).await;
         case.check().await;
@@ -124,7 +124,7 @@ impl Case<'_> {
         let query =
             "select to_jsonb(i), array(select to_jsonb(j) from jobs j where j.instance_id = i.id order by j.seq),
                      (select count(*) from addresses a where a.instance_id = i.id) from instances i where i.id = $1";
-        let row = self.lab.sql.query_one(query, &[&self.instance.uuid()]).await.unwrap();
+        let row = self.fixture.sql.query_one(query, &[&self.instance.uuid()]).await.unwrap();
         State { instance: row.get(0), jobs: row.get(1), addresses: row.get(2) }
     }
 
@@ -135,7 +135,7 @@ impl Case<'_> {
                 let Some(lease) = self.claims[worker].get(which).map(|claimed| claimed.lease) else { return };
                 let (before, alive) = (self.state().await, self.is_alive(lease).await);
                 let beats = [(lease, Some(json!([{"by": worker}])))];
-                let ours = heartbeat(&self.lab.db, self.workers[worker], &beats, LEASE).await.unwrap();
+                let ours = heartbeat(&self.fixture.db, self.workers[worker], &beats, LEASE).await.unwrap();
                 assert_eq!(ours.as_ref().is_some_and(|ours| ours.contains_key(&lease.job)), alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
@@ -143,7 +143,7 @@ impl Case<'_> {
                 let Some(claimed) = self.claims[worker].get(which).cloned() else { return };
                 let (before, alive) = (self.state().await, self.is_alive(claimed.lease).await);
                 let outcome = outcome(how, &claimed, &before);
-                let wrote = finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                let wrote = finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
                 assert_eq!(wrote, alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
@@ -152,7 +152,8 @@ impl Case<'_> {
             }
             Step::Delete => {
                 let before = self.state().await;
-                let deletion = delete::delete(&self.lab.db, self.lab.tenant, self.instance, None).await.unwrap();
+                let deletion =
+                    delete::delete(&self.fixture.db, self.fixture.tenant, self.instance, None).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));
@@ -165,7 +166,7 @@ impl Case<'_> {
     async fn claim(&mut self, worker: usize) {
         let before = self.state().await;
         let me = self.workers[worker];
-        let got = claim(&self.lab.db, me, 16).await.unwrap().jobs;
+        let got = claim(&self.fixture.db, me, 16).await.unwrap().jobs;
         assert!(got.len() <= 1);
         for claimed in got {
             let pinned = &before.instance["host_id"];
@@ -179,14 +180,14 @@ impl Case<'_> {
     }
 
     async fn expire(&self) {
-        let sql = &self.lab.sql;
+        let sql = &self.fixture.sql;
         // The hosts are alive, though nobody beats for them here.
         sql.batch_execute(
             "update jobs set lease_until = now() - interval '1 s' where status = 'running'; update hosts set last_seen = now()",
         )
         .await
         .unwrap();
-        rescue::rescue_expired_leases(&self.lab.db, LEASE).await.unwrap();
+        rescue::rescue_expired_leases(&self.fixture.db, LEASE).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
@@ -195,7 +196,8 @@ impl Case<'_> {
     async fn is_alive(&self, lease: Lease) -> bool {
         let query =
             "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
-        let row = self.lab.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
+        let row =
+            self.fixture.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
         row.get::<_, i64>(0) == 1
     }
 
@@ -230,7 +232,7 @@ impl Case<'_> {
                 self.claim(worker).await;
                 let Some(claimed) = self.claims[worker].first().cloned() else { continue };
                 let outcome = outcome(How::Success, &claimed, &self.state().await);
-                finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
                 self.check().await;
             }
         }

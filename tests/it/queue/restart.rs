@@ -11,10 +11,10 @@ use app::{
 };
 use serde_json::{Value, json};
 
-use super::ledger::instances_dir;
-use crate::support::{Client, Cluster, eventually};
+use super::simulated_host::instances_dir;
+use crate::support::{Client, Cluster, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets the instance's process end.
 fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
@@ -24,7 +24,7 @@ fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
 
 async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
     let path = format!("/instances/{}", instance["id"].as_str().unwrap());
-    eventually("running again", A_WHILE, async || {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&path).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
     })
@@ -32,7 +32,7 @@ async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
+async fn restart_policy_decides_whether_an_ended_process_restarts() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -66,7 +66,7 @@ async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_pauses() {
+async fn crash_loop_fails_after_five_restarts_with_backoff() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -87,7 +87,7 @@ async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_paus
 
 /// Failing an instance while its container runs, or before it ran, takes several crashes: one statement sets the status instead.
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
+async fn failed_instance_keeps_a_stopped_container_that_ran() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_RECHECK_MS", 200);
     let (_api, client) = cluster.serve();
@@ -111,7 +111,7 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
 
     fail(ended).await;
     fail(running).await;
-    eventually("it is stopped", A_WHILE, async || {
+    poll_until("it is stopped", POLL_TIMEOUT, async || {
         matches!(state(running).await?, ContainerState::Exited { .. }).then_some(())
     })
     .await;
@@ -132,18 +132,19 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
     let (address, mac) = (Ipv4Addr::new(10, 9, 0, 2), "02:00:00:00:00:02".to_owned());
     compute.create(&never_ran, &NetworkAttachment { network, address, mac, ports: Vec::new() }).await.unwrap();
 
-    eventually("one that never ran is removed", A_WHILE, async || state(created).await.is_none().then_some(())).await;
+    poll_until("one that never ran is removed", POLL_TIMEOUT, async || state(created).await.is_none().then_some(()))
+        .await;
     assert!(matches!(state(running).await, Some(ContainerState::Exited { .. })));
     assert_eq!(state(ended).await, Some(ContainerState::Exited { exit_code: 3, oom_killed: false }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_ends_at_once_is_a_job_that_succeeded_and_an_instance_that_stopped() {
+async fn command_that_ends_at_once_succeeds_and_stops_its_instance() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1", "command": ["true"]})).await.expect(202);
-    assert_eq!(client.ended(&answer.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&answer.job()).await["status"], "succeeded");
     let stopped = client.wait_for(&answer.instance(), "stopped").await;
     assert_eq!((&stopped["status"], &stopped["exit_code"]), (&json!("stopped"), &json!(0)), "{stopped}");
     let sql = cluster.sql().await;

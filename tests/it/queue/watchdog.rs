@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::{
     crash::step_begun,
-    ledger::{assert_exactly_once, instances_dir, ledger},
+    simulated_host::{assert_exactly_once, instances_dir, ledger},
 };
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
 /// A loop that stands still for this long ends the worker, at the lease of the tests.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     worker.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
     let meanwhile = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    eventually("a pause longer than the limit", 3 * LIMIT, async || {
+    poll_until("a pause longer than the limit", 3 * LIMIT, async || {
         (stopped.elapsed() > LIMIT + Duration::from_secs(2)).then_some(())
     })
     .await;
@@ -44,7 +44,7 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
         assert_eq!(client.wait_for(instance, "running").await["status"], "running");
         assert_exactly_once(&ledger(&[cluster.state.path()]), instance);
     }
-    assert_eq!(client.ended(&cut_off.job()).await["crashes"], 1, "requeued while the worker was stopped");
+    assert_eq!(client.wait_for_job(&cut_off.job()).await["crashes"], 1, "requeued while the worker was stopped");
     client.create_running(json!({"image": "web:1"})).await;
     assert_eq!(worker.terminate().code(), Some(0));
 }
@@ -74,5 +74,5 @@ async fn worker_whose_runtime_hangs_ends_with_status_70() {
     // The next one, which a supervisor would start, does what it could not.
     std::fs::remove_file(file).unwrap();
     let _worker = cluster.work();
-    assert_eq!(client.ended(&deletion.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&deletion.job()).await["status"], "succeeded");
 }

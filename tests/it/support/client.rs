@@ -91,7 +91,7 @@ impl Client {
     }
 
     /// The job once it has ended.
-    pub async fn ended(&self, job: &str) -> Value {
+    pub async fn wait_for_job(&self, job: &str) -> Value {
         let job = self.get(&format!("/jobs/{job}?wait=true&timeout=60")).await.expect(200).body;
         assert_ne!(job["finished_at"], json!(null), "{job}");
         job

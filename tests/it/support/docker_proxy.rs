@@ -18,12 +18,12 @@ use tokio::{
 };
 
 /// An engine that has lost count of its networks' endpoints.
-pub struct Miscounting {
+pub struct MiscountingEngine {
     pub host: String,
     task: JoinHandle<()>,
 }
 
-impl Miscounting {
+impl MiscountingEngine {
     /// In front of the engine at `unix://…`.
     pub async fn before(docker_host: &str) -> Self {
         let (host, task) = serve(docker_host, miscount).await;
@@ -31,20 +31,20 @@ impl Miscounting {
     }
 }
 
-impl Drop for Miscounting {
+impl Drop for MiscountingEngine {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// A line to the engine that can break just when a container is to be started.
-pub struct CutStart {
+pub struct DroppedStart {
     pub host: String,
     armed: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
-impl CutStart {
+impl DroppedStart {
     /// In front of the engine at `unix://…`.
     pub async fn before(docker_host: &str) -> Self {
         let armed = Arc::<AtomicBool>::default();
@@ -69,7 +69,7 @@ impl CutStart {
     }
 }
 
-impl Drop for CutStart {
+impl Drop for DroppedStart {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -15,7 +15,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{cluster::connect, env, eventually};
+use super::{cluster::connect, env, poll_until};
 
 pub struct Postgres {
     dir: TempDir,
@@ -54,7 +54,7 @@ impl Postgres {
         let written: String = primary.sql("postgres").await.query_one(now, &[]).await.unwrap().get(0);
         let there = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}'::pg_lsn, false)");
         let replica = self.sql("postgres").await;
-        eventually("the replica caught up", Duration::from_secs(60), async || {
+        poll_until("the replica caught up", Duration::from_secs(60), async || {
             replica.query_one(&there, &[]).await.unwrap().get::<_, bool>(0).then_some(())
         })
         .await;
@@ -63,7 +63,7 @@ impl Postgres {
     /// Starts it; ready when it answers.
     pub async fn start(&mut self) {
         self.spawn();
-        eventually("postgres answers", Duration::from_secs(30), async || {
+        poll_until("postgres answers", Duration::from_secs(30), async || {
             let (client, _) = tokio_postgres::connect(&self.url("postgres"), tokio_postgres::NoTls).await.ok()?;
             drop(client);
             Some(())

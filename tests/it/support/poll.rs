@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Asks until the answer is `Some`; panics with `what` after `within`.
-pub async fn eventually<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn poll_until<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = ask().await {

@@ -56,8 +56,8 @@ impl QueueFixture {
     }
 
     /// A worker of 16 slots that has registered.
-    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
-        register(&self.db, name, memory_mib).await
+    pub async fn register_worker(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
+        register_worker(&self.db, name, memory_mib).await
     }
 
     pub async fn claim_next(&self, me: WorkerIdentity, free: usize) -> Vec<Claimed> {
@@ -87,9 +87,9 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
     tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
 }
 
-pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
+pub async fn register_worker(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
-    let process = ProcessInfo { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
+    let process = ProcessInfo { machine_id: "fixture".into(), pid: 1, version: "0", slots: 16 };
     workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 

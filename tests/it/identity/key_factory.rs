@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::support::Cluster;
 
 /// A key, and where Redis keeps it.
-pub struct Minted {
+pub struct TestKey {
     pub id: Uuid,
     pub text: String,
     pub redis_key: String,
@@ -33,14 +33,14 @@ impl KeyFactory {
     }
 
     /// A new tenant.
-    pub async fn tenant(&self, name: &str) -> Uuid {
+    pub async fn create_tenant(&self, name: &str) -> Uuid {
         let id = Uuid::now_v7();
         self.sql.execute("insert into tenants (id, name) values ($1, $2)", &[&id, &name]).await.unwrap();
         id
     }
 
     /// New keys of a tenant; `life`: seconds until they expire.
-    pub async fn keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<Minted> {
+    pub async fn create_keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<TestKey> {
         let new: Vec<NewKey> = (0..n).map(|_| self.new_key()).collect();
         let ids: Vec<Uuid> = new.iter().map(|_| Uuid::now_v7()).collect();
         let hashes: Vec<&[u8]> = new.iter().map(|key| key.hash.as_slice()).collect();
@@ -54,21 +54,21 @@ impl KeyFactory {
             )
             .await
             .unwrap();
-        new.into_iter().zip(ids).map(|(key, id)| self.minted(&key, id)).collect()
+        new.into_iter().zip(ids).map(|(key, id)| self.test_key(&key, id)).collect()
     }
 
     /// Well-formed and tagged by us, and in no table.
-    pub fn unknown(&self) -> Minted {
-        self.minted(&self.new_key(), Uuid::now_v7())
+    pub fn unknown_key(&self) -> TestKey {
+        self.test_key(&self.new_key(), Uuid::now_v7())
     }
 
     fn new_key(&self) -> NewKey {
         self.ring.make(KeyEnv::Live, getrandom::fill).unwrap()
     }
 
-    fn minted(&self, key: &NewKey, id: Uuid) -> Minted {
+    fn test_key(&self, key: &NewKey, id: Uuid) -> TestKey {
         let name = BASE64URL_NOPAD.encode(&key.hash[..16]);
-        Minted {
+        TestKey {
             id,
             text: key.text.expose_secret().to_owned(),
             redis_key: format!("app:{}:ak1:{name}", self.cluster),
@@ -77,7 +77,7 @@ impl KeyFactory {
     }
 
     /// Returns when the key has expired by Postgres' clock.
-    pub async fn expired(&self, key: &Minted) {
+    pub async fn wait_until_expired(&self, key: &TestKey) {
         let sleep = "select pg_sleep(greatest(0, extract(epoch from expires_at - clock_timestamp()))::float8)
                      from api_key where id = $1";
         self.sql.query(sleep, &[&key.id]).await.unwrap();
@@ -85,7 +85,7 @@ impl KeyFactory {
     }
 
     /// By Postgres' clock.
-    pub async fn has_expired(&self, key: &Minted) -> bool {
+    pub async fn has_expired(&self, key: &TestKey) -> bool {
         let past = "select expires_at <= clock_timestamp() from api_key where id = $1";
         self.sql.query_one(past, &[&key.id]).await.unwrap().get(0)
     }

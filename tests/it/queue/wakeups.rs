@@ -13,11 +13,11 @@ use futures_util::future;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::ledger::{assert_exactly_once, ledger};
-use crate::support::{Client, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
+use super::simulated_host::{assert_exactly_once, ledger};
+use crate::support::{Client, Cluster, poll_until, proxy::Proxy, redis_server::RedisServer};
 
 /// A pause between two polls, and all the work on a busy machine. How long the pauses are is counted: see `pause`.
-const BY_POLL: Duration = Duration::from_secs(15);
+const POLL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The middle one of the next five pauses between claims, by Postgres' time. Whoever is short of processor time is late
 /// with each, but not by as much as a pause is long.
@@ -28,7 +28,7 @@ async fn pause(cluster: &Cluster) -> Duration {
                     and query like 'with recursive me as%' and query_start > to_timestamp($1)";
     let now: f64 = sql.query_one("select extract(epoch from clock_timestamp())::float8", &[]).await.unwrap().get(0);
     let mut began: Vec<f64> = Vec::new();
-    let pauses = eventually("claims", Duration::from_secs(60), async || {
+    let pauses = poll_until("claims", Duration::from_secs(60), async || {
         for row in sql.query(claims, &[&now]).await.unwrap() {
             let at: f64 = row.get(0);
             if !began.contains(&at) {
@@ -62,7 +62,7 @@ async fn post(client: &Client) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flushing_redis_right_after_the_answer_loses_nothing() {
+async fn flushing_redis_after_the_response_loses_no_job() {
     let (redis, other) = (RedisServer::start(), RedisServer::start());
     let mut cluster = Cluster::simulated().await;
     cluster.redis_url = redis.url();
@@ -79,34 +79,34 @@ async fn flushing_redis_right_after_the_answer_loses_nothing() {
     // Where Redis is the queue, the job is lost now.
     assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
     assert_eq!(other.cli(&["dbsize"]).trim(), "0");
-    runs_within(&client, &id, BY_POLL).await;
+    runs_within(&client, &id, POLL_TIMEOUT).await;
     // No bell reaches it: these are polls.
     let pause = pause(&cluster).await;
     assert!(pause <= Duration::from_millis(2500), "{pause:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_answers_stay_fast_and_instances_run_by_poll() {
+async fn instances_run_by_polling_while_redis_is_down() {
     let mut redis = RedisServer::start();
     let mut cluster = Cluster::simulated().await;
     cluster.redis_url = redis.url();
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let first = post(&client).await;
-    runs_within(&client, &first, BY_POLL).await;
+    runs_within(&client, &first, POLL_TIMEOUT).await;
 
     redis.kill();
     let ids = future::join_all((0..10).map(|_| post(&client))).await;
-    future::join_all(ids.iter().map(|id| runs_within(&client, id, BY_POLL))).await;
+    future::join_all(ids.iter().map(|id| runs_within(&client, id, POLL_TIMEOUT))).await;
     // It knows, and polls more often: half a second, or a little more.
     let pause = pause(&cluster).await;
     assert!(pause < Duration::from_secs(1), "{pause:?}");
 
     redis.restart();
     // Both ends come back by themselves: a bell is rung and heard again.
-    eventually("a bell that is heard again", Duration::from_secs(30), async || {
+    poll_until("a bell that is heard again", Duration::from_secs(30), async || {
         let id = post(&client).await;
-        runs_within(&client, &id, BY_POLL).await;
+        runs_within(&client, &id, POLL_TIMEOUT).await;
         let stats = redis.cli(&["info", "commandstats"]);
         (stats.contains("cmdstat_rpush") && stats.contains("cmdstat_blmpop")).then_some(())
     })
@@ -114,15 +114,15 @@ async fn without_redis_answers_stay_fast_and_instances_run_by_poll() {
 
     redis.signal(Signal::SIGSTOP);
     let ids = future::join_all((0..10).map(|_| post(&client))).await;
-    future::join_all(ids.iter().map(|id| runs_within(&client, id, BY_POLL))).await;
+    future::join_all(ids.iter().map(|id| runs_within(&client, id, POLL_TIMEOUT))).await;
     redis.signal(Signal::SIGCONT);
     let last = post(&client).await;
-    runs_within(&client, &last, BY_POLL).await;
+    runs_within(&client, &last, POLL_TIMEOUT).await;
     assert!(!worker.log().contains("panicked"), "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bell_rung_ten_times_for_two_hosts_is_one_container() {
+async fn repeated_notifications_create_one_container() {
     let redis = RedisServer::start();
     let mut cluster = Cluster::simulated().await;
     // The API's own bell rings elsewhere: only ours are heard.
@@ -141,14 +141,14 @@ async fn a_bell_rung_ten_times_for_two_hosts_is_one_container() {
         for _ in 0..10 {
             redis.cli(&["rpush", &list, &message]);
         }
-        runs_within(&client, &answer.instance(), BY_POLL).await;
-        let job = client.ended(&answer.job()).await;
+        runs_within(&client, &answer.instance(), POLL_TIMEOUT).await;
+        let job = client.wait_for_job(&answer.job()).await;
         assert_eq!((&job["status"], &job["attempt"]), (&json!("succeeded"), &json!(1)), "{job}");
         let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
         assert_exactly_once(&ledger(&dirs), &answer.instance());
     }
     // I5: at rest the list is empty.
-    eventually("an empty list", Duration::from_secs(30), async || {
+    poll_until("an empty list", Duration::from_secs(30), async || {
         (redis.cli(&["llen", &list]).trim() == "0").then_some(())
     })
     .await;
@@ -174,7 +174,7 @@ async fn messages_for_jobs_that_are_taken_cost_one_claim_per_read() {
     let read = async |messages: u64| {
         let messages = vec![message.as_str(); usize::try_from(messages).unwrap()];
         redis.cli(&[vec!["rpush", list.as_str()], messages].concat());
-        eventually("all messages read", Duration::from_secs(30), async || {
+        poll_until("all messages read", Duration::from_secs(30), async || {
             (redis.cli(&["llen", &list]).trim() == "0").then_some(())
         })
         .await;

@@ -43,7 +43,7 @@ impl Reply {
 
 impl RawClient {
     /// To `http://HOST:PORT`.
-    pub async fn open(base: &str) -> Self {
+    pub async fn connect(base: &str) -> Self {
         let address = base.strip_prefix("http://").unwrap().to_owned();
         let stream = TcpStream::connect(&address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -51,10 +51,10 @@ impl RawClient {
     }
 
     pub async fn get(&mut self, path: &str, key: &str) -> Reply {
-        self.ask("GET", path, key, None).await
+        self.send("GET", path, key, None).await
     }
 
-    pub async fn ask(&mut self, method: &str, path: &str, key: &str, body: Option<&Value>) -> Reply {
+    pub async fn send(&mut self, method: &str, path: &str, key: &str, body: Option<&Value>) -> Reply {
         let body = body.map(Value::to_string);
         let length = body.as_ref().map_or(0, String::len);
         let kind = if body.is_some() { "Content-Type: application/json\r\n" } else { "" };

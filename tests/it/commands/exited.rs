@@ -8,7 +8,7 @@ use std::{
 
 /// How a process ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Exited {
     /// `None`: by a signal.
     pub code: Option<i32>,
     pub stdout: String,
@@ -16,7 +16,7 @@ pub struct Ended {
     pub took: Duration,
 }
 
-impl Ended {
+impl Exited {
     /// Its only line on standard error; panics when there are others.
     #[track_caller]
     pub fn line(&self) -> &str {
@@ -34,7 +34,7 @@ impl Ended {
 
 /// Runs it to its end; panics with what it said when that is not `within`.
 #[track_caller]
-pub fn ended(mut command: Command, within: Duration) -> Ended {
+pub fn run_to_exit(mut command: Command, within: Duration) -> Exited {
     let started = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -54,7 +54,7 @@ pub fn ended(mut command: Command, within: Duration) -> Ended {
     let took = started.elapsed();
     let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     let Some(status) = status else { panic!("{command:?} did not end within {within:?}:\n{stdout}\n{stderr}") };
-    Ended { code: status.code(), stdout, stderr, took }
+    Exited { code: status.code(), stdout, stderr, took }
 }
 
 fn read(from: &mut impl Read) -> String {

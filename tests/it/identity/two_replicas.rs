@@ -6,17 +6,17 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use super::{
+    key_factory::{KeyFactory, TestKey},
     metric,
-    minted::{KeyFactory, Minted},
+    raw_client::{RawClient, Reply},
     serve,
-    wire::{RawClient, Reply},
 };
-use crate::support::{App, Cluster, eventually, proxy::Proxy, redis_server::RedisServer};
+use crate::support::{App, Cluster, poll_until, proxy::Proxy, redis_server::RedisServer};
 
 pub struct TwoReplicas {
     pub a: (App, String),
     pub b: (App, String),
-    pub mint: KeyFactory,
+    pub key_factory: KeyFactory,
     pub admin: String,
     pub tenant: Uuid,
     pub cluster: Cluster,
@@ -24,12 +24,12 @@ pub struct TwoReplicas {
 }
 
 impl TwoReplicas {
-    pub async fn open(l1: &str) -> Self {
-        Self::with(l1, |_| {}).await
+    pub async fn start(l1: &str) -> Self {
+        Self::start_with(l1, |_| {}).await
     }
 
     /// Both replicas ask Postgres through one line, which counts.
-    pub async fn counted(l1: &str) -> (Self, Proxy) {
+    pub async fn start_with_proxy(l1: &str) -> (Self, Proxy) {
         let cluster = Cluster::simulated().await;
         let proxy = Proxy::start(&cluster.database_url).await;
         let url = proxy.url.clone();
@@ -40,7 +40,7 @@ impl TwoReplicas {
     }
 
     /// `change`: settings of `a` alone.
-    pub async fn with(l1: &str, change: impl FnOnce(&mut Cluster)) -> Self {
+    pub async fn start_with(l1: &str, change: impl FnOnce(&mut Cluster)) -> Self {
         Self::on(Cluster::simulated().await, l1, |_| {}, change).await
     }
 
@@ -56,80 +56,80 @@ impl TwoReplicas {
             .set("IDENTITY_L1", l1)
             .set("RUST_LOG", "error,app::commands=info,app::core::identity::cache::service=debug");
         both(&mut cluster);
-        let mint = KeyFactory::of(&cluster).await;
-        let (admin, tenant) = (cluster.key("acme", "admin"), mint.tenant("keys").await);
+        let key_factory = KeyFactory::of(&cluster).await;
+        let (admin, tenant) = (cluster.key("acme", "admin"), key_factory.create_tenant("keys").await);
         let b = serve(&cluster);
         change(&mut cluster);
         let a = serve(&cluster);
-        Self { a, b, mint, admin, tenant, cluster, redis }
+        Self { a, b, key_factory, admin, tenant, cluster, redis }
     }
 
     /// Waits until revocations take no longer than usual: a Redis that was empty a second ago may have forgotten who
     /// listens, and they wait for that.
-    pub async fn settled(&self) {
-        eventually("quick revocations", Duration::from_secs(60), async || {
-            let (key, started) = (self.key().await, Instant::now());
+    pub async fn wait_until_revocations_are_fast(&self) {
+        poll_until("quick revocations", Duration::from_secs(60), async || {
+            let (key, started) = (self.create_key().await, Instant::now());
             self.revoke(&self.b.1, &key).await.expect(204);
             (started.elapsed() < Duration::from_millis(500)).then_some(())
         })
         .await;
     }
 
-    pub async fn key(&self) -> Minted {
-        self.keys(1).await.remove(0)
+    pub async fn create_key(&self) -> TestKey {
+        self.create_keys(1).await.remove(0)
     }
 
-    pub async fn keys(&self, n: usize) -> Vec<Minted> {
-        self.mint.keys(n, self.tenant, &["keys:read"], None).await
+    pub async fn create_keys(&self, n: usize) -> Vec<TestKey> {
+        self.key_factory.create_keys(n, self.tenant, &["keys:read"], None).await
     }
 
     /// Both replicas have it wherever they keep keys.
-    pub async fn warm(&self, key: &Minted) {
+    pub async fn warm(&self, key: &TestKey) {
         for base in [&self.a.1, &self.b.1] {
-            let mut wire = RawClient::open(base).await;
+            let mut client = RawClient::connect(base).await;
             for _ in 0..2 {
-                wire.get("/keys/self", &key.text).await.expect(200);
+                client.get("/keys/self", &key.text).await.expect(200);
             }
         }
     }
 
     /// What a replica says of a key.
-    pub async fn asks(&self, base: &str, key: &Minted) -> Reply {
-        RawClient::open(base).await.get("/keys/self", &key.text).await
+    pub async fn verify(&self, base: &str, key: &TestKey) -> Reply {
+        RawClient::connect(base).await.get("/keys/self", &key.text).await
     }
 
     #[track_caller]
-    pub fn refused(&self, key: &Minted) -> impl Future<Output = ()> {
+    pub fn assert_refused(&self, key: &TestKey) -> impl Future<Output = ()> {
         let (a, b, key) = (self.a.1.clone(), self.b.1.clone(), key.text.clone());
         async move {
             for base in [&a, &b] {
-                RawClient::open(base).await.get("/keys/self", &key).await.expect(401);
+                RawClient::connect(base).await.get("/keys/self", &key).await.expect(401);
             }
         }
     }
 
     /// Revokes it through a replica.
-    pub async fn revoke(&self, base: &str, key: &Minted) -> Reply {
-        RawClient::open(base).await.ask("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
+    pub async fn revoke(&self, base: &str, key: &TestKey) -> Reply {
+        RawClient::connect(base).await.send("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
     }
 
     /// Waits until a replica answers from this tier again.
-    pub async fn answers_from(&self, base: &str, tier: &str, key: &Minted) {
+    pub async fn wait_for_answer_from(&self, base: &str, tier: &str, key: &TestKey) {
         let labels = [("tier", tier), ("result", "accepted")];
         let before = metric(base, "identity_verify_total", &labels).await;
-        eventually(&format!("an answer from {tier}"), Duration::from_secs(60), async || {
-            self.asks(base, key).await.expect(200);
+        poll_until(&format!("an answer from {tier}"), Duration::from_secs(60), async || {
+            self.verify(base, key).await.expect(200);
             (metric(base, "identity_verify_total", &labels).await > before).then_some(())
         })
         .await;
     }
 
     /// Asks one after the other; how long each took. `expect`: what each must say.
-    pub async fn times(&self, base: &str, key: &Minted, n: usize, expect: u16) -> Vec<Duration> {
-        let (mut wire, mut all) = (RawClient::open(base).await, Vec::new());
+    pub async fn measure(&self, base: &str, key: &TestKey, n: usize, expect: u16) -> Vec<Duration> {
+        let (mut client, mut all) = (RawClient::connect(base).await, Vec::new());
         for _ in 0..n {
             let started = Instant::now();
-            wire.get("/keys/self", &key.text).await.expect(expect);
+            client.get("/keys/self", &key.text).await.expect(expect);
             all.push(started.elapsed());
         }
         all
@@ -145,7 +145,7 @@ pub fn effective_by(reply: &Reply) -> OffsetDateTime {
 }
 
 /// Returns at that moment.
-pub async fn until(moment: OffsetDateTime) {
+pub async fn sleep_until(moment: OffsetDateTime) {
     if let Ok(rest) = Duration::try_from(moment - OffsetDateTime::now_utc()) {
         tokio::time::sleep(rest).await;
     }

@@ -1,4 +1,4 @@
-//! A line to a server that can be long (bytes take their time), held (they stay where they are), cut (connections end, new
+//! A proxy to a server that can be long (bytes take their time), held (they stay where they are), cut (connections end, new
 //! ones too) and lose connections (these are held for ever, new ones are well).
 
 use std::{
@@ -22,12 +22,12 @@ use tokio_postgres::config::{Config, Host};
 pub enum Mode {
     Open,
     /// Bytes travel that long, each way; more while others are on their way.
-    Long(Duration),
-    Held,
+    Delayed(Duration),
+    Stalled,
     Cut,
 }
 
-pub struct Line {
+pub struct FaultProxy {
     pub port: u16,
     state: watch::Sender<State>,
     connections: Arc<AtomicUsize>,
@@ -41,7 +41,7 @@ struct State {
     lost: usize,
 }
 
-impl Line {
+impl FaultProxy {
     /// To a server's socket in the file system.
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,15 +60,15 @@ impl Line {
         Self { port, state, connections, task }
     }
 
-    /// To the Postgres of a URL, and the URL of this line.
+    /// To the Postgres of a URL, and the URL of this proxy.
     pub async fn to_postgres(url: &str) -> (Self, String) {
         let config: Config = url.parse().unwrap();
         let port = config.get_ports().first().copied().unwrap_or(5432);
         let Host::Unix(directory) = &config.get_hosts()[0] else { panic!("the tests' Postgres has a socket") };
-        let line = Self::to(directory.join(format!(".s.PGSQL.{port}"))).await;
+        let proxy = Self::to(directory.join(format!(".s.PGSQL.{port}"))).await;
         let (user, database) = (config.get_user().unwrap(), config.get_dbname().unwrap());
-        let url = format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", line.port);
-        (line, url)
+        let url = format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", proxy.port);
+        (proxy, url)
     }
 
     pub fn set(&self, mode: Mode) {
@@ -81,7 +81,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -111,11 +111,11 @@ async fn pump(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
-        if read == 0 || state.wait_for(|state| state.mode != Mode::Held && n >= state.lost).await.is_err() {
+        if read == 0 || state.wait_for(|state| state.mode != Mode::Stalled && n >= state.lost).await.is_err() {
             return Ok(());
         }
         let mode = state.borrow().mode;
-        if let Mode::Long(time) = mode {
+        if let Mode::Delayed(time) = mode {
             tokio::time::sleep(time).await;
         }
         to.write_all(&buffer[..read]).await?;
