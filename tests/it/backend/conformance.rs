@@ -1,7 +1,7 @@
-//! What every backend does alike. The worker relies on exactly this.
+//! The conformance suite: the behaviour that the worker needs of every backend.
 //!
-//! Promises: leaves nothing behind when it passes, and says so itself by the last assertion.
-//! Refuses: anything that needs a real network; see the backend's own tests.
+//! A run that passes leaves nothing behind, which its last assertion checks. What needs a real network is in the
+//! backend's own tests.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ use futures_util::{StreamExt, stream::BoxStream};
 const PATIENCE: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
-/// Runs the whole scenario. `stranger` is the same runtime seen by another cluster; `image` runs until it is stopped
-/// and has a program `false`.
+/// Runs all scenarios. `stranger` is the same runtime used by another cluster; `image` runs until it is stopped and has
+/// a program `false`.
 pub async fn conformance<C: Compute, F: Network>(compute: &C, networks: &F, stranger: &C, image: &str) {
     let network = network();
     networks.ensure_network(&network).await.expect("a network");
@@ -56,7 +56,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
         tokio::join!(compute.create(&container_spec, &wires), compute.create(&container_spec, &wires));
     let container = first.expect("create");
     assert_eq!(second.expect("create at once"), container);
-    // Another attempt, by a worker of another host name: other labels, the same container, which stays what it is.
+    // Another attempt, by a worker of another host name, has other labels: the container stays what it is.
     let made_by = Attempt { token: container_spec.made_by.token + 1, ..container_spec.made_by };
     let retry = ContainerSpec { made_by, host: HostId::new(), ..container_spec.clone() };
     assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
@@ -153,7 +153,7 @@ async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network
     compute.remove(id).await.expect("remove");
 }
 
-/// For backends whose clusters share names; needs a network of the stranger's own.
+/// For backends whose clusters share names; the caller passes a network of the stranger's own.
 pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
     let container_spec = container_spec(image, None);
     let (ours, other) = (network(), network());
@@ -183,7 +183,7 @@ async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute
     let network = network();
     let (container_spec, wires) = (container_spec(image, None), attachment(&network, 16));
     networks.ensure_network(&network).await.expect("a network");
-    // As another instance's undo does between this instance's two steps.
+    // Another instance's undo can do this between this instance's two steps.
     networks.release_network(network.id).await.expect("release");
     compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
@@ -191,7 +191,7 @@ async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute
     networks.release_network(network.id).await.expect("release");
 }
 
-/// Waits until the container is as expected, looking only when a change is announced.
+/// Waits until the container is as expected, inspecting it only when a change is announced.
 async fn noticed<C: Compute>(
     compute: &C,
     changes: &mut BoxStream<'static, Result<Changed, BackendError>>,
@@ -227,7 +227,7 @@ pub fn container_spec(image: &str, command: Option<&str>) -> ContainerSpec {
     }
 }
 
-/// A network with a CIDR that other tests on the same host hardly have.
+/// Returns a network with a CIDR that other tests on the same host are unlikely to have.
 pub fn network() -> NetworkPlan {
     let id = NetworkId::new();
     let random = id.uuid().as_bytes()[13..].to_vec();
@@ -235,10 +235,10 @@ pub fn network() -> NetworkPlan {
     NetworkPlan { id, cidr: format!("{first}/26").parse().expect("a CIDR") }
 }
 
-/// A port of the machine that nothing listens on and no other test is given.
+/// Returns a port of the machine on which nothing listens and that no other test gets.
 ///
-/// Not one that the kernel picks: those are also the local ports of outgoing connections, of which other tests make
-/// thousands before a container has its port.
+/// It is not chosen by the kernel: such ports are also the local ports of outgoing connections, of which other tests
+/// open thousands before a container has its port.
 fn free_port() -> u16 {
     const FIRST: u16 = 26_000;
     static GIVEN: AtomicU16 = AtomicU16::new(0);
@@ -248,7 +248,7 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-/// The address `host` in the network, and port 80 published on a free port of the machine.
+/// Returns the address `host` in the network, and port 80 published on a free port of the machine.
 pub fn attachment(network: &NetworkPlan, host: u8) -> NetworkAttachment {
     NetworkAttachment {
         network: network.clone(),

@@ -1,7 +1,7 @@
-//! The Docker backend on a real engine: the common suite, and what only a real engine shows.
+//! The Docker backend on a real engine: the conformance suite, and what only a real engine shows.
 //!
 //! Needs `TEST_DOCKER_HOST`, and in `TEST_DEMO_IMAGE` an image (default `app-demo:1`) that serves HTTP on port 80.
-//! Without an engine the tests say `SKIPPED`; with `REQUIRE_REAL=1` they fail instead.
+//! Without an engine the tests print `SKIPPED`; with `REQUIRE_REAL=1` they fail instead.
 
 use std::{
     env,
@@ -38,14 +38,14 @@ impl Engine {
         (compute, networks)
     }
 
-    /// What an operator does by hand; answers standard output.
+    /// Runs the docker command, as an operator does, and returns standard output.
     fn docker(&self, arguments: &[&str]) -> String {
         let output = Command::new("docker").args(["-H", &self.host]).args(arguments).output().expect("docker");
         assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
     }
 
-    /// An image like the demo's, with an anonymous volume at `/data`.
+    /// Builds an image like the demo's, with an anonymous volume at `/data`.
     fn image_with_volume(&self, image: &str) {
         let made = self.docker(&["create", &self.image]);
         self.docker(&["commit", "--change", "VOLUME /data", &made, image]);
@@ -61,7 +61,7 @@ fn engine(test: &str) -> Option<Engine> {
         _ => {
             let required = env::var("REQUIRE_REAL").is_ok_and(|value| value == "1");
             assert!(!required, "{test}: REQUIRE_REAL=1, but TEST_DOCKER_HOST is not set");
-            // Not `eprintln!`: the test harness would swallow it.
+            // `eprintln!` would not reach the terminal: the test harness captures it.
             writeln!(std::io::stderr(), "SKIPPED {test}: no Docker").expect("stderr");
             None
         }
@@ -206,7 +206,7 @@ async fn renamed_container_is_found_by_its_labels() {
     assert!(answers(wires.ports[0].host).await);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
-    // Another one takes its name: it is not mistaken for it.
+    // Another container takes its name and is not mistaken for it.
     let other = engine.docker(&["run", "-d", "--name", &format!("app-{id}"), &engine.image, "sleep", "600"]);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!(seen.container_id, container);
@@ -230,7 +230,7 @@ async fn container_with_our_name_wins_and_remove_deletes_all_copies() {
     let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
     let id = container_spec.instance;
     let container = compute.create(&container_spec, &wires).await.expect("create");
-    // A copy with all labels, as an earlier release left it beside one that was renamed.
+    // A copy with all labels, as an earlier release left it beside a renamed container.
     let labels =
         engine.docker(&["inspect", "-f", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}} {{end}}", &container]);
     let labels: Vec<&str> = labels.split_whitespace().flat_map(|label| ["--label", label]).collect();
@@ -298,8 +298,8 @@ async fn stopped_container_joins_a_network_created_anew() {
     let (id, container) = (container_spec.instance, compute.create(&container_spec, &wires).await.expect("create"));
     compute.start(id).await.expect("start");
     let name = format!("app-{}", network.id);
-    // The first as `docker network prune` does, which does not count stopped containers. The second is what a rejoin
-    // leaves that was cut off half way.
+    // The first command is what `docker network prune` does, which does not count stopped containers. The second leaves
+    // what a rejoin leaves that was cut off half way.
     for by_hand in [&["network", "rm", &name][..], &["network", "disconnect", &name, &container]] {
         compute.stop(id, Duration::ZERO).await.expect("stop");
         engine.docker(by_hand);
@@ -403,7 +403,7 @@ async fn create_errors_name_their_cause() {
     let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
     assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
-    // Port 1 of this machine: nothing listens, so no registry.
+    // Nothing listens on port 1 of this machine, so there is no registry.
     let unreachable = compute.ensure_image("127.0.0.1:1/nginx:1.27", &|_| ()).await;
     assert!(matches!(unreachable, Err(BackendError::ImagePullFailed(_))), "{unreachable:?}");
     let network = network();
@@ -457,7 +457,7 @@ async fn engine_that_is_down_is_unavailable() {
     assert!(DockerCompute::connect(Some("ssh://host"), ClusterId::new()).is_err());
 }
 
-/// Whether the demo's page comes; its server needs a moment to listen.
+/// Returns whether the demo's page is served; its server needs a moment to listen.
 async fn answers(port: u16) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {

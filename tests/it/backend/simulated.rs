@@ -1,4 +1,4 @@
-//! The simulated backend: the common suite, and what tests of the worker rely on in it.
+//! The simulated backend: the conformance suite, and the behaviour on which the worker's tests rely.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 

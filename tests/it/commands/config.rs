@@ -1,4 +1,4 @@
-//! `app config docs`, and the page that is committed.
+//! `app config docs` prints the configuration page, which is committed.
 
 use std::{path::Path, process::Command, time::Duration};
 

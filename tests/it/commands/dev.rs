@@ -1,4 +1,4 @@
-//! `app dev`: one process that serves and works.
+//! `app dev`: one process that serves the API and runs a worker.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -14,11 +14,11 @@ async fn dev_process_serves_works_and_stops_on_signals() {
     let instance = client.create_running(json!({"image": cluster.image})).await;
     assert_eq!(instance["host"]["name"], "h1");
     assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "ready");
-    // Both halves count into the same metrics.
+    // API and worker record into the same metrics.
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(metrics.contains("http_requests_total") && metrics.contains("jobs_ended_total"), "{metrics}");
     assert_eq!(dev.terminate().code(), Some(0));
-    // It said goodbye: the next one need not wait, and finds what it left.
+    // The process has unregistered: the next one need not wait, and finds its instances.
     let mut again = cluster.spawn("dev");
     let client = Client::new(&base_url(&again), &client.key);
     client.delete_fully(instance["id"].as_str().unwrap()).await;

@@ -1,4 +1,4 @@
-//! A process that should end by itself, and soon.
+//! Runs a process that should end by itself, and soon.
 
 use std::{
     io::Read,
@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How a process ended.
+/// The result of a process that has ended.
 #[derive(Debug)]
 pub struct Exited {
-    /// `None`: by a signal.
+    /// The exit code; `None` when a signal ended the process.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -17,7 +17,7 @@ pub struct Exited {
 }
 
 impl Exited {
-    /// Its only line on standard error; panics when there are others.
+    /// Returns the only line on standard error; panics when there are others.
     #[track_caller]
     pub fn line(&self) -> &str {
         assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
@@ -32,7 +32,7 @@ impl Exited {
     }
 }
 
-/// Runs it to its end; panics with what it said when that is not `within`.
+/// Runs the command to its end; panics with its output when it takes longer than `within`.
 #[track_caller]
 pub fn run_to_exit(mut command: Command, within: Duration) -> Exited {
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! `app healthcheck`, and what it asks: the API's readiness and the worker's own listener.
+//! `app healthcheck`, and what it calls: the API's readiness and the worker's own listener.
 
 use std::{process::Command, time::Duration};
 
@@ -16,7 +16,7 @@ fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
 
 const SECONDS: Duration = Duration::from_secs(60);
 
-/// Where the worker's health listens.
+/// Returns the address of the worker's own listener.
 fn health_url(worker: &App) -> String {
     let line = worker.line("starting service: \"actix-web-service-");
     let address = line.split("actix-web-service-").nth(1).unwrap().split('"').next().unwrap();
@@ -31,7 +31,7 @@ async fn api_is_ready_until_it_stops() {
     let check = || run_to_exit(healthcheck(&cluster, "APP_LISTEN", &client.base), SECONDS);
     let ready = check().expect(0);
     assert_eq!((ready.stdout.as_str(), ready.stderr.as_str()), ("", ""));
-    // What listens everywhere is asked on this machine.
+    // An API that listens on all addresses is called on loopback.
     let port = client.base.rsplit(':').next().unwrap();
     run_to_exit(healthcheck(&cluster, "APP_LISTEN", &format!("0.0.0.0:{port}")), SECONDS).expect(0);
 
@@ -42,7 +42,7 @@ async fn api_is_ready_until_it_stops() {
         stopping.line().starts_with("app: not ready: 503 ") && stopping.line().contains("stopping"),
         "{stopping:?}"
     );
-    // Requests are still served while the load balancer learns of it.
+    // Requests are still served until the load balancer has noticed.
     client.get("/keys/self").await.expect(200);
     assert_eq!(api.terminate().code(), Some(0), "the second SIGTERM is at once");
     let gone = check().expect(1);
@@ -69,7 +69,7 @@ async fn worker_is_ready_while_heartbeats_succeed_and_serves_metrics() {
     let by_option = ["healthcheck", "--worker", client.base.trim_start_matches("http://")];
     run_to_exit(cluster.command(&by_option), SECONDS).expect(0);
 
-    // Cut off from Postgres it lives, and works no more.
+    // Without Postgres the worker is alive and not ready.
     drop(proxy);
     poll_until("the worker is not ready", SECONDS, async || {
         (client.get("/health/ready").await.status == 503).then_some(())
@@ -86,7 +86,7 @@ async fn worker_whose_host_name_was_taken_is_not_ready_with_reason() {
     let worker = cluster.work();
     let client = Client::new(&health_url(&worker), "no key is needed here");
     client.get("/health/ready").await.expect(200);
-    // As when it was frozen for so long that another one could start under its name elsewhere.
+    // As when the worker was suspended for so long that another one could start under its name elsewhere.
     let taken = "with other as (insert into workers select (w).* from (
                      select jsonb_populate_record(w, jsonb_build_object('boot_id', gen_random_uuid())) as w from workers w
                  ) as copies returning boot_id)
@@ -102,7 +102,7 @@ async fn worker_whose_host_name_was_taken_is_not_ready_with_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_worker_is_not_ready_and_ends_on_a_second_signal() {
     let mut cluster = Cluster::simulated().await;
-    // A job that takes for ever, so that draining does.
+    // The job never ends, and so draining does not either.
     cluster.set("SIMULATED_LATENCY_MS", 500_000).set("RUST_LOG", "info");
     let (_api, client) = cluster.serve();
     let worker = cluster.work();

@@ -1,4 +1,4 @@
-//! `--help`: complete, and fit for a screenshot.
+//! `--help` is complete and shows no secret.
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
@@ -25,7 +25,7 @@ fn help_shows_variables_and_defaults_but_no_secret_values() {
             let shown = run_to_exit(command, Duration::from_secs(60)).expect(0);
             assert_eq!(shown.stderr, "");
             assert!(!shown.stdout.contains(SECRET), "{}", shown.stdout);
-            // Lines are wrapped anywhere.
+            // Long lines are wrapped at any space.
             let words = shown.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
             for all_settings in all.iter().filter(|setting| setting.role == role) {
                 let variable = all_settings.variable.as_deref().unwrap();

@@ -1,4 +1,4 @@
-//! One worker per host name: the second is refused while the first lives, and started at once when it does not.
+//! One worker per host name: a second one is refused while the first is alive, and starts at once when it is not.
 
 use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
@@ -45,9 +45,9 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
     let state = TempDir::new().unwrap();
-    // Its user may not reach the socket.
+    // The other worker's user cannot open the socket.
     let proxy = Proxy::start(&cluster.database_url).await;
-    // Nor may it reach where the program was built.
+    // That user cannot read the directory of the build either.
     let program = state.path().join("app");
     std::fs::copy(env!("CARGO_BIN_EXE_app"), &program).unwrap();
     std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -57,7 +57,7 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
         command.args(built.get_args()).env_clear();
         command.envs(built.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("APP_STATE_DIR", state.path()).env("DATABASE_URL", &proxy.url);
-        // Who may write to /run shares a lock there with everybody else who may.
+        // All users who may write to /run share the lock there.
         if geteuid().is_root() {
             let nobody = User::from_name("nobody").unwrap().unwrap();
             std::os::unix::fs::chown(state.path(), Some(nobody.uid.as_raw()), None).unwrap();
@@ -66,7 +66,7 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
         command
     };
     refused(elsewhere(), "is alive (pid ");
-    // Killed, its process is gone from this machine: nobody has to wait for its silence to grow.
+    // The killed process is gone from this machine, so the next one need not wait until its heartbeats are too old.
     first.kill();
     let second = App::spawn("the second", elsewhere());
     second.line("the worker is registered");
@@ -76,7 +76,7 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn next_worker_starts_at_once_after_a_kill_or_a_clean_stop() {
     let mut cluster = Cluster::simulated().await;
-    // Whoever waited for a lease to end would wait for an hour.
+    // With a lease of an hour the test would time out if the next worker waited for its end.
     cluster.set("APP_LEASE_MS", 3_600_000);
     let first = cluster.work();
     first.kill();

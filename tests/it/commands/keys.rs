@@ -1,4 +1,4 @@
-//! `app keys create`: the key alone on standard output, the tenant once.
+//! `app keys create` prints only the key on standard output, and creates the tenant when it does not exist.
 
 use std::{process::Command, time::Duration};
 
@@ -15,7 +15,7 @@ fn create(cluster: &Cluster, tenant: &str, scope: &str) -> Command {
     command
 }
 
-/// The key, when it is all that was printed.
+/// Returns the key; panics when anything else was printed.
 #[track_caller]
 fn key(exited: &Exited) -> String {
     let key = exited.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", exited.stdout.len()));
@@ -78,7 +78,7 @@ async fn key_limit_comes_from_option_or_variable() {
     by_option.args(["--limit-rps", "0.5", "--limit-burst", "3"]);
     let mut by_variable = create(&cluster, "acme", "keys:read");
     by_variable.env("APP_KEY_LIMIT_RPS", "0").env("APP_KEY_LIMIT_BURST", "1");
-    // What holds for all keys is no limit of the key's own, though its variables are set here as well.
+    // The limit for all keys is not a key's own limit, though its variables are set here as well.
     let general = create(&cluster, "acme", "keys:read");
     for (command, limits, at_once) in [
         (by_option, json!({"rps": 0.5, "burst": 3}), "3"),

@@ -1,4 +1,4 @@
-//! Standard error is a pipe: one that is no longer read, or whose reader is gone, holds up neither requests nor jobs nor the
+//! Standard error is a pipe that is not read or whose reader has ended: it delays neither requests, nor jobs, nor the
 //! end of the process.
 
 use std::{
@@ -17,13 +17,13 @@ use serde_json::json;
 use super::exited::run_to_exit;
 use crate::support::{Client, Cluster};
 
-/// Far more than a request, a job or an end takes here.
+/// Far more than a request, a job or the end of a process takes here.
 const SOON: Duration = Duration::from_secs(10);
-/// Requests at a time, and requests until the metric is read again.
+/// The number of concurrent requests, and of requests between two reads of the metric.
 const LANES: usize = 16;
 const REQUESTS: usize = 1000;
 
-/// A process that logs everything, and whose log is read only as far as `line` has come.
+/// A process that logs everything, and whose log the test reads only as far as `line` has returned.
 struct PipedProcess {
     child: Child,
     stderr: Option<BufReader<ChildStderr>>,
@@ -38,23 +38,23 @@ impl PipedProcess {
         Self { child, stderr }
     }
 
-    /// Reads on to the next line with this text.
+    /// Reads up to the next line with this text.
     fn line(&mut self, text: &str) -> String {
         let lines = self.stderr.as_mut().unwrap().lines();
         lines.map(Result::unwrap).find(|line| line.contains(text)).unwrap_or_else(|| panic!("no line with \"{text}\""))
     }
 
-    /// The address in the next line with this text.
+    /// Reads up to the next line with this text, and returns its address.
     fn base_url(&mut self, line: &str) -> String {
         format!("http://{}", self.line(line).rsplit("address=").next().unwrap().trim())
     }
 
-    /// From now on writing to it fails.
+    /// Closes the pipe: from now on writing to it fails.
     fn close(&mut self) {
         self.stderr = None;
     }
 
-    /// Sends SIGTERM; answers how it ended and how long that took, without reading its log.
+    /// Sends SIGTERM; returns how the process ended and how long that took, without reading its log.
     fn terminate(&mut self) -> (ExitStatus, Duration) {
         let started = Instant::now();
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
@@ -75,15 +75,15 @@ impl Drop for PipedProcess {
     }
 }
 
-/// How many log lines the process says that it has dropped.
+/// Returns how many log lines the process has dropped, by its metric.
 async fn dropped(client: &Client) -> u64 {
     let metrics = client.get("/metrics").await.expect(200).text;
     let line = metrics.lines().find_map(|line| line.strip_prefix("log_lines_dropped_total "));
     line.map_or(0, |count| count.parse().unwrap())
 }
 
-/// Sends requests until lines were dropped: then the pipe is full, and so is the buffer before it. Answers how many it sent,
-/// and how long the slowest took.
+/// Sends requests until log lines were dropped: then the pipe is full, and so is the buffer before it. Returns the
+/// number of requests, and the longest time of one.
 async fn ask_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Duration) {
     let (mut asked, mut slowest) = (0, Duration::ZERO);
     while dropped(client).await == 0 {
@@ -110,10 +110,10 @@ async fn requests_are_served_while_the_log_is_not_read() {
 
     eprintln!("{asked} requests, the slowest took {slowest:.1?}");
     assert!(slowest < SOON, "{slowest:?}");
-    // Once it is read again, it reports what is missing.
+    // When the log is read again, it reports how many lines are missing.
     let report = api.line("log lines were dropped");
     assert!(report.contains("lines="), "{report}");
-    // It ends, though the pipe may be full once more.
+    // The process ends, though the pipe may be full once more.
     let (status, took) = api.terminate();
     assert_eq!(status.code(), Some(0));
     assert!(took < SOON, "{took:?}");
@@ -159,7 +159,7 @@ async fn closed_log_pipe_ends_neither_requests_nor_jobs() {
     }
 }
 
-/// Its error comes last and is not lost, though a thread writes what was logged before.
+/// The error is written last and is not lost, though a thread writes the lines before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn fatal_error_is_the_last_log_line() {
     let mut cluster = Cluster::simulated().await;

@@ -1,4 +1,4 @@
-//! `app migrate`: many at once, none too early, and an honest report.
+//! `app migrate`: concurrent runs, databases that start late or never, and the report of pending migrations.
 
 use std::time::Duration;
 

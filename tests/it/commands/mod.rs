@@ -1,4 +1,4 @@
-//! Each subcommand as its operator sees it: exit codes, what is printed where, and what is refused.
+//! Each subcommand as an operator uses it: exit codes, output and refused arguments.
 
 mod config;
 mod dev;

@@ -1,4 +1,4 @@
-//! Parts that cannot be used: refused at start, with what to do about it.
+//! Services that cannot be used: the process refuses to start, and its error says what to do.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -34,7 +34,7 @@ async fn evicting_redis_is_refused_with_the_command_that_fixes_it() {
         assert!(line.starts_with("app: REDIS_URL: ") && line.contains("allkeys-lru"), "{line}");
         assert!(line.ends_with("redis-cli config set maxmemory-policy noeviction"), "{line}");
     }
-    // The fix as it is told.
+    // The operator runs the command that the error shows.
     redis.cli(&["config", "set", "maxmemory-policy", "noeviction"]);
     cluster.spawn("serve").line("the API listens");
     cluster.work();
@@ -50,7 +50,7 @@ async fn redis_that_is_too_old_is_refused() {
     }
 }
 
-/// Enough of a Redis 6 to be asked for its version; lives until the test process ends.
+/// Starts enough of a Redis 6 to return its version; it lives until the test process ends.
 fn redis_6() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -107,7 +107,7 @@ async fn processes_start_while_redis_is_unreachable() {
     assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "degraded");
 }
 
-/// Each process has several clients of Redis; all of them must come to life.
+/// Each process has several clients of Redis, and all of them must connect.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_started_late_is_used_by_all_clients_of_a_process() {
     for hangs in [false, true] {
@@ -179,7 +179,7 @@ async fn idle_redis_is_not_reported_as_unreachable() {
     let redis = RedisServer::start();
     cluster.set("REDIS_URL", redis.url());
     let worker = cluster.work();
-    // The third pop begins when the second has waited in vain.
+    // The third pop begins when the second has timed out.
     poll_until("three pops", SECONDS, async || {
         redis.cli(&["info", "commandstats"]).contains("cmdstat_blmpop:calls=3,").then_some(())
     })

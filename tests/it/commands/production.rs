@@ -1,4 +1,4 @@
-//! `APP_ENV=production` refuses what is only fit for a laptop.
+//! `APP_ENV=production` refuses settings that are only fit for development.
 
 use std::{process::Command, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::support::{App, Client, Cluster, cluster::base_url};
 
 const SECONDS: Duration = Duration::from_secs(60);
 
-/// A production set-up in which nothing is missing.
+/// A command with a complete production configuration.
 fn production(cluster: &Cluster, role: &str) -> Command {
     let mut command = cluster.command(&[role]);
     command.env_remove("RUST_LOG").env("APP_ENV", "production").env("APP_ALLOW_SIMULATED", "true");
@@ -36,7 +36,7 @@ async fn production_starts_when_everything_is_given() {
     let (api, client) = cluster.serve();
     client.get("/keys/self").await.expect(200);
     let worker = cluster.work();
-    // Nothing was generated beside what was given.
+    // No secrets were generated beside those that were given.
     assert!(!cluster.state.path().join("secrets").exists());
     assert!(api.terminate().success() && worker.terminate().success());
 }
@@ -51,7 +51,7 @@ async fn production_requires_the_secrets_that_each_process_uses() {
             refused(command, secret, "must be set when APP_ENV=production");
         }
     }
-    // A worker holds no keys.
+    // A worker uses no key secrets.
     let worker = App::spawn("a worker in production", {
         let mut command = production(&cluster, "work");
         command
@@ -81,7 +81,7 @@ async fn production_requires_a_database_and_an_explicit_tls_mode() {
             refused(command, "DATABASE_READ_URL", "sslmode=require");
         }
     }
-    // Said: then it is tried.
+    // With an explicit `sslmode` the process tries to connect.
     let mut command = production(&cluster, "migrate");
     command.env("DATABASE_URL", "postgresql://u:sesame@db.invalid/x?sslmode=disable");
     refused(command, "DATABASE_URL", "did not answer");

@@ -1,4 +1,4 @@
-//! `app purge`: removes what this cluster has on this host, and nothing without a yes.
+//! `app purge` removes what this cluster has on this host, after a confirmation.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SECONDS: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_requires_confirmation_and_then_removes_everything() {
     let cluster = Cluster::simulated().await;
-    // Nothing there is nothing to ask about.
+    // Without anything to remove there is no question.
     run_to_exit(cluster.command(&["purge"]), SECONDS).expect(0);
     let (_api, client) = cluster.serve();
     let worker = cluster.work();

@@ -1,4 +1,5 @@
-//! Every variable of every subcommand, with values that it must refuse: one line, which names it and shows a good one.
+//! Bad values of every variable of every subcommand: the error is one line, which names the variable and shows a good
+//! value.
 
 use std::{
     collections::BTreeSet,
@@ -12,21 +13,21 @@ use clap::CommandFactory;
 use super::exited::{Exited, run_to_exit};
 use crate::support::Cluster;
 
-/// What stands in bad values where a secret would.
+/// Stands in bad values where a secret would.
 pub const SECRET: &str = "sesame";
 
 /// One setting of one subcommand.
 pub struct Setting {
-    /// As typed: `keys create`.
+    /// The subcommand as typed, such as `keys create`.
     pub role: Vec<String>,
-    /// `None`: no environment variable sets it.
+    /// `None` when no environment variable sets it.
     pub variable: Option<String>,
     pub option: Option<String>,
     pub is_secret: bool,
     pub default: Option<String>,
 }
 
-/// All of them, by the program's own word.
+/// Returns all settings, read from the program's own command line definition.
 pub fn all_settings() -> Vec<Setting> {
     let mut cli = Cli::command();
     cli.build();
@@ -58,7 +59,7 @@ fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Setting>) {
     }
 }
 
-/// Values that are wrong wherever they are given.
+/// Values that are wrong in every subcommand.
 const BAD: &[(&str, &[&str])] = &[
     ("APP_ALLOW_SIMULATED", &["perhaps", "2"]),
     ("APP_CACHE_SECRETS", &["sesame", "1:sesame", "1:abcd"]),
@@ -111,7 +112,7 @@ const BAD: &[(&str, &[&str])] = &[
             "mysql://u:sesame@h/db",
             "postgresql://u:sesame@h/db?sslmode=always",
             "postgresql://u:sesame@h/db?connect_timeout=soon",
-            // A password whose special characters were not encoded: no piece of it either.
+            // A password whose special characters were not encoded: no part of it may be shown either.
             "postgresql://u@h/db?password=a&sesame=b",
             "host=h user=u password=my sesame=x",
             "host=h user=u password='sesame",
@@ -144,12 +145,13 @@ const BAD: &[(&str, &[&str])] = &[
     ("WORK_CONCURRENCY", &["0", "-1", "1e3", "2000", ""]),
 ];
 
-/// What a subcommand needs besides, so that the setting under test is the only one that is wrong.
+/// Returns a command with everything that the subcommand needs besides, so that the setting under test is the only
+/// wrong one.
 fn command(cluster: &Cluster, role: &[String]) -> std::process::Command {
     let mut command = cluster.command(&role.iter().map(String::as_str).collect::<Vec<_>>());
-    // As an operator has it: what is logged by default must not hide the line.
+    // The log level of an operator: the default must not hide the line.
     command.env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
-    // Far away and refused at once, if a bad setting got through to where it is used.
+    // Refused at once if a bad setting got through to where it is used.
     command.env("DB_WAIT_SECONDS", "0");
     if role == ["keys", "create"] {
         command.envs([("APP_TENANT", "acme"), ("APP_KEY_NAME", "first"), ("APP_KEY_SCOPES", "admin")]);
@@ -205,7 +207,7 @@ async fn bad_values_give_one_line_with_variable_reason_and_example() {
             let mut by_variable = command(&cluster, role);
             by_variable.env(variable, value);
             cases.push((format!("{role:?} {variable}={value}"), variable, *value, by_variable));
-            // By its option it is the same setting; once is enough.
+            // An option is the same setting, so one bad value is enough.
             if n == 0 {
                 let option = setting.option.as_deref().unwrap();
                 let mut by_option = command(&cluster, role);
@@ -238,7 +240,7 @@ async fn bad_values_give_one_line_with_variable_reason_and_example() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// All that is wrong should be told, not the first panic.
+/// Collects a panic as a failure, so that the test reports all of them and not only the first.
 fn ended_or_killed(command: std::process::Command) -> Result<Exited, String> {
     let what = format!("{command:?}");
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_to_exit(command, Duration::from_secs(60))))

@@ -1,4 +1,4 @@
-//! The two databases: who serves what, and what their failures cost.
+//! Primary and replica: which of them serves what, and how failures of either affect requests.
 
 mod pool;
 mod replica;
@@ -14,7 +14,7 @@ use app::{
 
 use crate::support::Cluster;
 
-/// The pool of a process of this installation, without a replica.
+/// Opens the pool of a process of this installation, without a replica.
 fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
     open(&cluster.database_url, None, max_conns)
 }

@@ -1,4 +1,5 @@
-//! The pool: bounded per server, patient when busy, and never lending a connection that is still at work.
+//! The connection pool: it has a bound per server, waits when all connections are busy, and never lends one that still
+//! runs a statement.
 
 use std::{
     collections::HashSet,
@@ -32,7 +33,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
                      where datname = current_database() and application_name = 'app-primary'";
         sql.query_one(count, &[]).await.unwrap().get(0)
     };
-    // The server takes a moment to notice that the process which made the key is gone.
+    // The server needs a moment to notice that the process which created the key has ended.
     poll_until("nobody is connected", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
@@ -45,7 +46,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
         }
     })));
     let mut most = 0;
-    // Counts for as long as they ask.
+    // Counts the connections while the requests run.
     while future::poll_immediate(&mut asking).await.is_none() {
         most = count().await.max(most);
     }
@@ -63,18 +64,18 @@ async fn thousand_requests_on_four_connections_get_200_or_503() {
         assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{}", answer.text);
         assert_ne!(answer.header("retry-after"), "", "{:?}", answer.headers);
     }
-    // On two idle cores all of them; a slower machine may have to say no to some.
+    // On two idle cores all of them; a slower machine may have to refuse some.
     assert!(served > 100, "only {served} were served");
-    // And it is over: nobody is refused afterwards.
+    // After the burst no request is refused.
     for _ in 0..20 {
         client.get("/instances").await.expect(200);
     }
 }
 
-/// Not quite as long as a statement of ours may take.
+/// Slightly less than the timeout of a statement.
 const SLEEP: &str = "select pg_sleep(1.8)";
 
-/// Whose connection is lent next: its process in the server.
+/// Returns the server process of the connection that the pool lends next.
 async fn pid(db: &DualDb) -> i32 {
     let rows = db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
     rows.unwrap()[0].get(0)
@@ -83,11 +84,11 @@ async fn pid(db: &DualDb) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_statement_closes_its_connection() {
     let cluster = Cluster::simulated().await;
-    // One connection: whoever is next gets that one, or a new one.
+    // With one connection, the next caller gets that one or a new one.
     let db = dual(&cluster, 1);
     let first = pid(&db).await;
     assert_eq!(pid(&db).await, first, "a connection at rest is lent again");
-    // The caller goes away while the server works.
+    // The caller gives up while the server still works.
     let slow = db.read(Consistency::Primary, |c| async move { c.query(SLEEP, &[]).await });
     tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
     assert_ne!(pid(&db).await, first);
@@ -101,7 +102,7 @@ async fn abandoned_statement_closes_its_connection() {
     assert!(names.unwrap().is_empty());
 }
 
-/// As one does that forks for twenty requests at once, while the machine starts containers.
+/// A server does this when it forks for twenty connections at once while the machine starts containers.
 #[tokio::test(flavor = "multi_thread")]
 async fn pool_waits_for_a_server_slow_to_accept_connections() {
     let mut cluster = Cluster::simulated().await;
@@ -111,7 +112,7 @@ async fn pool_waits_for_a_server_slow_to_accept_connections() {
     let began = Instant::now();
     dual(&cluster, 1).write().await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(1), "there and back, to log in and for the check of its role");
-    // It is waited for, not for ever.
+    // The wait is bounded.
     line.set(Mode::Stalled);
     let refused = dual(&cluster, 1).write().await.err();
     assert!(matches!(refused, Some(DbError::Unavailable(_))), "{refused:?}");
@@ -133,7 +134,7 @@ async fn abandoned_health_check_closes_its_connection() {
     assert!(db.health().await.primary);
 }
 
-/// The control: the pool as it comes lends the busy connection, and the next one waits for somebody else's statement.
+/// The control: deadpool alone lends the busy connection, and the next caller waits for another caller's statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
     let cluster = Cluster::simulated().await;
@@ -170,13 +171,13 @@ async fn statements_and_pool_waits_have_deadlines() {
     for slow in [one, two] {
         assert!(matches!(slow, Err(DbError::Unavailable(_))), "{slow:?}");
     }
-    // Its turn comes at about the moment that its patience ends: either is right, hanging is not.
+    // The connection becomes free at about the moment that the wait ends: either result is right, hanging is not.
     assert!(matches!(third, Ok(_) | Err(DbError::Unavailable(_))), "{third:?}");
     let rows = db.read(Consistency::Primary, |c| async move { c.query("select 1", &[]).await }).await.unwrap();
     assert_eq!(rows.len(), 1);
 }
 
-/// The sockets of a process, as the system numbers them, whose other end has this port.
+/// Returns the sockets of a process, by inode, whose other end has this port.
 fn sockets(api: &App, port: u16) -> HashSet<String> {
     let other_end = format!(":{port:04X}");
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", api.pid())).unwrap();
@@ -186,10 +187,10 @@ fn sockets(api: &App, port: u16) -> HashSet<String> {
     open_sockets(api).intersection(&numbers).cloned().collect()
 }
 
-/// All that it has not closed, whatever became of the other end.
+/// Returns all sockets that the process has not closed, whatever became of the other end.
 fn open_sockets(api: &App) -> HashSet<String> {
     let open = std::fs::read_dir(format!("/proc/{}/fd", api.pid())).unwrap();
-    // One that is gone by now is not open.
+    // A file descriptor that is closed meanwhile is skipped.
     open.filter_map(|file| Some(std::fs::read_link(file.unwrap().path()).ok()?.display().to_string())).collect()
 }
 
@@ -206,7 +207,7 @@ async fn broken_connection_is_not_lent() {
         let lent = sockets(&api, line.port);
         assert!(lent.len() > 1, "nothing to cut");
         line.set(Mode::Cut);
-        // The pool is asked only when the process has had the time to notice: what it lends then must be new.
+        // The process has had the time to notice, so that the connection which the pool lends must be new.
         poll_until("the process notices", Duration::from_secs(30), async || {
             (open_sockets(&api).is_disjoint(&lent) && sockets(&api, line.port).is_empty()).then_some(())
         })

@@ -1,4 +1,4 @@
-//! On real Docker.
+//! Instances on real Docker, from the request to the container.
 
 use std::{collections::HashSet, process::Command, time::Duration};
 
@@ -38,7 +38,7 @@ async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
 
     let ids = instances.iter().map(|instance| instance["id"].as_str().unwrap());
     future::join_all(ids.map(|id| client.delete_fully(id))).await;
-    // The network goes with its last container.
+    // The network is removed with its last container.
     poll_until("nothing of ours in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
@@ -48,7 +48,7 @@ async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
         let left: i64 = sql.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0);
         assert_eq!(left, 0, "{table}");
     }
-    // Bells of jobs that a poll had found are still heard.
+    // Workers also read the messages of jobs that a poll had found.
     poll_until("no lists in Redis", Duration::from_secs(60), async || {
         cluster.in_redis("q:").await.is_empty().then_some(())
     })
@@ -65,7 +65,7 @@ async fn worker_killed_during_provision_leaves_one_running_container() {
         let worker = cluster.work();
         let body = json!({"image": cluster.image, "ports": [{"container": 80}]});
         let id = client.post("/instances", body).await.instance();
-        // Its container is there; its start, its ports and the job's end are not.
+        // The container exists; its start, its ports and the job's end do not.
         let exists = async || (!containers(&cluster).await.is_empty()).then_some(());
         poll_until("a container", Duration::from_secs(60), exists).await;
         worker.kill();
@@ -82,7 +82,7 @@ async fn worker_killed_during_provision_leaves_one_running_container() {
         if job["crashes"] == 1 {
             return;
         }
-        // The job had ended: that kill was too late to show anything.
+        // The job had ended, so this kill was too late to show anything.
         assert_eq!(job["crashes"], 0, "{job}");
         worker.kill();
     }
@@ -127,7 +127,7 @@ async fn container_runs_exactly_what_the_spec_requests() {
     let published = &container["NetworkSettings"]["Ports"]["53/udp"][0]["HostPort"];
     assert_eq!(published.as_str().unwrap(), instance["ports"][1]["host"].to_string());
 
-    // Given no command, the image's own runs: the other tests fetch its page.
+    // Without a command the image's own runs: the other tests fetch its page.
     client.delete_fully(id).await;
     assert_eq!(containers(&cluster).await, Vec::<String>::new());
 }
@@ -157,7 +157,7 @@ async fn unavailable_image_fails_for_good_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
     let Some(mut cluster) = Cluster::docker("a_container_that_ends").await else { return };
-    // Events have to do it: the periodic comparison comes too late.
+    // Only events can be this fast: the periodic comparison comes too late.
     cluster.set("APP_RECHECK_MS", 600_000);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -177,7 +177,7 @@ async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
     })
     .await;
     assert_ne!(again["started_at"], kept["started_at"]);
-    // Removed by hand it is made again.
+    // A container that was removed by hand is created again.
     docker(&cluster, &["rm", "-f", &format!("app-{id}")]);
     poll_until("another container", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
@@ -209,7 +209,7 @@ async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
     assert_eq!(job["steps"].as_array().unwrap().last().unwrap()["status"], "undone");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 
-    // Somebody else has the port: told as such, and undone as well.
+    // Another process has the port: the job's error names the cause, and the container is removed.
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut other = Cluster::docker("a_container_that_cannot_start").await.unwrap();
@@ -274,7 +274,7 @@ async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
     assert!(said.contains("until it is restarted"), "{said}");
     cluster.docker_host = Some(engine);
     assert_eq!(cluster.in_docker().await.len(), 1, "the network");
-    // Set right by a restart, it goes.
+    // After a restart has corrected the count, the network can be removed.
     let said = cluster.run(&["purge", "--yes"]);
     assert!(said.contains("0 containers") && said.contains("removed network"), "{said}");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
@@ -295,7 +295,7 @@ pub fn inspect(cluster: &Cluster, container: &str) -> Value {
     serde_json::from_str::<Vec<Value>>(&docker(cluster, &["inspect", container])).unwrap().remove(0)
 }
 
-/// A registry that answers, and has no image. Docker takes any on loopback without TLS.
+/// Starts a registry that responds and has no image. Docker uses any registry on loopback without TLS.
 async fn empty_registry() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

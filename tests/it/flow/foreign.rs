@@ -1,4 +1,5 @@
-//! What others do on the same engine: another host's worker, an operator who renames or makes things by our names.
+//! Other parties on the same engine: another host's worker, and an operator who renames containers or creates some with
+//! our names.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -13,7 +14,7 @@ use crate::support::{App, Cluster, poll_until};
 
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// A container of this cluster under a foreign name, whose instance has no row; answers its id.
+/// Creates a container of this cluster under a foreign name, whose instance has no row, and returns its id.
 async fn orphan(cluster: &Cluster) -> String {
     let cluster_id = format!("app.cluster={}", cluster.id().await);
     let instance = format!("app.instance={}", Uuid::now_v7());
@@ -22,7 +23,7 @@ async fn orphan(cluster: &Cluster) -> String {
     docker(cluster, &run).trim().to_owned()
 }
 
-/// After this, sweeps have removed what was without an owner for the grace.
+/// Waits until the worker has removed what was without an owner for longer than the grace.
 async fn swept(cluster: &Cluster) {
     let orphan = orphan(cluster).await;
     poll_until("the orphan removed", A_WHILE, async || {
@@ -32,7 +33,7 @@ async fn swept(cluster: &Cluster) {
     .await;
 }
 
-/// A metric of a worker, as it is now.
+/// Reads a metric of a worker.
 async fn metric(worker: &App, name: &str) -> Option<f64> {
     let line = worker.line("the worker's health and metrics listen");
     let base = line.rsplit("address=").next().unwrap().trim().to_owned();
@@ -55,7 +56,7 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
     second.line("the worker is registered");
     let seconds = client.create_running(on("h2")).await["id"].as_str().unwrap().to_owned();
 
-    // Each raises an alarm that names the instance and both hosts.
+    // Each worker logs an alarm that names the instance and both hosts.
     for (worker, foreign, its_host) in [(&first, &seconds, "h2"), (&second, &firsts, "h1")] {
         let alarm = worker.line("belongs to another host");
         let named = format!("placed_on_name=Some(\"{its_host}\")");
@@ -72,7 +73,7 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
         assert_eq!(inspect(&cluster, &format!("app-{id}"))["State"]["Running"], true);
         assert_eq!(client.get(&format!("/instances/{id}")).await.body["status"], "running");
     }
-    // Nor when the other one is gone, or has only got a new name.
+    // They are also kept when the other worker has ended, or has only got a new name.
     assert!(first.terminate().success());
     swept(&cluster).await;
     let left = inspect(&cluster, &format!("app-{firsts}"));
@@ -110,7 +111,7 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let worker = cluster.work();
     swept(&cluster).await;
-    // A later round removes another one, and nothing that was removed already.
+    // A later round removes another orphan, and nothing that was removed already.
     swept(&cluster).await;
     let removed = poll_until("both are counted", A_WHILE, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
@@ -136,12 +137,12 @@ async fn delete_keeps_foreign_network_and_container_with_our_names() {
     client.delete_fully(id).await;
 
     assert_eq!(inspect(&cluster, &container)["State"]["Running"], true);
-    // A provision cannot do without it, and says so.
+    // A provision needs that network, and fails with the reason.
     let accepted = client.post("/instances", json!({"image": cluster.image})).await.expect(202);
     let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "network_setup_failed", "{job}");
     client.delete_fully(&accepted.instance()).await;
-    // Nor does purge mind it.
+    // Purge leaves it alone too.
     let said = cluster.run(&["purge", "--yes"]);
     assert!(said.contains("0 containers") && said.contains("0 networks"), "{said}");
     docker(&cluster, &["rm", "-f", &container]);

@@ -1,4 +1,4 @@
-//! Fetching a page through a published port.
+//! Fetches a page through a published port.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::poll_until;
 
-/// The page behind the instance's first published port, once its server listens.
+/// Returns the page behind the instance's first published port, once its server listens.
 pub async fn page(instance: &Value) -> String {
     let port = instance["ports"][0]["host"].as_u64().unwrap();
     let url = format!("http://127.0.0.1:{port}/");

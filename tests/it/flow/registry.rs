@@ -1,4 +1,5 @@
-//! Images at a registry on this machine: refused before anything is sent, unless it is named; its text is never shown.
+//! Images of a registry on this machine: they are refused before any request unless the registry is allowed, and its
+//! text is never shown to a tenant.
 
 use std::sync::{
     Arc,
@@ -16,7 +17,8 @@ use crate::support::{Client, Cluster};
 
 const SECRET: &str = "secret-of-the-host";
 
-/// Something on loopback that is no registry, and whose answers hold a secret: its port, and the number of connections.
+/// Starts a service on loopback that is no registry and whose responses hold a secret. Returns its port and the number
+/// of connections.
 async fn service_of_the_host() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
@@ -38,7 +40,7 @@ async fn service_of_the_host() -> (u16, Arc<AtomicUsize>) {
     (port, connections)
 }
 
-/// Its job and instance, once it has failed.
+/// Creates an instance, and returns its job and itself when it has failed.
 async fn failed(client: &Client, image: &str) -> (Value, Value) {
     let accepted = client.post("/instances", json!({"image": image})).await.expect(202);
     let job = client.wait_for_job(&accepted.job()).await;

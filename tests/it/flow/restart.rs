@@ -1,4 +1,5 @@
-//! A restart on real Docker: it starts the container that is there, and keeps what that holds whatever goes wrong.
+//! Restarts on real Docker: a restart starts the existing container, and keeps its files and volumes whatever goes
+//! wrong.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -23,7 +24,7 @@ async fn restarted(client: &Client, id: &str, times: i64) -> Value {
     .await
 }
 
-/// No job is claimed until `resume`: by the operator's own means (docs/operations.md).
+/// Pauses the queue as an operator would (docs/operations.md): no job is claimed until `resume`.
 async fn pause(cluster: &Cluster) {
     let pause = "insert into queue_control (scope, paused, reason) values ('all', true, 'a test')";
     cluster.sql().await.execute(pause, &[]).await.unwrap();
@@ -33,7 +34,7 @@ async fn resume(cluster: &Cluster) {
     cluster.sql().await.execute("delete from queue_control", &[]).await.unwrap();
 }
 
-/// The newest job of the restart policy.
+/// Returns the newest job of the restart policy.
 async fn start_job(client: &Client, id: &str) -> Value {
     client.get(&format!("/jobs?kind=start&instance={id}")).await.expect(200).body["items"][0].clone()
 }
@@ -42,7 +43,7 @@ fn steps(job: &Value) -> Vec<&str> {
     job["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect()
 }
 
-/// An image like the demo's, with an anonymous volume at `/data`.
+/// Builds an image like the demo's, with an anonymous volume at `/data`.
 fn image_with_volume(cluster: &Cluster, image: &str) {
     let made = docker(cluster, &["create", &cluster.image]);
     docker(cluster, &["commit", "--change", "VOLUME /data", made.trim(), image]);
@@ -75,7 +76,7 @@ async fn restart_keeps_container_and_volume_when_a_start_is_cut_off() {
     let after = inspect(&cluster, &name);
     assert_eq!((&after["Id"], &after["Mounts"]), (&before["Id"], &before["Mounts"]));
     assert_eq!(docker(&cluster, &["exec", &name, "cat", "/file", "/data/file"]), "kept\nkept\n");
-    // With the delete they go.
+    // A delete removes the volumes.
     client.delete_fully(&id).await;
     let volume = before["Mounts"][0]["Name"].as_str().unwrap();
     assert!(!docker(&cluster, &["volume", "ls", "-q"]).lines().any(|line| line == volume));

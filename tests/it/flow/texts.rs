@@ -1,4 +1,4 @@
-//! What a real registry says, through a real engine.
+//! The error text of a real registry, passed on by a real engine.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ async fn registry_text_is_cleaned_and_affects_no_other_tenant() {
     for registry in [&nul, &long] {
         let answer = client.post("/instances", json!({"image": format!("{}/a/b:1", registry.address)})).await;
 
-        // Where its text cannot be written, the job has no end.
+        // If the text could not be stored, the job would never finish.
         let job = client.wait_for_job(&answer.expect(202).job()).await;
         let detail = job["error"]["detail"].as_str().unwrap();
         assert_eq!(job["status"], "failed", "{job}");

@@ -1,4 +1,5 @@
-//! The other changes that take something away, raced like revocations: rotation, expiry, scopes, suspension.
+//! The other changes that restrict a key, raced like revocations: rotation, expiry, a change of scopes, and suspension
+//! of the tenant.
 
 use std::{
     sync::Mutex,
@@ -21,7 +22,7 @@ const KEYS: usize = 300;
 const TASKS: usize = 50;
 const SELF: (&str, u16) = ("/keys/self", 200);
 
-/// Nobody was accepted after, and the race was one.
+/// Asserts that no request that began after a change was accepted, and that readers were accepted before it.
 #[track_caller]
 fn assert_refused_after(what: &str, l1: &str, started: Instant, tally: &Tally, changes: usize) {
     tally.report(&format!("{what}, L1 {l1}"), started);
@@ -60,7 +61,7 @@ async fn rotated_with_grace(fixture: &RevocationRace, l1: &str) {
         fixture.send_change("POST", path, Some(json!({"grace_s": 1})), 201).await;
         let mut client = RawClient::connect(&fixture.verifiers[0].1).await;
         let status = client.get("/keys/self", &key.text).await.status;
-        // On a machine that was busy for a second, the grace is over.
+        // On a machine that was busy for a second, the grace period is over.
         assert!(status == 200 || fixture.key_factory.has_expired(key).await, "{status}");
         *within.lock().unwrap() += usize::from(status == 200);
         fixture.key_factory.wait_until_expired(key).await;
@@ -73,7 +74,7 @@ async fn rotated_with_grace(fixture: &RevocationRace, l1: &str) {
 async fn expired(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = fixture.key_factory.create_tenant("expired").await;
-    // Lane by task: those of one turn expire together, a second after those of the turn before.
+    // In the order of the tasks: the keys of one turn expire together, a second after those of the turn before.
     let mut keys = Vec::new();
     for turn in 1..=KEYS / TASKS {
         #[allow(clippy::cast_precision_loss, reason = "a few")]
@@ -99,7 +100,7 @@ async fn scopes_taken(fixture: &RevocationRace, l1: &str) {
         let body = json!({"scopes": ["networks:read"]});
         timed(fixture.send_change("PATCH", format!("/keys/{}", key.id), Some(body), 200))
     };
-    // Not an id: 404 for who may read instances, and 403 for who may not; Postgres is not verifiers.
+    // `none` is not an id: the response is 404 with the scope and 403 without it, and Postgres is not queried.
     let tally = fixture.race_each(&keys, TASKS, ("/instances/none", 404), schedule_for_turn, take).await;
     assert_refused_after("scope change", l1, started, &tally, KEYS);
 }
@@ -118,7 +119,7 @@ async fn suspended(fixture: &RevocationRace, l1: &str) {
         let keys = fixture.key_factory.create_keys(50, tenant, &["keys:read"], None).await;
         let all: Vec<&TestKey> = keys.iter().collect();
         let mut readers = fixture.readers(SELF.0, SELF.1).await;
-        // So that each reader has met each key before, or nearly.
+        // With 20 requests after the change, nearly every reader has used each key before.
         let schedule = Schedule::at_once(if n % 2 == 0 { READERS } else { 0 }, 20);
         let tally = race(&mut readers, &all, schedule, timed(run("suspend", &name))).await;
         run("resume", &name).await;
@@ -142,15 +143,15 @@ async fn nothing_is_left_of_what_was_taken(l1: &str) {
     suspended(&fixture, l1).await;
 }
 
-/// The control: the cache one writes first remembers a key that has expired, and one of a tenant that was suspended.
-/// For it a rotation and a change of scopes are what a revocation is, an update and a DEL: see the race of those.
+/// The control: the naive cache still accepts a key that has expired, and one of a tenant that was suspended. For it a
+/// rotation and a change of scopes are what a revocation is, an UPDATE and a DEL: `race.rs` covers those.
 #[tokio::test(flavor = "multi_thread")]
 async fn naive_cache_accepts_expired_and_suspended_keys() {
     let _serial = serial().await;
     let cluster = Cluster::simulated().await;
     let (key_factory, sql) = (KeyFactory::of(&cluster).await, cluster.sql().await);
     let verifiers = [NaiveCache::start(&cluster).await, NaiveCache::start(&cluster).await];
-    // Nothing is evicted: a refill would tell it by accident, sooner or later.
+    // Nothing is evicted: filling the cache again would read the change from Postgres by accident.
     let mut readers: Vec<_> =
         (0..READERS).map(|n| NaiveReader { process: &verifiers[n % 2], n, evicts: false }).collect();
     let schedule = Schedule::at_once(READERS, AFTER);

@@ -1,5 +1,5 @@
-//! The clock of an API's machine jumps: nothing about keys depends on it. Postgres' clock decides what has expired, and
-//! between two questions to it a monotonic clock that nobody sets.
+//! The clock of an API's machine is stepped, and nothing about keys depends on it: Postgres' clock decides what has
+//! expired, and between two queries the process uses its monotonic clock.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{metric, raw_client::RawClient, serial, two_replicas::TwoReplicas};
 
-/// The wall clock as the C library tells it, moved by the seconds in a file.
+/// A replacement for the C library's wall clock, which adds the seconds in a file.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -52,7 +52,7 @@ async fn stepped(l1: &str) {
     let mut client = RawClient::connect(base).await;
     let hour = 3600;
     for seconds in [hour, -hour, 48 * hour, 0] {
-        // To expire in half an hour, and in two seconds, by Postgres' clock.
+        // One key that expires in half an hour, and one that expires in two seconds, by Postgres' clock.
         let long = replicas.key_factory.create_keys(1, replicas.tenant, &["keys:read"], Some(1800.0)).await.remove(0);
         let short = replicas.key_factory.create_keys(1, replicas.tenant, &["keys:read"], Some(2.0)).await.remove(0);
         let revoked = replicas.create_key().await;
@@ -61,7 +61,7 @@ async fn stepped(l1: &str) {
         client.get("/keys/self", &short.text).await.expect(200);
         set(seconds);
 
-        // It did jump: a new key's expiry is compared with it, for want of anything better.
+        // The step has an effect: the expiry of a new key is compared with the machine's clock.
         let soon = (OffsetDateTime::now_utc() + Duration::from_secs(1200)).format(&Rfc3339).unwrap();
         let body = json!({"name": "soon", "scopes": ["keys:read"], "expires_at": soon});
         let made = client.send("POST", "/keys", &replicas.admin, Some(&body)).await.status;

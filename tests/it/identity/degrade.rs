@@ -1,4 +1,4 @@
-//! Redis hangs, dies, is cut off, is emptied: nobody is let in who should not be, and nobody is sent away because of it.
+//! Redis hangs, dies, is cut off or is emptied: no revoked key is accepted, and no valid key is refused because of it.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::support::poll_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long one waits that asks a Redis which does not answer.
+/// How long a request waits for a Redis that does not respond.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 
 async fn hung(l1: &str) {
@@ -28,13 +28,13 @@ async fn hung(l1: &str) {
     let (normal, _) = percentiles(replicas.measure(&replicas.a.1, &kept, 300, 200).await);
 
     replicas.redis.signal(Signal::SIGSTOP);
-    // Well past the second in which keys in the process are still believed.
+    // Well past the second in which the process still uses the keys in its own cache.
     let (mut all, stopped) = (Vec::new(), Instant::now());
     let before = redis_timeouts(&replicas.a.0);
     while stopped.elapsed() < SECOND * 4 {
         all.extend(replicas.measure(&replicas.a.1, &kept, 20, 200).await);
     }
-    // Some find out.
+    // A few requests time out before the circuit breaker opens.
     let waited = poll_until("time-outs", SECOND * 30, async || {
         let waited = redis_timeouts(&replicas.a.0) - before;
         (waited >= 3).then_some(waited)
@@ -48,7 +48,7 @@ async fn hung(l1: &str) {
          {n} waited for Redis"
     );
     assert!(p50 < normal + REDIS_TIMEOUT / 2, "{p50:?}, {normal:?} before");
-    // Three failures in a row, and then one try a second at most.
+    // Three failures in a row, and then at most one attempt per second.
     assert!(waited <= most, "a dead Redis must not cost each request its time-out: {waited} of {n}");
     assert!(n > 2 * most, "too slow to show anything: {n}");
 
@@ -59,7 +59,7 @@ async fn hung(l1: &str) {
     sleep_until(by).await;
     replicas.assert_refused(&revoked).await;
     eprintln!("Redis hangs, L1 {l1}: 202 after {answered:.1?}");
-    // The caches are used again, and the revocation is known to them.
+    // The caches are used again, and they have the revocation.
     replicas.redis.signal(Signal::SIGCONT);
     let tier = if l1 == "on" { "l1" } else { "redis" };
     future::join(
@@ -103,12 +103,12 @@ async fn dead_redis_is_bypassed_and_gets_revocations_on_return() {
         (sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
     .await;
-    // The tombstone: told to Redis, not only known to Postgres.
+    // The tombstone shows that the revocation reached Redis too, not only Postgres.
     let there = replicas.redis.cli(&["--raw", "getrange", &revoked.redis_key, "0", "0"]);
     assert_eq!(there.trim_end(), "T");
 }
 
-/// A replica whose proxy to Redis can be held, besides one with a good one.
+/// Starts two replicas; `a` reaches Redis through a proxy that can stall.
 async fn with_a_proxy(l1: &str) -> (TwoReplicas, FaultProxy) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Handle::current();
@@ -137,12 +137,13 @@ async fn replica_cut_off_from_redis_refuses_keys_revoked_elsewhere() {
         replicas.revoke(&replicas.b.1, key).await.expect(204);
         replicas.assert_refused(key).await;
         eprintln!("a replica is cut off: revoked after {:.1?}", started.elapsed());
-        // Those that are good go on, by way of Postgres.
+        // Valid keys are still accepted, by way of Postgres.
         replicas.verify(&replicas.a.1, &other).await.expect(200);
     }
 }
 
-/// Each thread has one connection, and the breaker is everybody's: others' successes must not hide that one is dead.
+/// Each thread has one connection, and all threads share the breaker: the successes of others must not hide that one
+/// connection is dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn silently_dead_redis_connection_is_replaced() {
     let _serial = serial().await;
@@ -176,7 +177,7 @@ async fn revocation_without_redis_is_pending_and_effective_in_time() {
         sleep_until(effective_by(&reply)).await;
         replicas.assert_refused(&key).await;
     }
-    // The other replica tells Redis.
+    // The other replica sends the revocations to Redis.
     let sql = replicas.cluster.sql().await;
     poll_until("the outbox is worked off", SECOND * 60, async || {
         let open = "select count(*) from cache_outbox where done_at is null";
@@ -219,7 +220,7 @@ async fn killed_redis_connections_admit_no_revoked_key() {
     let mut complete = 0;
     for key in &keys {
         replicas.warm(key).await;
-        // That of the questions for news among them.
+        // The connections that poll for invalidations are among them.
         let killed = replicas.redis.cli(&["client", "kill", "type", "normal", "skipme", "yes"]);
         assert!(killed.trim_end().parse::<u32>().unwrap() > 0, "{killed}");
         let reply = replicas.revoke(&replicas.b.1, key).await;

@@ -1,5 +1,6 @@
-//! A proxy to a server that can be long (bytes take their time), held (they stay where they are), cut (connections end, new
-//! ones too) and lose connections (these are held for ever, new ones are well).
+//! A proxy to a server with four modes: it forwards bytes, delays them, stalls (bytes stay where they are), or is cut
+//! (connections end, and new ones too). It can also lose its open connections: these stall without a limit while new
+//! ones work.
 
 use std::{
     path::PathBuf,
@@ -21,7 +22,7 @@ use tokio_postgres::config::{Config, Host};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Open,
-    /// Bytes travel that long, each way; more while others are on their way.
+    /// Bytes are delayed by this much in each direction, and by more while others are being forwarded.
     Delayed(Duration),
     Stalled,
     Cut,
@@ -37,12 +38,12 @@ pub struct FaultProxy {
 #[derive(Clone, Copy)]
 struct State {
     mode: Mode,
-    /// So many of the first connections are lost.
+    /// The number of the first connections that are lost.
     lost: usize,
 }
 
 impl FaultProxy {
-    /// To a server's socket in the file system.
+    /// Starts a proxy to a server's socket in the file system.
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -50,7 +51,7 @@ impl FaultProxy {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
         let task = tokio::spawn(async move {
-            // Dropped with the task, and all connections with it.
+            // The set is dropped with the task, which ends all connections.
             let mut carried = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let n = count.fetch_add(1, Ordering::SeqCst);
@@ -60,7 +61,7 @@ impl FaultProxy {
         Self { port, state, connections, task }
     }
 
-    /// To the Postgres of a URL, and the URL of this proxy.
+    /// Starts a proxy to the Postgres of a URL, and returns it with the URL of the proxy.
     pub async fn to_postgres(url: &str) -> (Self, String) {
         let config: Config = url.parse().unwrap();
         let port = config.get_ports().first().copied().unwrap_or(5432);
@@ -75,7 +76,7 @@ impl FaultProxy {
         self.state.send_modify(|state| state.mode = mode);
     }
 
-    /// Connections of which nobody hears again, as of a network that forgot them.
+    /// Loses the open connections: they stay open and forward nothing any more, as in a network that forgot them.
     pub fn lose(&self) {
         self.state.send_modify(|state| state.lost = self.connections.load(Ordering::SeqCst));
     }

@@ -1,4 +1,5 @@
-//! What it costs: forged keys nothing, unknown ones a bounded amount, and keys in use no question to Postgres.
+//! The cost of keys: forged ones cost no query, unknown ones a bounded amount, and keys in use cause no queries of
+//! Postgres.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use crate::support::{poll_until, proxy::Proxy};
 
 const TASKS: usize = 32;
 
-/// Round trips to Postgres while something happens, and what idle replicas cause in that time: feeds, outboxes, sweeps.
+/// Counts round trips to Postgres during a future. Returns its result, its duration, the count, and what idle replicas
+/// cause in that time by feeds, outboxes and maintenance.
 async fn round_trips<T>(proxy: &Proxy, what: impl Future<Output = T>) -> (T, Duration, u64, u64) {
     let idle = async |time: Duration| {
         let before = proxy.round_trips();
@@ -29,11 +31,11 @@ async fn round_trips<T>(proxy: &Proxy, what: impl Future<Output = T>) -> (T, Dur
     let (before, started) = (proxy.round_trips(), Instant::now());
     let done = what.await;
     let (took, trips) = (started.elapsed(), proxy.round_trips() - before);
-    // Half as much again: a sample is one.
+    // Half as much again, since the sample is only one.
     (done, took, trips, sample * (took.as_millis() as u64 + 2000) / SAMPLE.as_millis() as u64 * 3 / 2)
 }
 
-/// Look-ups of keys in Postgres, by the replicas' own count.
+/// Returns the number of key look-ups in Postgres, by the metrics of both replicas.
 async fn lookups(replicas: &TwoReplicas) -> f64 {
     let [a, b] = [&replicas.a.1, &replicas.b.1].map(|base| metric(base, "identity_verify_total", &[("tier", "pg")]));
     a.await + b.await
@@ -43,10 +45,10 @@ fn size(replicas: &TwoReplicas) -> usize {
     replicas.redis.cli(&["dbsize"]).trim_end().parse().unwrap()
 }
 
-/// Asks about all of them, many at a time, at both replicas; how many got each status.
+/// Uses all keys at both replicas, many at a time, and counts the responses with each status.
 async fn ask_all(replicas: &TwoReplicas, keys: &[String]) -> [(u16, usize); 3] {
     let tasks = (0..TASKS).map(|task| async move {
-        // Each key comes by at both.
+        // Each key is sent to both replicas over time.
         let mut client = RawClient::connect(if task % 16 < 8 { &replicas.a.1 } else { &replicas.b.1 }).await;
         let mut counts = [(200, 0), (401, 0), (503, 0)];
         for key in keys.iter().skip(task).step_by(TASKS) {
@@ -74,10 +76,10 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
         .map(|n| {
             let forged = forger.make(KeyEnv::Live, getrandom::fill).unwrap().text.expose_secret().to_owned();
             match n % 5 {
-                // A good key with a typo, which its checksum tells.
+                // A valid key with a typo, which its checksum detects.
                 0 => format!("{}{}", &key.text[..55], if key.text.ends_with('x') { 'y' } else { 'x' }),
                 1 => forged[..n % forged.len()].to_owned() + "x",
-                // The right form and checksum: only the tag tells.
+                // The right form and checksum: only the tag detects the forgery.
                 _ => forged,
             }
         })
@@ -131,7 +133,7 @@ async fn unknown_keys_with_a_valid_tag_cost_a_bounded_amount() {
          again; {at_once} entries in Redis at the end, {left} three seconds later"
     );
     assert!(left <= remembered, "{left} in {seconds} s");
-    // It has been more than that: the bound is one.
+    // Without the bound there would be more entries than that.
     assert!(FLOOD > remembered + TASKS, "the flood was too slow to show anything: {seconds} s");
 }
 
@@ -155,7 +157,7 @@ async fn hot(l1: &str) {
     };
     #[allow(clippy::cast_precision_loss, reason = "thousands")]
     let total = all.len() as f64;
-    // On a machine that stands still for 50 ms Redis counts as silent, and is left alone for a second: the process says so.
+    // On a machine that stands still for 50 ms Redis counts as hung and is not used for a second; the process logs it.
     let failures = async || {
         let [a, b] = [&replicas.a.1, &replicas.b.1]
             .map(|base| metric(base, "identity_cache_fill_total", &[("outcome", "error")]));
@@ -163,7 +165,7 @@ async fn hot(l1: &str) {
         let redis_timeouts = (redis_timeouts(&replicas.a.0) + redis_timeouts(&replicas.b.0)) as f64;
         a.await + b.await + redis_timeouts
     };
-    // The first time they are new. After a round in which Redis answered everything, one more of that kind finds them all.
+    // In the first round the keys are new. In the first round after one without a failure of Redis, all are cached.
     let mut calm = false;
     for _ in 0..10 {
         let failed = failures().await;
@@ -171,7 +173,7 @@ async fn hot(l1: &str) {
         let (statuses, took, trips, own) = round_trips(&proxy, ask_all(&replicas, &all)).await;
         let after = [hits("l1").await, hits("redis").await, lookups(&replicas).await];
         let [from_l1, from_redis, asked] = [0, 1, 2].map(|n| after[n] - before[n]);
-        // What it says takes a moment to get here.
+        // Log lines of the process take a moment to arrive here.
         let deadline = Instant::now() + Duration::from_secs(5);
         while calm && asked > 0.0 && failures().await == failed && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;

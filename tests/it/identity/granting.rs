@@ -1,4 +1,5 @@
-//! What a change or a rotation grants: no more than the caller has, of the key as it is afterwards and not as it was read.
+//! Grants of a change or a rotation: no more than the caller has, checked on the key as it is when the change is
+//! written, not as it was read.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ fn at(seconds: i64) -> String {
     (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }
 
-/// A new key's client and path.
+/// Creates a key, and returns its client and path.
 async fn made(admin: &Client, body: Value) -> (Client, String) {
     let body = admin.post("/keys", body).await.expect(201).body;
     (admin.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
@@ -39,7 +40,7 @@ async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
         forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
     }
     mighty.get("/keys/self").await.expect(401);
-    // Without the scopes that it must not grant, it may.
+    // A change that keeps only scopes which the caller has is allowed.
     let body = json!({"expires_at": null, "scopes": ["keys:read"]});
     patch(&writer, &path, body).await.expect(200);
     assert_eq!(mighty.get("/keys/self").await.expect(200).body["scopes"], json!(["keys:read"]));
@@ -59,11 +60,11 @@ async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     }
     let shown = admin.get(&path).await.expect(200).body;
     assert_eq!((&shown["scopes"], &shown["name"]), (&json!(["instances:read"]), &json!("k")));
-    // Each with what it lacks.
+    // Each caller succeeds with a change that stays within its own limits.
     patch(&mortal, &path, json!({"scopes": ["keys:read"], "expires_at": at(60)})).await.expect(200);
     let body = json!({"scopes": ["keys:write"], "limits": {"rps": 10, "burst": 10}});
     patch(&limited, &path, body).await.expect(200);
-    // A limit that is laxer than the key's, by who may not last as long as the key.
+    // A higher limit is forbidden to a caller that expires before the key.
     patch(&admin, &path, json!({"expires_at": null})).await.expect(200);
     forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
 }
@@ -87,7 +88,7 @@ async fn change_that_only_restricts_is_not_a_grant() {
     assert_eq!((&left["name"], &left["scopes"]), (&json!("n"), &json!(["keys:read"])));
 }
 
-/// Sends the request, and lets the key become an admin's between its judgement and its change.
+/// Sends the request, and commits another change of the key between the request's authorization and its write.
 async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
     let (holder, sql) = (cluster.sql().await, cluster.sql().await);
     let id = path.trim_start_matches("/keys/");
@@ -123,7 +124,7 @@ async fn concurrently_changed_key_is_authorized_again() {
     forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", change).await);
     assert_ne!(admin.get(&path).await.expect(200).body["expires_at"], Value::Null);
 
-    // What it may still do, it does; and both changes stay.
+    // A change that is still allowed is made, and both changes stay.
     let (_, path) = made(&admin, key.clone()).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
     let shown = overtaken(&cluster, &path, "name = 'other'", change).await.expect(200).body;
@@ -132,7 +133,7 @@ async fn concurrently_changed_key_is_authorized_again() {
     let new = overtaken(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
     assert_eq!(new["name"], "another");
 
-    // A key that is revoked meanwhile is gone.
+    // A key that is revoked meanwhile cannot be changed.
     let (_, path) = made(&admin, key).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
     let answer = overtaken(&cluster, &path, "revoked_at = now()", change).await;

@@ -1,4 +1,4 @@
-//! Keys by the thousand: made with the installation's own secrets and put into Postgres at once.
+//! Creates thousands of keys at once with the installation's own secrets, by one statement.
 
 use app::{
     config::secrets::{KeySecrets, Versioned},
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::support::Cluster;
 
-/// A key, and where Redis keeps it.
+/// A key, and the name of its entry in Redis.
 pub struct TestKey {
     pub id: Uuid,
     pub text: String,
@@ -18,7 +18,7 @@ pub struct TestKey {
     pub hash: Vec<u8>,
 }
 
-/// Makes keys of one installation.
+/// Creates keys of one installation.
 pub struct KeyFactory {
     ring: KeyRing,
     sql: tokio_postgres::Client,
@@ -32,14 +32,14 @@ impl KeyFactory {
         Self { ring: KeyRing::new(&secrets(cluster)), sql, cluster: id }
     }
 
-    /// A new tenant.
+    /// Creates a tenant.
     pub async fn create_tenant(&self, name: &str) -> Uuid {
         let id = Uuid::now_v7();
         self.sql.execute("insert into tenants (id, name) values ($1, $2)", &[&id, &name]).await.unwrap();
         id
     }
 
-    /// New keys of a tenant; `life`: seconds until they expire.
+    /// Creates keys of a tenant, which expire after `life` seconds.
     pub async fn create_keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<TestKey> {
         let new: Vec<NewKey> = (0..n).map(|_| self.new_key()).collect();
         let ids: Vec<Uuid> = new.iter().map(|_| Uuid::now_v7()).collect();
@@ -57,7 +57,7 @@ impl KeyFactory {
         new.into_iter().zip(ids).map(|(key, id)| self.test_key(&key, id)).collect()
     }
 
-    /// Well-formed and tagged by us, and in no table.
+    /// Returns a well-formed key with a valid tag that is in no table.
     pub fn unknown_key(&self) -> TestKey {
         self.test_key(&self.new_key(), Uuid::now_v7())
     }
@@ -76,7 +76,7 @@ impl KeyFactory {
         }
     }
 
-    /// Returns when the key has expired by Postgres' clock.
+    /// Waits until the key has expired by Postgres' clock.
     pub async fn wait_until_expired(&self, key: &TestKey) {
         let sleep = "select pg_sleep(greatest(0, extract(epoch from expires_at - clock_timestamp()))::float8)
                      from api_key where id = $1";
@@ -84,14 +84,14 @@ impl KeyFactory {
         while !self.has_expired(key).await {}
     }
 
-    /// By Postgres' clock.
+    /// Returns whether the key has expired by Postgres' clock.
     pub async fn has_expired(&self, key: &TestKey) -> bool {
         let past = "select expires_at <= clock_timestamp() from api_key where id = $1";
         self.sql.query_one(past, &[&key.id]).await.unwrap().get(0)
     }
 }
 
-/// The installation's own, made if they are missing.
+/// Reads the installation's own secrets, and creates them when they are missing.
 pub fn secrets(cluster: &Cluster) -> KeySecrets {
     cluster.run(&["secrets", "init"]);
     let secret = |file: &str| {
@@ -103,7 +103,7 @@ pub fn secrets(cluster: &Cluster) -> KeySecrets {
     KeySecrets { peppers: secret("key-peppers"), tags: secret("key-tag-secrets"), cache: secret("cache-secrets") }
 }
 
-/// A ring of somebody else: its keys have the right form and a wrong tag.
+/// Returns a key ring with other secrets: its keys have the right form and a wrong tag.
 pub fn forger() -> KeyRing {
     let secret = || vec![Versioned { version: 1, secret: vec![9; 32].into() }];
     KeyRing::new(&KeySecrets { peppers: secret(), tags: secret(), cache: secret() })

@@ -1,4 +1,5 @@
-//! The routes of one key: shown, changed, rotated, revoked; whose it is, what may be granted, and what is written down.
+//! The routes of one key: show, change, rotate and revoke; which tenant's keys a caller reaches, what it may grant, and
+//! which events are recorded.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ fn refuses(answer: &Answer, status: u16, code: &str, pointer: Option<&str>) {
     }
 }
 
-/// A key of the caller's tenant: its text and its path.
+/// Creates a key of the caller's tenant, and returns its text and its path.
 async fn made(client: &Client, body: Value) -> (String, String) {
     let body = client.post("/keys", body).await.expect(201).body;
     (body["key"].as_str().unwrap().to_owned(), format!("/keys/{}", body["id"].as_str().unwrap()))
@@ -192,7 +193,7 @@ async fn revoked_key_is_immutable_and_expired_key_cannot_rotate() {
     .await
     .unwrap();
     refuses(&rotate(&admin, &expired, json!({})).await, 409, "invalid_state", None);
-    // An expired one can be given a new life.
+    // An expired key can be extended.
     patch(&admin, &expired, json!({"expires_at": at(3600)})).await.expect(200);
     admin.with_key(&text).get("/keys/self").await.expect(200);
 }

@@ -1,4 +1,4 @@
-//! The Lua scripts do what the models in `core/identity/cache/model` take them for: on a real Redis, step by step.
+//! The Lua scripts on a real Redis behave as the models in `core/identity/cache/model` assume, step by step.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ use app::{
 
 use crate::support::{poll_until, redis_server::RedisServer};
 
-/// Longer than any fence, as the revoker waits.
+/// Longer than any fence, as the revoking process waits.
 const SETTLED: Duration = Duration::from_millis(1010);
 const TOMBSTONE: &[u8] = b"T0123456789abcdef version mac";
 
@@ -30,12 +30,12 @@ impl Redis {
     async fn start() -> Self {
         let (server, cluster) = (RedisServer::start(), ClusterId::new());
         let tier = RedisTier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
-        // The first question has to wait for its connection, and for 50 ms at most.
+        // The first command has to wait for its connection, and for 50 ms at most.
         poll_until("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
         Self { server, tier, cluster }
     }
 
-    /// One that forgot nothing for a while.
+    /// Starts a Redis whose epoch is old enough that it counts as settled.
     async fn settled() -> Self {
         let redis = Self::start().await;
         redis.server.cli(&["SET", &redis.named("epoch"), "old@1000"]);
@@ -66,14 +66,14 @@ impl Redis {
         self.server.cli(&["HGET", &self.named("seen"), instance]).trim().to_owned()
     }
 
-    /// By Redis' clock.
+    /// Reads Redis' clock.
     fn now_ms(&self) -> u64 {
         let time = self.server.cli(&["TIME"]);
         let mut parts = time.split_whitespace().map(|part| part.parse::<u64>().unwrap());
         parts.next().unwrap() * 1000 + parts.next().unwrap() / 1000
     }
 
-    /// Entries of the log, put there at once.
+    /// Appends entries to the log, all at once.
     fn append(&self, count: usize, name: &KeyHash) {
         let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'h', ARGV[2], 'v', 1) end";
         let name = name.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
@@ -81,7 +81,7 @@ impl Redis {
     }
 }
 
-/// The same numbers each time.
+/// A random generator that produces the same numbers each time.
 struct Dice(u64);
 
 impl Dice {
@@ -96,13 +96,13 @@ impl Dice {
         [self.roll(2); 16]
     }
 
-    /// Kind and nonce, of few.
+    /// Returns one of a few combinations of kind and nonce.
     fn prefix(&mut self) -> CasToken {
         let kind = b"LV"[usize::from(self.roll(2))];
         CasToken([&[kind][..], &[self.roll(3); 16]].concat())
     }
 
-    /// A prefix and more, or, as an intruder would, something shorter.
+    /// Returns a prefix and more, or, as an intruder would write, something shorter.
     fn value(&mut self) -> Vec<u8> {
         let mut value = [&self.prefix().0[..], &vec![b'.'; usize::from(self.roll(40))]].concat();
         if self.roll(5) == 0 {
@@ -112,7 +112,7 @@ impl Dice {
     }
 }
 
-/// What the models take the entries and the log for.
+/// The state of entries and log as the models have it.
 #[derive(Default)]
 struct Model {
     cells: HashMap<KeyHash, Vec<u8>>,
@@ -147,7 +147,7 @@ async fn random_command_sequences_match_the_models() {
                 model.cells.entry(name).or_insert(lease.0);
             }
             3..=5 => {
-                // Half of the time what is there.
+                // In half of the cases the value that is there.
                 let there = before.map(|value| CasToken(value[..value.len().min(17)].to_vec()));
                 let expected = there.filter(|_| dice.roll(2) == 0).unwrap_or_else(|| dice.prefix());
                 let value = dice.value();
@@ -234,7 +234,7 @@ async fn gap_and_full_batch_are_distinguishable() {
     redis.server.cli(&["DEL", &redis.named("log")]);
     let gone = redis.news(Some(last), None).await;
     assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
-    // Trimmed by revocations themselves, a piece at a time, and never to fewer than are told at a time.
+    // Revocations trim the log a piece at a time, and never to fewer entries than one batch.
     redis.append(120_000, &[3; 16]);
     redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
     let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();

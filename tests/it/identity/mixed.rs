@@ -1,4 +1,4 @@
-//! One replica without the cache, others with it: what the one takes away, the others do not let in.
+//! One replica without the cache beside others with it: what the one revokes or changes, the others apply.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use super::{
 use nix::sys::signal::Signal;
 
 async fn mixed(l1: &str) {
-    // `a` keeps no keys, `b` does.
+    // `a` has no cache, `b` has one.
     let replicas = TwoReplicas::start_with(l1, |cluster| {
         cluster.set("IDENTITY_CACHE", "off");
     })
@@ -21,7 +21,7 @@ async fn mixed(l1: &str) {
         let kind = || replicas.redis.cli(&["getrange", &key.redis_key, "0", "0"]);
         assert_eq!(kind().trim_end(), "V", "`b` has it in Redis");
         replicas.revoke(&replicas.a.1, key).await.expect(204);
-        // At once: the feed would tell `b` within a second by itself.
+        // Applied at once: without the message `b` would read it from the feed within a second.
         replicas.verify(&replicas.b.1, key).await.expect(401);
         replicas.verify(&replicas.a.1, key).await.expect(401);
         assert_eq!(kind().trim_end(), "T");
@@ -39,7 +39,7 @@ async fn mixed(l1: &str) {
             .expect(201);
         replicas.verify(&replicas.b.1, key).await.expect(401);
     }
-    // It promises nothing that it cannot tell.
+    // While Redis hangs, the revocation is reported as pending.
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     replicas.redis.signal(Signal::SIGSTOP);

@@ -1,7 +1,7 @@
-//! The control: the cache one writes first. GET, else ask Postgres and SET; to revoke, UPDATE and DEL.
+//! The control: a naive cache. It reads by GET, else from Postgres with a SET, and revokes by UPDATE and DEL.
 //!
-//! Same Postgres, same Redis, same client library as ours. It is here so that the race has teeth: if nothing went wrong
-//! with this one, the race would show nothing.
+//! It uses the same Postgres, Redis and client library as the real cache. The race must find errors in it: if it did
+//! not, the race would prove nothing about the real one.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::Cluster;
 
 const CONNECTIONS: usize = 4;
 
-/// One process: connections of its own.
+/// One process with connections of its own.
 pub struct NaiveCache {
     redis: Vec<Client>,
     postgres: Vec<tokio_postgres::Client>,
@@ -52,11 +52,11 @@ fn name(key: &TestKey) -> String {
     format!("{}:naive", key.redis_key)
 }
 
-/// A reader of one of the processes.
+/// A reader that uses one of the processes.
 pub struct NaiveReader<'a> {
     pub process: &'a NaiveCache,
     pub n: usize,
-    /// Whether anything is ever taken out of its Redis before its time.
+    /// Whether `evict` removes the key from Redis before its time.
     pub evicts: bool,
 }
 

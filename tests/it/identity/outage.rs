@@ -1,5 +1,5 @@
-//! Postgres is away: keys that are cached go on for a while, marked as stale; the others are told to come again. So is
-//! everybody where no news comes at all, though Redis answers.
+//! Postgres is unavailable: cached keys are accepted for a while, marked as stale, and others get 503. So does every
+//! key when neither channel delivers invalidations, even though Redis responds.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn come_again(reply: &Reply) {
     assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
 }
 
-/// Two replicas; `a` asks Postgres through a proxy of its own.
+/// Starts two replicas; `a` reaches Postgres through a proxy of its own.
 async fn with_a_proxy(l1: &str) -> (TwoReplicas, FaultProxy) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let runtime = tokio::runtime::Handle::current();
@@ -39,7 +39,7 @@ async fn with_a_proxy(l1: &str) -> (TwoReplicas, FaultProxy) {
     (replicas, receiver.recv().unwrap())
 }
 
-/// Waits until hits are marked as stale, and are let in up to then.
+/// Waits until responses are marked as stale; all of them must be 200 up to then.
 async fn stale(client: &mut RawClient, key: &TestKey) {
     poll_until("hits marked as stale", SECOND * 60, async || {
         let reply = client.get("/keys/self", &key.text).await.expect(200);
@@ -48,10 +48,10 @@ async fn stale(client: &mut RawClient, key: &TestKey) {
     .await;
 }
 
-/// A key that the process asked here has never met, and Redis has.
+/// Creates a key that replica `a` has never seen and that is in Redis.
 async fn unmet(replicas: &TwoReplicas) -> TestKey {
     let key = replicas.create_key().await;
-    // The first time it may be a look-up whose fill is too late.
+    // The fill of the first look-up may come too late.
     replicas.wait_for_answer_from(&replicas.b.1, "pg", &key).await;
     poll_until("the key in Redis", SECOND * 30, async || {
         replicas.verify(&replicas.b.1, &key).await.expect(200);
@@ -61,8 +61,8 @@ async fn unmet(replicas: &TwoReplicas) -> TestKey {
     key
 }
 
-/// Silences what is left, and waits until the process asked refuses to guess; up to then it lets the key in. It meets the
-/// key just before, so that what it keeps of it would go on for 30 s.
+/// Runs `silence`, which stops the remaining channel, and waits until the process answers 503; up to then it must
+/// accept the key. The process sees the key just before, so that its own cache entry would last for 30 s.
 async fn refusal(base: &str, client: &mut RawClient, key: &TestKey, silence: impl FnOnce()) {
     let from_redis = async || metric(base, "identity_verify_total", &[("tier", "redis"), ("result", "accepted")]).await;
     let (met, before) = (Instant::now(), from_redis().await);
@@ -80,7 +80,7 @@ async fn refusal(base: &str, client: &mut RawClient, key: &TestKey, silence: imp
     assert!(met.elapsed() < SECOND * 25, "what is kept may have ended by itself: {:?}", met.elapsed());
 }
 
-/// Waits until the key is let in, as `stale` or not; up to then it is never called wrong.
+/// Waits until the key is accepted with this `stale` mark; up to then it must not get 401.
 async fn let_in(client: &mut RawClient, key: &TestKey, stale: Option<&str>) {
     poll_until(&format!("let in, {stale:?}"), SECOND * 60, async || {
         let reply = client.get("/keys/self", &key.text).await;
@@ -90,7 +90,7 @@ async fn let_in(client: &mut RawClient, key: &TestKey, stale: Option<&str>) {
     .await;
 }
 
-/// `away`: how the proxy to Postgres fails.
+/// Runs the outage; `away` is how the proxy to Postgres fails.
 async fn postgres_is_away(l1: &str, away: Mode) {
     let (replicas, proxy) = with_a_proxy(l1).await;
     let base = &replicas.a.1;
@@ -106,7 +106,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     proxy.set(away);
     let began = Instant::now();
     replicas.revoke(&replicas.b.1, &revoked).await.expect(204);
-    // Redis tells this replica, though Postgres cannot.
+    // The replica gets the revocation from Redis, though not from Postgres.
     replicas.verify(base, &revoked).await.expect(401);
     come_again(&replicas.verify(base, &cold).await);
     come_again(&replicas.revoke(base, &hot).await);
@@ -117,7 +117,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     come_again(&replicas.verify(base, &cold).await);
     replicas.verify(base, &revoked).await.expect(401);
 
-    // Neither channel: what is kept is not believed any more.
+    // Without both channels the process does not use its cached keys any more.
     refusal(base, &mut client, &unmet, || replicas.redis.signal(Signal::SIGSTOP)).await;
     for _ in 0..3 {
         come_again(&client.get("/keys/self", &unmet.text).await);
@@ -153,21 +153,21 @@ async fn without_invalidations_every_key_gets_503() {
     replicas.warm(&key).await;
     replicas.warm(&gone).await;
     let log = format!("app:{}:ak:log", replicas.cluster.id().await);
-    // The question for news is an error then; keys are answered all the same.
+    // The poll for invalidations gets an error then, while look-ups of keys still work.
     let hush = || assert_eq!(replicas.redis.cli(&["SET", &log, "no log"]).trim(), "OK");
     let tell = || assert_eq!(replicas.redis.cli(&["DEL", &log]).trim(), "1");
 
-    // The feed alone: what the process keeps is not used, what Redis has is.
+    // The feed alone: keys in the process are not used, those in Redis are.
     hush();
     replicas.wait_for_answer_from(base, "redis", &key).await;
     tell();
     replicas.wait_for_answer_from(base, "l1", &key).await;
 
-    // InvalidationBatch alone.
+    // The invalidation log alone.
     proxy.set(Mode::Cut);
     stale(&mut client, &key).await;
 
-    // Neither. Here is what a cache would be wrong about: a key revoked while nobody can tell this replica.
+    // Neither channel. A cache would be wrong about a key that is revoked while this replica gets no invalidations.
     let revoke = "update api_key set revoked_at = now(), ver = ver + 1, changed_at = now() where id = $1";
     assert_eq!(replicas.cluster.sql().await.execute(revoke, &[&gone.id]).await.unwrap(), 1);
     refusal(base, &mut client, &unmet, hush).await;
@@ -176,11 +176,11 @@ async fn without_invalidations_every_key_gets_503() {
         come_again(&client.get("/keys/self", &key.text).await);
         come_again(&client.get("/keys/self", &gone.text).await);
     }
-    // It is not for want of an answer: the other replica, which has the feed, takes the same value from the same Redis.
+    // Redis does respond: the other replica, which has the feed, reads the same value from it.
     replicas.wait_for_answer_from(&replicas.b.1, "redis", &key).await;
     assert_eq!(client.get("/keys/self", &key.text).await.status, 503);
 
-    // One channel is enough again, and with both all is as before.
+    // One channel is enough again, and with both nothing is marked as stale.
     tell();
     let_in(&mut client, &key, Some("1")).await;
     proxy.set(Mode::Open);
@@ -195,7 +195,7 @@ async fn revocation_lost_by_postgres_is_kept_in_redis() {
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     replicas.revoke(&replicas.a.1, &key).await.expect(204);
-    // As after a failover to a standby that had not heard of it.
+    // As after a failover to a standby that did not have the revocation.
     let lost =
         "update api_key set revoked_at = null, revoked_by = null, ver = 1, changed_at = '-infinity' where id = $1";
     assert_eq!(replicas.cluster.sql().await.execute(lost, &[&key.id]).await.unwrap(), 1);

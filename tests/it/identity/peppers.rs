@@ -1,4 +1,4 @@
-//! The pepper of key hashes is rotated: keys made under the old one go on, and cost nothing more.
+//! Rotation of the pepper of key hashes: keys made under the old pepper stay valid and are cached like others.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn from(base: &str, tier: &str) -> f64 {
 
 const ENTRIES: &str = "ak1:";
 
-/// Takes out of Redis all that is kept there about keys.
+/// Removes all entries of keys from Redis.
 async fn forget(cluster: &Cluster) {
     let redis = redis::client(&RedisConfig::parse(&cluster.redis_url).unwrap(), Duration::from_secs(5)).unwrap();
     for entry in cluster.in_redis(ENTRIES).await {
@@ -41,7 +41,7 @@ async fn keys_of_an_old_pepper_are_cached_until_it_is_removed() {
     for key in [&made_before, &made_after] {
         let client = Client::new(&base, key);
         client.get("/keys/self").await.expect(200);
-        // On a machine that stands still for a second the process believes nothing for a while.
+        // On a machine that stands still for a second the process does not use its cache for a while.
         let mut rounds = 0;
         loop {
             forget(&cluster).await;
@@ -51,7 +51,7 @@ async fn keys_of_an_old_pepper_are_cached_until_it_is_removed() {
             }
             if from(&base, "redis").await + from(&base, "pg").await == asked {
                 assert_eq!(from(&base, "l1").await, kept + f64::from(ASKED));
-                // Had it asked about the newer pepper first, the answer would be there again.
+                // If the process had looked up the hash with the newer pepper first, it would have stored the result.
                 assert_eq!(cluster.in_redis(ENTRIES).await, Vec::<String>::new());
                 break;
             }

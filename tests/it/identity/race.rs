@@ -1,11 +1,11 @@
-//! Revocations against readers: whatever request began after the answer to a revocation must be refused.
+//! Revocations against readers: every request that begins after the response to a revocation must be refused.
 //!
-//! For each key sixteen readers, eight in each of two processes, ask as fast as they can while a third process changes
-//! the key; many keys at a time. Half of the keys are revoked the moment their first reader begins, so that filling the
-//! caches meets the revocation, and one reader of each evicts the key from Redis before each of its questions, so that
-//! they are filled all the time. That reader's process is further from Redis than the others: what it fills in arrives
-//! late, and in the naive cache after the revocation's DEL. When the change begins is swept over that reader's question.
-//! All instants are of this process' one monotonic clock.
+//! For each key sixteen readers, eight in each of two processes, send requests as fast as they can while a third
+//! process changes the key; many keys at a time. Half of the keys are revoked the moment their first reader begins, so
+//! that filling the caches meets the revocation, and one reader of each key evicts it from Redis before each of its
+//! requests, so that the caches are filled all the time. That reader's process is further from Redis than the others:
+//! what it writes arrives late, and in the naive cache after the revocation's DEL. The moment at which the change
+//! begins is moved over that reader's request. All instants are of this process' one monotonic clock.
 
 use std::{
     sync::{
@@ -33,29 +33,30 @@ use super::{
 use crate::support::{App, Cluster, redis_server::RedisServer};
 
 pub const READERS: usize = 16;
-/// Questions of each reader after the change.
+/// Requests of each reader after the change.
 pub const AFTER: usize = 2;
 const TASKS: usize = 40;
 const REVOKES: usize = 3000;
 const NAIVE_REVOKES: usize = 300;
-/// Few, so that a revocation's DEL comes soon after its commit: the less time between them, the more fills it misses.
+/// Few, so that a revocation's DEL comes soon after its commit: the more time between them, the more late fills the DEL
+/// removes.
 const NAIVE_TASKS: usize = 8;
 /// How long a byte travels between Redis and the process that is far from it.
 const FAR: Duration = Duration::from_millis(5);
 
-/// What a reader was revoker.
+/// The outcome of one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verification {
     Accepted,
     Refused,
-    /// Could not be found out: 503.
+    /// The process could not verify the key: 503.
     Unknown,
 }
 
-/// One reader.
+/// A reader that verifies keys.
 pub trait Reader {
     async fn verify(&mut self, key: &TestKey) -> Verification;
-    /// Takes the key out of Redis, as memory pressure or a time-out might.
+    /// Removes the key from Redis, as memory pressure or an expiry might.
     async fn evict(&mut self, key: &TestKey);
 }
 
@@ -94,21 +95,22 @@ impl Tally {
     }
 }
 
-/// How a key is raced.
+/// When a key is changed during a race.
 #[derive(Clone, Copy)]
 pub struct Schedule {
-    /// Readers that must have been accepted before the change; 0: it meets the first ones.
+    /// The number of readers that must have been accepted before the change; 0: it meets the first ones.
     pub warm: usize,
-    /// How long it waits then. It is no synchronisation: the last of those readers is the far one, so that without a pause
-    /// the change would always meet it at the same point.
+    /// The pause after that. It is no synchronisation: the last of those readers is the far one, so that without a
+    /// pause the change would always meet it at the same point.
     pub pause: Duration,
-    /// Questions of each reader after it.
+    /// Requests of each reader after the change.
     pub after: usize,
 }
 
 impl Schedule {
-    /// A task's courses: every other key is known everywhere before it changes, and the pauses go through the five ways
-    /// to and from Redis that evicting, asking and filling are for a reader that is so `far`.
+    /// Returns the schedule of a key by its turn in its task: every other key is known to all readers before it
+    /// changes, and the pauses go through the five ways to and from Redis that evicting, reading and filling are for a
+    /// reader that is so `far`.
     pub fn for_turn(turn: usize, far: Duration) -> Self {
         if turn.is_multiple_of(2) {
             let step = u32::try_from(turn / 2 % 11).unwrap();
@@ -118,13 +120,13 @@ impl Schedule {
         }
     }
 
-    /// Without a pause.
+    /// Returns a schedule without a pause.
     pub fn at_once(warm: usize, after: usize) -> Self {
         Self { warm, pause: Duration::ZERO, after }
     }
 }
 
-/// Readers ask about `keys` while `change` happens; it answers how long it took.
+/// Lets the readers use `keys` while `change` happens; `change` returns how long it took.
 pub async fn race<C: Reader>(
     readers: &mut [C],
     keys: &[&TestKey],
@@ -175,7 +177,7 @@ pub async fn race<C: Reader>(
     Tally { changes: vec![took], ..Tally::sum(tallies) }
 }
 
-/// A reader of a process of ours.
+/// A reader that uses a process of this program.
 pub struct ApiReader {
     client: RawClient,
     redis: Redis,
@@ -199,7 +201,8 @@ impl Reader for ApiReader {
     }
 }
 
-/// A Redis, and the long proxy to it. The cluster's own address is the near one, except for what starts `far`.
+/// A Redis with a slow proxy in front of it. The cluster has the address of the server itself; what `far` starts has
+/// that of the proxy.
 struct RedisDistance {
     proxy: FaultProxy,
     near: RedisServer,
@@ -222,7 +225,8 @@ impl RedisDistance {
     }
 }
 
-/// An installation with two processes that are verifiers, of which the first is far from Redis, and one that is revoker.
+/// An installation with two processes that verify keys, of which the first is far from Redis, and a third that revokes
+/// them.
 pub struct RevocationRace {
     pub verifiers: [(App, String); 2],
     revoker: (App, String),
@@ -254,13 +258,13 @@ impl RevocationRace {
         future::join_all(open).await
     }
 
-    /// Tells the third process, and demands this status.
+    /// Sends the change to the third process, and asserts the status of the response.
     pub async fn send_change(&self, method: &str, path: String, body: Option<Value>, status: u16) -> Value {
         let mut client = RawClient::connect(&self.revoker.1).await;
         client.send(method, &path, &self.admin, body.as_ref()).await.expect(status).body()
     }
 
-    /// Races each key, many at a time; the schedule is of the key's turn in its task.
+    /// Races each key, many at a time; `schedule` gets the turn of the key in its task.
     pub async fn race_each<'a, F: Future<Output = Duration>>(
         &'a self,
         keys: &'a [TestKey],
@@ -289,7 +293,7 @@ impl RevocationRace {
     }
 }
 
-/// The courses of a task in the fixture.
+/// Returns the schedule of a key in `RevocationRace`.
 pub fn schedule_for_turn(turn: usize) -> Schedule {
     Schedule::for_turn(turn, FAR)
 }
@@ -327,8 +331,8 @@ async fn naive_revokes(far: Duration) -> Tally {
     tally
 }
 
-/// The control. Its window is the time a fill travels, less that between a revocation's commit and its DEL: on a machine
-/// so slow that nothing is left of it, the way is made longer.
+/// The control. The naive cache is wrong while a fill travels to Redis, less the time from a revocation's commit to its
+/// DEL: on a machine so slow that nothing is left of it, the distance is made longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn naive_cache_accepts_revoked_keys() {
     let _serial = serial().await;
@@ -351,8 +355,8 @@ async fn revoked_keys_are_refused(l1: &str) {
     assert_eq!(tally.after, REVOKES * READERS * AFTER);
     assert!(tally.before >= REVOKES / 2 * READERS);
     assert_eq!(tally.accepted_after, 0);
-    // The cache was at work, also in the process that is far: it filled, and was refused where a revocation came first.
-    // With Redis left alone Postgres would answer, which is wrong about nobody.
+    // The cache was in use, also in the process that is far from Redis: it filled entries, and was refused where a
+    // revocation came first. If it had not used Redis, all answers would have come from Postgres, which is never wrong.
     let far = &fixture.verifiers[0].1;
     let fills = async |outcome| metric(far, "identity_cache_fill_total", &[("outcome", outcome)]).await;
     let (filled, too_late) = (fills("ok").await, fills("cas_refused").await);

@@ -1,4 +1,5 @@
-//! What comes back from the past: values put back, servers restarted with old files, processes that slept; and forgeries.
+//! Old state that returns: values written back to Redis, servers restarted with old files, and processes that were
+//! suspended; and forged values.
 
 use std::{
     process::Command,
@@ -15,7 +16,7 @@ use crate::support::poll_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The stage's Redis, to read and to plant values byte by byte.
+/// Reads and writes the values in the replicas' Redis byte by byte.
 struct Planter(Redis);
 
 impl Planter {
@@ -33,8 +34,9 @@ impl Planter {
     }
 }
 
-/// How long a revoked key is accepted from now on: until it was refused for two seconds. The feed tells once a second, on
-/// a busy machine later; what it never told would be accepted for ever. `before`: done before each round of questions.
+/// Returns how long a revoked key is accepted from now on: until it was refused for two seconds. The feed is read once
+/// a second, on a busy machine later; a revocation that it did not contain would be accepted without a limit. `before`
+/// runs before each round of requests.
 async fn accepted_until(clients: &mut [RawClient], key: &TestKey, before: impl AsyncFn()) -> Duration {
     let (started, mut last) = (Instant::now(), Duration::ZERO);
     while started.elapsed() < last + SECOND * 2 {
@@ -65,12 +67,12 @@ async fn planted(l1: &str) {
     let tombstone = redis.get(&old.redis_key).await;
     assert_eq!(tombstone[0], b'T');
 
-    // The moment before the feed has told is the worst; so put it back again and again.
+    // The moment before the feed is read is the worst, so the value is written back again and again.
     let mut clients = [RawClient::connect(&replicas.a.1).await, RawClient::connect(&replicas.b.1).await];
     let last = accepted_until(&mut clients, &old, async || redis.set(&old.redis_key, &value).await).await;
     eprintln!("an old value is put back, L1 {l1}: accepted until {last:.1?}");
 
-    // Another's value, another's tombstone, and a value with any one byte changed are worth nothing.
+    // A value or tombstone of another key, and a value with any one byte changed, are not accepted.
     redis.set(&old.redis_key, &redis.get(&other.redis_key).await).await;
     replicas.assert_refused(&old).await;
     let genuine = redis.get(&good.redis_key).await;
@@ -110,7 +112,7 @@ async fn restarted(l1: &str) {
     replicas.wait_until_revocations_are_fast().await;
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
-    // What a server that lost its last second, or was restored, would come up with.
+    // These files are what a server that lost its last second, or was restored, would start with.
     let copy = tempfile::TempDir::new().unwrap();
     let copied = Command::new("cp").arg("-a").arg(replicas.redis.dir().join(".")).arg(copy.path()).status().unwrap();
     assert!(copied.success());
@@ -148,11 +150,11 @@ async fn stopped_process_refuses_a_key_revoked_meanwhile() {
         let stopped = Instant::now();
         replicas.revoke(&replicas.b.1, &key).await.expect(204);
         eprintln!("another process sleeps: revoked after {:.1?}", stopped.elapsed());
-        // Longer than any fence and the age of a feed, or just so long that the answer is out.
+        // Longer than any fence and the age of a feed, or just until the response to the revocation.
         if turn == 0 {
             tokio::time::sleep_until((stopped + SECOND * 5).into()).await;
         }
-        // Waits in its socket when it wakes up: that comes before any news.
+        // The request waits in the socket when the process resumes, and is read before any invalidation.
         let first = ready.get("/keys/self", &key.text);
         let wake = async { replicas.a.0.signal(Signal::SIGCONT) };
         let (first, ()) = future::join(first, wake).await;
@@ -174,7 +176,7 @@ async fn five_thousand_concurrent_revocations_all_apply() {
                 let mut clients = [RawClient::connect(bases[0]).await, RawClient::connect(bases[1]).await];
                 for key in keys {
                     for client in &mut clients {
-                        // A look-up that found no turn is asked again.
+                        // A look-up that got no slot is repeated.
                         let reply = loop {
                             let reply = client.get("/keys/self", &key.text).await;
                             if reply.status != 503 {
@@ -235,13 +237,13 @@ async fn repeated_revocation_waits_for_the_first_to_propagate() {
     let replicas = TwoReplicas::start("on").await;
     for key in replicas.create_keys(20).await {
         replicas.warm(&key).await;
-        // What a process leaves behind that dies between its commit and telling Redis.
+        // As left behind by a process that dies between its commit and its message to Redis.
         let revoked =
             "with gone as (update api_key set revoked_at = now(), ver = ver + 1, changed_at = now() where id = $1
                          returning key_hash, ver)
                        insert into cache_outbox (key_hash, ver, op) select key_hash, ver, 1 from gone";
         assert_eq!(replicas.cluster.sql().await.execute(revoked, &[&key.id]).await.unwrap(), 1);
-        // Its client asks again, elsewhere.
+        // The client repeats the revocation at another process.
         replicas.revoke(&replicas.b.1, &key).await.expect(204);
         replicas.assert_refused(&key).await;
     }
@@ -254,7 +256,7 @@ async fn outdated_outbox_entry_leaves_no_tombstone() {
     let sql = replicas.cluster.sql().await;
     let (good, revoked) = (replicas.create_key().await, replicas.create_key().await);
     replicas.warm(&good).await;
-    // As if Redis had not been told of refusals 5 s ago: of one that holds, and of one after which the key changed.
+    // As if Redis had missed refusals of 5 s ago: of one that holds, and of one after which the key changed.
     sql.execute("update api_key set ver = 2, revoked_at = now(), changed_at = now() where id = $1", &[&revoked.id])
         .await
         .unwrap();
@@ -262,7 +264,7 @@ async fn outdated_outbox_entry_leaves_no_tombstone() {
     let late = "insert into cache_outbox (key_hash, ver, op, at)
                 select key_hash, 2, 1, now() - interval '5 seconds' from api_key where id = any($1)";
     assert_eq!(sql.execute(late, &[&vec![good.id, revoked.id]]).await.unwrap(), 2);
-    // Nobody asks for the keys meanwhile: what is in Redis then is what the outbox put there.
+    // No request uses the keys meanwhile: what is in Redis then was written by the outbox.
     let open = "select count(*) from cache_outbox where done_at is null";
     poll_until("the outbox is worked off", SECOND * 60, async || {
         (sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())

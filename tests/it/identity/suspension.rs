@@ -1,4 +1,4 @@
-//! A suspension and keys that are made at the same moment: none is missed, and none of them waits for ever.
+//! A suspension and keys that are created at the same moment: no key is missed, and no request waits without a limit.
 
 use std::{process::Output, time::Duration};
 
@@ -7,7 +7,8 @@ use tokio_postgres::Client as Sql;
 
 use crate::support::{Client, Cluster, poll::poll_until};
 
-/// Returns once this many statements of the installation wait for a lock, `done` of them being excused.
+/// Waits until this many statements of the installation wait for a lock; `done` returns how many of them are not
+/// expected any more.
 pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
     poll_until("the others wait, or are done", Duration::from_secs(60), async || {
         let waiting =
@@ -48,15 +49,15 @@ async fn suspension_waits_for_a_key_that_is_being_created() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
 }
 
-/// Makes a key, and uses it at once: from then on the caches know it.
+/// Creates a key and uses it at once: from then on the caches have it.
 async fn made_and_used(client: Client, path: String, body: Value) -> String {
     let key = client.post(&path, body).await.expect(201).body["key"].as_str().unwrap().to_owned();
     client.with_key(&key).get("/keys/self").await;
     key
 }
 
-/// The suspension is held up halfway, when it has looked which keys there are. Made meanwhile and used, a key that it
-/// missed would be accepted for as long as the caches keep it.
+/// The suspension is stopped halfway, when it has read which keys there are. A key created meanwhile and used would be
+/// accepted for as long as the caches keep it, if the suspension missed it.
 #[tokio::test(flavor = "multi_thread")]
 async fn key_created_or_rotated_during_a_suspension_is_refused() {
     let cluster = Cluster::simulated().await;
@@ -66,7 +67,7 @@ async fn key_created_or_rotated_during_a_suspension_is_refused() {
     let own = admin.get("/keys/self").await.expect(200).body;
     let body = json!({"name": "k", "scopes": ["keys:read"], "tenant_id": own["tenant_id"]});
     let made = operator.post("/keys", body.clone()).await.expect(201).body;
-    // Rotated once, so that Redis knows who listens: the rotation that matters then answers at once.
+    // Rotated once, so that Redis has registered all processes: the rotation under test then returns at once.
     let path = format!("/keys/{}/rotate", made["id"].as_str().unwrap());
     let old = operator.post(&path, json!({})).await.expect(201).body["id"].as_str().unwrap().to_owned();
 

@@ -1,4 +1,4 @@
-//! Two replicas on a Redis of their own, for what happens to Redis and to them.
+//! Two API replicas on a Redis of their own, for tests that inject faults into Redis or into a replica.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl TwoReplicas {
         Self::start_with(l1, |_| {}).await
     }
 
-    /// Both replicas ask Postgres through one line, which counts.
+    /// Starts two replicas that reach Postgres through one proxy, which counts round trips.
     pub async fn start_with_proxy(l1: &str) -> (Self, Proxy) {
         let cluster = Cluster::simulated().await;
         let proxy = Proxy::start(&cluster.database_url).await;
@@ -39,7 +39,7 @@ impl TwoReplicas {
         (Self::on(cluster, l1, both, |_| {}).await, proxy)
     }
 
-    /// `change`: settings of `a` alone.
+    /// Starts two replicas; `change` changes the settings of `a` alone.
     pub async fn start_with(l1: &str, change: impl FnOnce(&mut Cluster)) -> Self {
         Self::on(Cluster::simulated().await, l1, |_| {}, change).await
     }
@@ -64,8 +64,8 @@ impl TwoReplicas {
         Self { a, b, key_factory, admin, tenant, cluster, redis }
     }
 
-    /// Waits until revocations take no longer than usual: a Redis that was empty a second ago may have forgotten who
-    /// listens, and they wait for that.
+    /// Waits until revocations are as fast as usual: a Redis that was empty a second ago may not know all processes,
+    /// and revocations wait for that.
     pub async fn wait_until_revocations_are_fast(&self) {
         poll_until("quick revocations", Duration::from_secs(60), async || {
             let (key, started) = (self.create_key().await, Instant::now());
@@ -83,7 +83,7 @@ impl TwoReplicas {
         self.key_factory.create_keys(n, self.tenant, &["keys:read"], None).await
     }
 
-    /// Both replicas have it wherever they keep keys.
+    /// Uses the key at both replicas until their caches have it.
     pub async fn warm(&self, key: &TestKey) {
         for base in [&self.a.1, &self.b.1] {
             let mut client = RawClient::connect(base).await;
@@ -93,7 +93,7 @@ impl TwoReplicas {
         }
     }
 
-    /// What a replica says of a key.
+    /// Sends one request with the key to a replica.
     pub async fn verify(&self, base: &str, key: &TestKey) -> Reply {
         RawClient::connect(base).await.get("/keys/self", &key.text).await
     }
@@ -108,12 +108,12 @@ impl TwoReplicas {
         }
     }
 
-    /// Revokes it through a replica.
+    /// Revokes the key through a replica.
     pub async fn revoke(&self, base: &str, key: &TestKey) -> Reply {
         RawClient::connect(base).await.send("DELETE", &format!("/keys/{}", key.id), &self.admin, None).await
     }
 
-    /// Waits until a replica answers from this tier again.
+    /// Waits until a replica verifies the key from this tier again.
     pub async fn wait_for_answer_from(&self, base: &str, tier: &str, key: &TestKey) {
         let labels = [("tier", tier), ("result", "accepted")];
         let before = metric(base, "identity_verify_total", &labels).await;
@@ -124,7 +124,7 @@ impl TwoReplicas {
         .await;
     }
 
-    /// Asks one after the other; how long each took. `expect`: what each must say.
+    /// Sends requests one after the other, asserts the status of each, and returns how long each took.
     pub async fn measure(&self, base: &str, key: &TestKey, n: usize, expect: u16) -> Vec<Duration> {
         let (mut client, mut all) = (RawClient::connect(base).await, Vec::new());
         for _ in 0..n {
@@ -136,7 +136,7 @@ impl TwoReplicas {
     }
 }
 
-/// When a change that is pending is in force, by its own word.
+/// Returns when a pending change takes effect, as its response says.
 #[track_caller]
 pub fn effective_by(reply: &Reply) -> OffsetDateTime {
     let body = reply.body();
@@ -144,7 +144,7 @@ pub fn effective_by(reply: &Reply) -> OffsetDateTime {
     OffsetDateTime::parse(body["effective_by"].as_str().unwrap(), &Rfc3339).unwrap()
 }
 
-/// Returns at that moment.
+/// Sleeps until that moment.
 pub async fn sleep_until(moment: OffsetDateTime) {
     if let Ok(rest) = Duration::try_from(moment - OffsetDateTime::now_utc()) {
         tokio::time::sleep(rest).await;

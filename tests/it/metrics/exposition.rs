@@ -1,4 +1,4 @@
-//! Prometheus' text format, as far as these tests read it.
+//! A parser of Prometheus' text format, as far as these tests need it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Family {
     pub help: String,
     pub kind: String,
-    /// With their labels; a histogram's buckets, sum and count count as one.
+    /// Each series with its labels; a histogram's buckets, sum and count are one series.
     pub series: BTreeSet<String>,
 }
 
-/// The families by name.
+/// Returns the families by name.
 pub fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families = BTreeMap::<String, Family>::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// What is wrong with families as such: no help, no type.
+/// Returns which families have no help or no type.
 pub fn faults(families: &BTreeMap<String, Family>) -> Vec<String> {
     let faults = families.iter().flat_map(|(name, family)| {
         [(family.help.is_empty(), "no help"), (family.kind.is_empty(), "no type")]
@@ -50,7 +50,7 @@ pub fn faults(families: &BTreeMap<String, Family>) -> Vec<String> {
     faults.collect()
 }
 
-/// Series that were not there before.
+/// Returns the series of `after` that are not in `before`.
 pub fn new_series(before: &BTreeMap<String, Family>, after: &BTreeMap<String, Family>) -> Vec<String> {
     let known = |name: &str, labels: &str| before.get(name).is_some_and(|family| family.series.contains(labels));
     let all = after.iter().flat_map(|(name, family)| family.series.iter().map(move |labels| (name, labels)));

@@ -1,5 +1,5 @@
-//! What `/metrics` of real processes shows after real work: every metric explained, none missing, no label that grows with
-//! what tenants do; and that rules and dashboard ask for nothing that is not there.
+//! Metrics of real processes after real work: every metric has a help text, none is missing, no label grows with what
+//! tenants do, and the rules and the dashboard use only metrics that exist.
 
 mod ages;
 mod exposition;
@@ -22,7 +22,7 @@ use crate::support::{App, Client, Cluster, client::send, env, poll_until};
 const RULES: &str = "docker/prometheus/rules.yml";
 const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
 
-/// An API and a worker that have done a bit of everything.
+/// An API and a worker that have done some of everything.
 struct Stage {
     _api: App,
     _worker: App,
@@ -40,7 +40,7 @@ impl Stage {
         Self { cluster, client, worker_base, _api: api, _worker: worker }
     }
 
-    /// A tenant's day: makes, polls, lists, errs, deletes, under names and ids that never were before.
+    /// Sends requests of all kinds under new names and ids: creates, reads, lists, fails and deletes.
     async fn walk(&self, n: usize) {
         let client = self.client.with_key(&self.cluster.key(&format!("tenant-{n}"), "admin"));
         let image = &self.cluster.image;
@@ -64,7 +64,7 @@ impl Stage {
     }
 }
 
-/// The address of a worker's own listener.
+/// Returns the address of the worker's own listener.
 fn listening(worker: &App) -> String {
     let line = worker.line("the worker's health and metrics listen");
     format!("http://{}", line.rsplit("address=").next().unwrap().trim())
@@ -76,7 +76,7 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
     for n in 0..3 {
         stage.walk(n).await;
     }
-    // Gauges are set every five seconds; then everything that these walks can show is there.
+    // Gauges are set every five seconds; after that, everything is there that these requests can produce.
     let expected = [
         "identity_l1_entries",
         "db_pool_max",
@@ -142,7 +142,7 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
         assert!(both.contains_key(name), "{name} is missing");
     }
 
-    // Ten times as much, and no more series. A status or an outcome may still be seen for the first time.
+    // Ten times as many requests add no series, except that a status or an outcome may occur for the first time.
     for n in 3..30 {
         stage.walk(n).await;
     }
@@ -155,7 +155,7 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
     }
 }
 
-/// What scrapes of processes at work look like to Prometheus' own checker.
+/// Scrapes of processes at work pass Prometheus' own checker.
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_accepts_metrics_and_rules() {
     let Some(promtool) = env::promtool("promtool_accepts_metrics_and_rules") else { return };
@@ -166,7 +166,7 @@ async fn promtool_accepts_metrics_and_rules() {
         let (ok, said) = check(&promtool, &["check", "metrics"], text);
         assert!(ok && said.is_empty(), "{said}");
     }
-    // The control: it does complain.
+    // The control: the checker does report a fault.
     let (_, said) = check(&promtool, &["check", "metrics"], "# TYPE requests_count counter\nrequests_count 1\n");
     assert!(said.contains("no help text"), "{said}");
 
@@ -188,7 +188,7 @@ fn check(promtool: &Path, arguments: &[&str], input: &str) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
+/// A name that was changed in one place only gives an empty graph, or an alarm that never fires.
 #[test]
 fn rules_and_dashboard_use_only_existing_metrics() {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -207,7 +207,7 @@ fn rules_and_dashboard_use_only_existing_metrics() {
         };
         assert!(!is_ours || METRICS.iter().any(is_known), "{word} is no metric");
         used += usize::from(is_ours);
-        // What a rule records must be recorded.
+        // A rule that uses a recorded series needs the rule that records it.
         let recorded = !word.contains(':') || !word.starts_with("app:") || rules.contains(&format!("record: {word}\n"));
         assert!(recorded, "{word} is recorded nowhere");
     }

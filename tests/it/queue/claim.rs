@@ -1,4 +1,5 @@
-//! Who gets which job: once each, in turn, what goes first, and what is looked past. The statements called directly.
+//! Claims called directly: each job is assigned once, tenants take turns, deletes go first, and jobs that cannot be
+//! claimed do not block others.
 
 use std::collections::HashSet;
 
@@ -28,9 +29,9 @@ async fn concurrent_claims_never_assign_a_job_twice() {
         let (fixture, all_begin) = (&fixture, &all_begin);
         async move {
             let mut mine = Vec::new();
-            // Until an empty hand says that nothing is left.
+            // A claim that returns nothing ends the loop when no job is queued.
             for round in 0.. {
-                // Nobody is done before everybody has begun.
+                // In the first rounds every host waits for the others, so that all of them take part in the race.
                 if round < 3 {
                     all_begin.wait().await;
                 }
@@ -69,7 +70,7 @@ async fn host_claims_only_what_fits_its_memory() {
         assert!(fixture.claim_next(worker, 16).await.is_empty(), "no room");
         assert!(fixture.count(placed).await <= 4);
         delete::delete(&fixture.db, fixture.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
-        // Not before its host says that it is gone.
+        // The capacity is free only when the host has reported the deletion.
         let delete = fixture.claim_next(worker, 16).await;
         assert_eq!(delete.len(), 1, "the delete and nothing else");
         fixture.succeed(&delete[0]).await;
@@ -82,7 +83,7 @@ async fn host_claims_only_what_fits_its_memory() {
     assert_eq!(done, 30);
 }
 
-/// Deep in the queue and with one slot: a claim that looks at the first jobs only would find nothing for ever.
+/// Deep in the queue and with one slot: a claim that reads only the first jobs would never find the one that fits.
 #[tokio::test(flavor = "multi_thread")]
 async fn unclaimable_jobs_do_not_block_those_behind_them() {
     let fixture = QueueFixture::new().await;
@@ -124,7 +125,7 @@ async fn flood_does_not_delay_other_tenants_and_deletes_go_first() {
 
     let next = fixture.claim_next(worker, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
-    // The flood has half of the slots already: while the other waits, it gets no more.
+    // The flooding tenant has half of the slots already: while the other tenant waits, it gets no more.
     let next = fixture.claim_next(worker, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [single.job]);
     assert_eq!(fixture.claim_next(worker, 7).await.len(), 7, "nobody else waits any more");
@@ -141,7 +142,8 @@ async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
     let late_jobs: HashSet<JobId> =
         fixture.create_many(late, &spec(1), 8).await.into_iter().map(|instance| instance.job).collect();
 
-    // Each round one of the early tenant's jobs ends. Held by early and late: 4 and 0, 3 and 1, 2 and 2, 2 and 2, 2 and 2.
+    // In each round one of the early tenant's jobs ends. Slots of early and late before each claim: 4 and 0, 3 and 1, 2
+    // and 2, 2 and 2.
     let mut turns = Vec::new();
     for _ in 0..4 {
         fixture.succeed(&of_early.remove(0)).await;
@@ -185,14 +187,16 @@ async fn claim_reports_whether_jobs_are_left() {
     assert!(claim(&fixture.db, worker, 2).await.unwrap().more, "one is left");
     assert!(!claim(&fixture.db, worker, 2).await.unwrap().more, "it was the last");
 
-    // Each of them fits now, both together do not: with the smaller one claimed, the other does not fit any more.
+    // Each of the two fits now, but not both together: once the smaller one is claimed, the other does not fit any
+    // more.
     fixture.create_many(fixture.tenant, &spec(64), 2).await;
     let first = claim(&fixture.db, worker, 4).await.unwrap();
     assert_eq!((first.jobs.len(), first.more), (1, true));
     let second = claim(&fixture.db, worker, 4).await.unwrap();
     assert_eq!((second.jobs.len(), second.more), (0, false), "no reason to claim again at once");
 
-    // What another transaction holds is not waited for, and is a reason to claim again.
+    // A claim does not wait for a row that another transaction has locked, and reports that a further claim may find
+    // it.
     let held = fixture.create(fixture.tenant, &spec(32)).await;
     fixture.sql.batch_execute("begin").await.unwrap();
     fixture.sql.query("select 1 from instances where id = $1 for update", &[&held.id.uuid()]).await.unwrap();
@@ -234,7 +238,7 @@ async fn claim_respects_fenced_draining_and_superseded_hosts() {
     assert!(fixture.claim_next(worker, 16).await.is_empty());
 }
 
-/// Other claims of one batch go on when a row holds what this version cannot read.
+/// The other jobs of a batch are claimed when a row holds a value that this version cannot read.
 #[tokio::test(flavor = "multi_thread")]
 async fn unreadable_job_does_not_affect_its_batch() {
     let fixture = QueueFixture::new().await;
@@ -248,9 +252,10 @@ async fn unreadable_job_does_not_affect_its_batch() {
     assert!(got.iter().all(|job| job.lease.instance != broken.id));
 }
 
-/// Rows of jobs and instances that were read so far, by the server's count; `fixture.db` has one connection.
+/// Returns how many rows of jobs and instances were read so far, by the server's statistics; `fixture.db` has one
+/// connection.
 async fn rows_read(fixture: &QueueFixture) -> i64 {
-    // A connection tells of what it read once a second at most, unless it is told to.
+    // A connection reports its statistics once a second at most, unless it is forced to.
     const TELL: &str = "select pg_stat_force_next_flush()";
     fixture.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(TELL, &[]).await }).await.unwrap();
     fixture.sql.execute(TELL, &[]).await.unwrap();
@@ -287,14 +292,14 @@ async fn claim_reads_a_few_rows_per_tenant_in_a_long_queue() {
         let before = rows_read(&fixture).await;
         let got = fixture.claim_next(worker, 16).await;
         let read = rows_read(&fixture).await - before;
-        // About three and a half of each tenant. Sixteen of each, as many as are claimed, would be ten times that.
+        // About three and a half rows of each tenant. Sixteen of each, as many as are claimed, would be ten times that.
         assert!(read < 6 * TENANTS, "turn {turn}: {read} rows");
         assert_eq!(got.len(), 16);
         let tenants = fixture.count("select count(distinct tenant_id) from jobs where status = 'running'").await;
         assert_eq!(tenants, turn * 16, "in turn");
     }
     fixture.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
-    // The dearest case: nothing fits, and all of it is looked at. Once.
+    // The most expensive case: nothing fits, and the claim reads the whole queue, once.
     let before = rows_read(&fixture).await;
     assert!(fixture.claim_next(worker, 16).await.is_empty());
     let read = rows_read(&fixture).await - before;

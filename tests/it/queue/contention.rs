@@ -1,5 +1,5 @@
-//! Delete against finish by sixteen clients, while others heartbeat and reap: one lock order, so no deadlock. The opposite
-//! order does deadlock.
+//! Sixteen clients delete and finish the same instances while others send heartbeats and rescue expired leases. All
+//! statements lock in one order, so none deadlocks; the control shows that the opposite order does.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
         let (db, tenant, left) = (fixture.db.clone(), fixture.tenant, left.clone());
         tokio::spawn(async move {
             let mut done = 0;
-            // Each client has a host of its own, so that it claims no other's job.
+            // Each client has a host of its own, so that it claims no job of another client.
             let mut spec = spec(1);
             spec.placement.host = Some(worker.host.to_string());
             while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
@@ -52,7 +52,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
             Ok::<usize, String>(done)
         })
     });
-    // Both go over many jobs at once: the classic other half of a deadlock.
+    // The rescue and the heartbeats lock many jobs in one statement, which is the usual second half of a deadlock.
     let reaper = tokio::spawn({
         let db = fixture.db.clone();
         async move {
@@ -77,7 +77,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
     assert_eq!(fixture.count("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
 }
 
-/// One instance's life, its provision ending at the moment of its delete.
+/// Runs one instance from its creation to its deletion, with the provision finishing at the moment of the delete.
 async fn cycle(
     db: &DualDb,
     tenant: TenantId,
@@ -116,8 +116,8 @@ async fn cycle(
     }
 }
 
-/// The control: the same two parties, each with a transaction, one locking the job first. Each has its first row before
-/// either asks for its second.
+/// The control: two transactions, of which one locks the job first and the other the instance. Each has its first row
+/// before either requests its second.
 #[tokio::test(flavor = "multi_thread")]
 async fn opposite_lock_order_deadlocks() {
     let fixture = QueueFixture::new().await;
@@ -135,7 +135,7 @@ async fn opposite_lock_order_deadlocks() {
     let (one, other) = future::join(party(&job, &owner), party(&owner, &job)).await;
     let deadlock = Err("40P01".to_owned());
     assert!(one == deadlock && other == Ok(()) || one == Ok(()) && other == deadlock, "{one:?} {other:?}");
-    // The server's own count comes when the connections are closed.
+    // Postgres publishes the count when the connections are closed.
     poll_until("deadlocks in pg_stat_database", Duration::from_secs(30), async || {
         let query = "select deadlocks from pg_stat_database where datname = current_database()";
         (fixture.count(query).await > 0).then_some(())

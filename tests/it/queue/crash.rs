@@ -1,4 +1,5 @@
-//! Workers that die, stop or come back as zombies in the middle of a provision: once running, never twice there.
+//! Workers that are killed, suspended or resumed with expired leases in the middle of a provision: the instance ends
+//! running, and is never created twice.
 
 use std::{
     path::Path,
@@ -17,11 +18,11 @@ use crate::support::{Client, Cluster, poll_until};
 
 const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Steps take half of it to half as much again. That one has begun is written a quarter of a second later and seen later
-/// still, on a busy machine by much; it must not have ended by then, nor the job.
+/// A step takes between half of this and one and a half times this. Its beginning is written a quarter of a second
+/// later and read later still, on a busy machine much later; neither the step nor the job may have ended by then.
 const LONG_STEPS_MS: u32 = 1200;
 
-/// Waits until the job has come to this step, and demands that it has not ended.
+/// Waits until the job has begun this step; panics when the job has finished.
 pub async fn step_begun(client: &Client, job: &str, step: &str) {
     poll_until(&format!("step {step} begun"), POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{job}")).await.expect(200).body;
@@ -32,7 +33,7 @@ pub async fn step_begun(client: &Client, job: &str, step: &str) {
     .await;
 }
 
-/// Behind the scenes: one value of the job's row as text.
+/// Reads one expression over the job's row as text.
 pub async fn column(sql: &tokio_postgres::Client, job: &str, column: &str) -> Option<String> {
     let query = format!("select ({column})::text from jobs where id::text = $1");
     sql.query_one(&query, &[&job]).await.unwrap().get(0)
@@ -41,19 +42,19 @@ pub async fn column(sql: &tokio_postgres::Client, job: &str, column: &str) -> Op
 #[tokio::test(flavor = "multi_thread")]
 async fn restarted_worker_finishes_jobs_and_creates_nothing_twice() {
     let mut cluster = Cluster::simulated().await;
-    // Nobody waits for a lease of ten minutes to run out.
+    // With a lease of ten minutes the test would time out if jobs waited for its end.
     cluster.set("SIMULATED_LATENCY_MS", LONG_STEPS_MS).set("APP_LEASE_MS", 600_000);
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let early = future::join_all((0..4).map(|_| create())).await;
     step_begun(&client, &early[0].job(), "container").await;
-    // They are in different steps by their random times; these are in the first ones.
+    // The first jobs are in different steps by their random durations; these are in the first step.
     let late = future::join_all((0..4).map(|_| create())).await;
     step_begun(&client, &early[0].job(), "start").await;
     worker.kill();
 
-    // Its own boot gives them back at once.
+    // The registration of the next worker returns the jobs to the queue at once.
     cluster.set("SIMULATED_LATENCY_MS", 5);
     let _worker = cluster.work();
     for answer in early.iter().chain(&late) {
@@ -83,7 +84,7 @@ async fn dead_hosts_job_is_requeued_for_that_host_only() {
         (column(&sql, &answer.job(), "status").await? == "queued").then_some(())
     })
     .await;
-    // The other host is at work and has looked at the queue since.
+    // The other host works, and has polled the queue since the job became due.
     for _ in 0..3 {
         client.create_running(json!({"image": "web:1"})).await;
         poll_until("a poll of the other host", POLL_TIMEOUT, async || {
@@ -134,7 +135,7 @@ async fn resumed_worker_writes_nothing_with_expired_leases() {
         assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
     }
     for job in before.as_array().unwrap() {
-        // One end each, by the one that held the newest token.
+        // One end for each job, written by the worker with the newest token.
         let query = "select count(*) from events where kind = 'instance.running' and instance_id::text = $1";
         let ends = sql.query_one(query, &[&job["instance_id"].as_str().unwrap()]).await.unwrap();
         assert_eq!(ends.get::<_, i64>(0), 1);
@@ -179,7 +180,7 @@ async fn job_that_panics_frees_its_slot_and_fails_after_three_crashes() {
     let worker = cluster.work();
 
     let panicking = client.post("/instances", json!({"image": "panic/x:1"})).await.expect(202);
-    // One slot: this one runs only if the other's is free again.
+    // With one slot, this job runs only if the other one's slot is free again.
     let beside = client.create_running(json!({"image": "web:1"})).await;
 
     let job = client.wait_for_job(&panicking.job()).await;
@@ -189,7 +190,7 @@ async fn job_that_panics_frees_its_slot_and_fails_after_three_crashes() {
     assert_eq!(instance["status"], "failed", "{instance}");
     let logged = worker.log().matches("the attempt panicked; counting it as a crash of the worker").count();
     assert_eq!(logged, 3, "once per crash");
-    // Nothing of it is left to do, and the worker goes on.
+    // The failed job leaves no work, and the worker continues.
     client.delete_fully(&panicking.instance()).await;
     client.delete_fully(beside["id"].as_str().unwrap()).await;
     client.create_running(json!({"image": "web:1"})).await;

@@ -1,4 +1,5 @@
-//! Deletes that meet something: a provision under way, no host yet, a dead host, a retry that is waiting, a job just added.
+//! Deletes that meet a provision in progress, no host yet, a dead host, a retry that is waiting, or a job that was just
+//! added.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::support::{Cluster, poll_until};
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_during_provision_cancels_it_and_leaves_nothing() {
     let mut cluster = Cluster::simulated().await;
-    // Two more steps of at least 1.2 s follow, and a heartbeat comes each 0.5 s.
+    // Two more steps of at least 1.2 s follow, and a heartbeat is sent every 0.5 s.
     cluster.set("SIMULATED_LATENCY_MS", 2400);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -23,7 +24,7 @@ async fn delete_during_provision_cancels_it_and_leaves_nothing() {
     let path = format!("/instances/{}", answer.instance());
     step_begun(&client, &answer.job(), "container").await;
     let deletion = client.delete(&path).await.expect(202);
-    // Asked for again, it is the same delete.
+    // A repeated delete returns the same job.
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
 
     let provision = client.wait_for_job(&answer.job()).await;
@@ -53,7 +54,7 @@ async fn delete_before_placement_completes_at_once() {
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
     let addresses = cluster.sql().await.query_one("select count(*) from addresses", &[]).await.unwrap();
     assert_eq!(addresses.get::<_, i64>(0), 0);
-    // A worker that comes later finds nothing to do: the same instance does not come back.
+    // A worker that starts later finds no job: the instance is not created again.
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
     assert_eq!(client.get(&path).await.body["status"], "deleted");
@@ -68,7 +69,7 @@ async fn delete_on_a_dead_host_waits_until_the_host_returns() {
     let id = instance["id"].as_str().unwrap();
     worker.kill();
     let deletion = client.delete(&format!("/instances/{id}")).await.expect(202);
-    // The reaper has noticed that the host is gone, and says so.
+    // The rescue has found that the host is gone, and sets the reason.
     poll_until("host_lost", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         assert_eq!(instance["status"], "deleting", "{instance}");
@@ -79,7 +80,7 @@ async fn delete_on_a_dead_host_waits_until_the_host_returns() {
     assert!(!leftovers(cluster.state.path()).is_empty());
     let sql = cluster.sql().await;
     let addresses = "select count(*) from addresses";
-    // Not free for others while the container may run.
+    // The address is not free for other instances while the container may run.
     assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 1);
 
     let _worker = cluster.work();
@@ -88,7 +89,7 @@ async fn delete_on_a_dead_host_waits_until_the_host_returns() {
     assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
-/// Back-off goes up to five minutes; a delete must not wait for it.
+/// The back-off grows to five minutes; a delete must not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
     let fixture = QueueFixture::new().await;
@@ -104,7 +105,8 @@ async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [deletion.job]);
 }
 
-/// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.
+/// A statement does not see rows that were committed while it waited for a lock, such as a restart that is queued at
+/// that moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn job_added_while_delete_waits_for_the_row_is_superseded() {
     let mut fixture = QueueFixture::new().await;

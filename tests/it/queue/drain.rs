@@ -1,4 +1,5 @@
-//! SIGTERM: what is begun is finished, nothing is begun; a second one gives running jobs back.
+//! Signals to a worker: after SIGTERM it finishes its jobs and claims no more; after a second SIGTERM it releases
+//! running jobs.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -57,7 +58,7 @@ async fn signals_that_end_a_process_by_default_end_no_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn second_sigterm_releases_running_jobs_at_once() {
     let mut cluster = Cluster::simulated().await;
-    // Nobody waits for a lease of ten minutes to run out.
+    // With a lease of ten minutes the test would time out if jobs waited for its end.
     cluster.set("SIMULATED_LATENCY_MS", 2000).set("APP_LEASE_MS", 600_000);
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();

@@ -1,4 +1,4 @@
-//! Tenants take turns, on real processes: which jobs start is decided by the claim, not by the order of messages in Redis.
+//! Tenants take turns, on real processes: the claim decides which jobs start, not the order of messages in Redis.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn job_behind_thirty_two_of_another_tenant_gets_the_next_slot() {
     let job = post(&other).await;
 
     assert_eq!(other.wait_for_job(&job).await["status"], "succeeded");
-    // A claim that was under way when the job came may have taken what slots were free just then.
+    // A claim that was running when the job was accepted may have taken the slots that were free then.
     let between = "select count(*) from jobs j, jobs o
                    where o.id::text = $1 and j.started_at > o.created_at and j.started_at < o.started_at";
     let between: i64 = sql.query_one(between, &[&job]).await.unwrap().get(0);

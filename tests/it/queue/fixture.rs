@@ -1,4 +1,4 @@
-//! An installation without processes: the protocol's statements are called from the test itself.
+//! An installation without processes: tests call the statements of the queue directly.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl QueueFixture {
         Self { cluster, db, sql, tenant }
     }
 
-    /// An accepted request for an instance.
+    /// Creates an instance, and with it its provision job.
     pub async fn create(&self, tenant: TenantId, spec: &InstanceSpec) -> InstanceRecord {
         create(&self.db, tenant, spec).await.unwrap()
     }
@@ -55,7 +55,7 @@ impl QueueFixture {
         futures_util::future::join_all((0..count).map(|_| self.create(tenant, spec))).await
     }
 
-    /// A worker of 16 slots that has registered.
+    /// Registers a worker with 16 slots.
     pub async fn register_worker(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
         register_worker(&self.db, name, memory_mib).await
     }
@@ -64,7 +64,7 @@ impl QueueFixture {
         claim(&self.db, me, free).await.unwrap().jobs
     }
 
-    /// Demands that the lease still held.
+    /// Finishes the job; panics when the lease was lost.
     pub async fn finish(&self, job: &Claimed, outcome: Outcome) {
         assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, json!([])).await.unwrap());
     }

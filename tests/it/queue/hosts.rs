@@ -1,4 +1,4 @@
-//! What a host finds that is nobody's, and what is said of a host that is silent.
+//! Containers that belong to no instance, and hosts that send no heartbeats.
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::support::{Cluster, poll_until};
 
-/// A container as the worker of a cluster's host would have made it; without a row.
+/// Creates a container as the worker of this host would, but without an instance row.
 async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
     let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
     let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
@@ -54,7 +54,7 @@ async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
     let host: uuid::Uuid = cluster.sql().await.query_one("select id from hosts", &[]).await.unwrap().get(0);
     let (theirs, stranger) = container(cluster.state.path(), ClusterId::new(), host.into()).await;
     let (_, foreign) = container(cluster.state.path(), id, HostId::new()).await;
-    // It carries this host, and its row is placed on another one.
+    // The container is labelled with this host, and its row is placed on another one.
     let moved = client.create_running(json!({"image": "web:1"})).await;
     let moved: InstanceId = moved["id"].as_str().unwrap().parse().unwrap();
     let elsewhere = "with h as (insert into hosts (id, name, cpu_millis, memory_mib, labels) select gen_random_uuid(), 'h2', cpu_millis, memory_mib, labels
@@ -72,7 +72,7 @@ async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
     .await;
     assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
     poll_until("its network released", Duration::from_secs(60), async || {
-        // That of the foreign container is in use.
+        // The other network is used by the foreign host's container.
         (ours.network().networks().await.unwrap().len() == 2).then_some(())
     })
     .await;

@@ -1,4 +1,5 @@
-//! The machine under arbitrary interleavings of two workers, a reaper and an owner: the real statements on real Postgres.
+//! Random interleavings of two workers, the rescue and an owner who deletes, with the real statements on a real
+//! Postgres. After each step the invariants of instances, jobs and leases are checked.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,7 +26,7 @@ enum Step {
     Claim {
         worker: usize,
     },
-    /// With any lease it ever had.
+    /// Sent with any lease that the worker ever had.
     Heartbeat {
         worker: usize,
         which: usize,
@@ -35,7 +36,7 @@ enum Step {
         which: usize,
         how: How,
     },
-    /// The lease ends, and somebody reaps.
+    /// The lease expires, and the rescue runs.
     Expire,
     Delete,
 }
@@ -51,7 +52,7 @@ enum How {
 
 fn step() -> impl Strategy<Value = Step> {
     let worker = 0..2usize;
-    // The newest leases are the likeliest to be alive.
+    // The newest leases are the most likely to be valid.
     let which = prop_oneof![3 => Just(0usize), 1 => 1..4usize];
     let how = prop_oneof![
         3 => Just(How::Success),
@@ -69,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// All that is stored of one instance.
+/// Everything that is stored about one instance.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     instance: Value,
@@ -103,12 +104,12 @@ fn invariants_hold_under_arbitrary_interleavings() {
     if let Err(error) = outcome {
         panic!("{error}");
     }
-    // In here: dropping the installation needs the runtime.
+    // Inside the runtime, which dropping the installation needs.
     runtime.block_on(async move { drop(fixture) });
 }
 
 async fn run(fixture: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
-    // What a failed case left must not be found by this one's claims.
+    // Rows that a failed case left must not be found by this case's claims.
     fixture.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
     let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
     let mut case = Case { fixture, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
@@ -181,7 +182,7 @@ impl Case<'_> {
 
     async fn expire(&self) {
         let sql = &self.fixture.sql;
-        // The hosts are alive, though nobody beats for them here.
+        // The hosts count as alive, though no worker sends heartbeats here.
         sql.batch_execute(
             "update jobs set lease_until = now() - interval '1 s' where status = 'running'; update hosts set last_seen = now()",
         )
@@ -192,7 +193,7 @@ impl Case<'_> {
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
 
-    /// By Postgres' own word, not by what this test believes.
+    /// Reads from Postgres whether the lease is valid, independently of what the test assumes.
     async fn is_alive(&self, lease: Lease) -> bool {
         let query =
             "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
@@ -206,7 +207,7 @@ impl Case<'_> {
         let running = state.jobs.iter().filter(|job| job["status"] == "running").count();
         assert!(running <= 1, "{state:#?}");
         assert_eq!(state.addresses, i64::from(state.instance["status"] != "deleted"), "{state:#?}");
-        // A deleted instance is a terminal thing like an ended job: whatever comes, it stays as it is.
+        // A deleted instance is final like a finished job: no later step may change it.
         let gone = (state.instance["status"] == "deleted").then_some(&state.instance);
         let ended = state.jobs.iter().filter(|job| !job["finished_at"].is_null()).chain(gone);
         for thing in ended {
@@ -221,7 +222,7 @@ impl Case<'_> {
         assert!(unfinished || at_rest, "nobody will ever finish it: {state:#?}");
     }
 
-    /// I1: whatever happened, workers that do their work bring it to an end.
+    /// I1: after any sequence of steps, workers that do their work bring every job to an end.
     async fn come_to_rest(&mut self) {
         for _ in 0..4 {
             if self.state().await.jobs.iter().all(|job| !job["finished_at"].is_null()) {
@@ -244,7 +245,7 @@ impl Case<'_> {
     }
 }
 
-/// What a worker would say: it gives up a delete never, and a wanted instance only for a cause.
+/// Returns what a worker would report: it never fails a delete, and fails a wanted instance only for a cause.
 fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
     let deletion_requested = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
     let after = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! Leases kept, lost and fenced; transient failures tried again.
+//! Leases that are extended, lost and fenced, and transient failures that are retried.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
     let sql = cluster.sql().await;
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     step_begun(&client, &answer.job(), "network").await;
-    // As if another had claimed it.
+    // As if another worker had claimed the job.
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
@@ -85,8 +85,8 @@ async fn worker_cut_off_from_postgres_fences_itself() {
         (row.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
-    // By then it has long stopped: after five sixths of the lease, on a busy machine a little later, but before anybody
-    // else may have the job. A worker that went on would have had three steps to go, of 0.9 s to 2.7 s each.
+    // By then the worker has stopped: it stops after five sixths of the lease, on a busy machine a little later, but
+    // before another worker may have the job. One that went on would have three steps to go, of 0.9 s to 2.7 s each.
     let state = "select jsonb_agg(jsonb_build_array(id, status, steps, lease_token) order by id) from jobs";
     let before: Value = sql.query_one(state, &[]).await.unwrap().get(0);
     worker.line("heartbeat failed");
@@ -109,9 +109,9 @@ async fn worker_cut_off_from_postgres_fences_itself() {
 async fn flaky_operations_are_retried_until_running_or_failed() {
     let mut cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
-    // Nobody listens there: it polls twice a second.
+    // Redis cannot be reached at this address, so that the worker polls twice a second.
     cluster.redis_url = format!("unix:{}/none.sock", cluster.state.path().display());
-    // One attempt in thirteen passes all five steps, so that of thirty some come through: but for once in 10^8 times.
+    // One attempt in thirteen passes all five steps, so that some of thirty succeed, except once in 10^8 runs.
     cluster.set("SIMULATED_FAIL_RATE", 0.4).set("SIMULATED_LATENCY_MS", 2).set("WORK_CONCURRENCY", 64);
     let _worker = cluster.work();
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
@@ -121,7 +121,7 @@ async fn flaky_operations_are_retried_until_running_or_failed() {
     poll_until("all jobs ended", Duration::from_secs(120), async || {
         let waits = "select max(extract(epoch from run_at - now()))::float8 from jobs where status = 'queued'";
         longest = longest.max(sql.query_one(waits, &[]).await.unwrap().get::<_, Option<f64>>(0).unwrap_or(0.0));
-        // Time flies: eight attempts take four minutes otherwise.
+        // Back-off is skipped: eight attempts take four minutes otherwise.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued' and run_at > now()").await.unwrap();
         let left = sql.query_one("select count(*) from jobs where finished_at is null", &[]).await.unwrap();
         (left.get::<_, i64>(0) == 0).then_some(())
@@ -149,7 +149,8 @@ async fn flaky_operations_are_retried_until_running_or_failed() {
     assert!(given_up < 30, "none of them came through");
 }
 
-/// A boot leaves out jobs that are locked: the earlier worker is about to extend their leases. It must not go on doing so.
+/// Registering a worker skips jobs that are locked, since the earlier worker is about to extend their leases. The
+/// earlier worker must not extend them a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
     let fixture = QueueFixture::new().await;
@@ -158,7 +159,7 @@ async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
     let jobs = fixture.claim_next(earlier, 2).await;
     let [kept, given_back] = jobs.as_slice() else { panic!("{jobs:?}") };
 
-    // The earlier worker's heartbeat is under way while the next one boots.
+    // The earlier worker's heartbeat is in progress while the next one registers.
     let mut beating = fixture.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     let beat = "update jobs set lease_until = now() + interval '3 s' where id = $1";
@@ -169,7 +170,7 @@ async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
     let job = fixture.job(kept.lease.job).await;
     assert_eq!((&job["status"], &job["lease_boot"]), (&json!("running"), &json!(earlier.boot.uuid())), "{job}");
 
-    // It was the last one; when the lease is over, the job is the next worker's.
+    // That heartbeat was the last one; when the lease has expired, the next worker gets the job.
     assert!(heartbeat(&fixture.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_none());
     assert_eq!(fixture.job(kept.lease.job).await, job, "a lost lease wrote");
     fixture
@@ -186,7 +187,7 @@ async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
     assert_eq!(beats.map(|beats| beats.len()), Some(2), "its own are extended");
 }
 
-/// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
+/// Between the rescue's read and its write a heartbeat may extend the lease; the rescue must notice that.
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_that_commits_first_prevents_a_rescue() {
     let fixture = QueueFixture::new().await;
@@ -195,7 +196,7 @@ async fn heartbeat_that_commits_first_prevents_a_rescue() {
     let job = fixture.claim_next(worker, 1).await.remove(0);
     fixture.sql.batch_execute("update jobs set lease_until = now() - interval '1 s'").await.unwrap();
 
-    // The heartbeat's transaction is open while the reaper goes over the jobs.
+    // The heartbeat's transaction is open while the rescue reads the jobs.
     let mut beating = fixture.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();

@@ -1,4 +1,5 @@
-//! What the queue promises about failures, on real processes over the simulated backend; and its statements called directly.
+//! The queue under failures: some tests run real processes over the simulated backend, others call the queue's
+//! statements directly.
 
 mod budget;
 mod claim;

@@ -1,4 +1,4 @@
-//! Which host: by name, by label, by room; and what is said when there is none.
+//! Placement of instances by host name, by label and by capacity, and the reasons given when no host can take one.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ async fn instances_are_placed_by_request_or_fail_with_reasons() {
         host(json!({"host": "h1", "labels": {"zone": "a"}})),
     );
     assert_eq!([by_name, other_name, by_label, by_both], ["h2", "h1", "h2", "h1"]);
-    // Only one is large enough.
+    // Only one host is large enough.
     let large = client.create_running(json!({"image": "web:1", "memory_mib": 900})).await;
     assert_eq!(large["host"]["name"], "h2");
 

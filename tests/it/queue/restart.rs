@@ -1,4 +1,4 @@
-//! What follows when a container ends by itself: its restart policy, its pauses, and the end of patience.
+//! Containers that end by themselves: the restart policy, the growing pauses, and the limit of restarts.
 
 use std::{fs, net::Ipv4Addr, time::Duration};
 
@@ -61,7 +61,7 @@ async fn restart_policy_decides_whether_an_ended_process_restarts() {
         end(&cluster, &always, exit_code);
         restarted(&client, &always, times).await;
     }
-    // It is the same container each time, and after all that it can be deleted.
+    // All restarts used the same container, and it can still be deleted.
     client.delete_fully(always["id"].as_str().unwrap()).await;
 }
 
@@ -85,7 +85,8 @@ async fn crash_loop_fails_after_five_restarts_with_backoff() {
     assert_eq!(pauses.iter().map(|pause| (pause * 10.0).round()).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0, 16.0]);
 }
 
-/// Failing an instance while its container runs, or before it ran, takes several crashes: one statement sets the status instead.
+/// To fail an instance while its container runs, or before it ran, takes several crashes: one statement sets the status
+/// instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_instance_keeps_a_stopped_container_that_ran() {
     let mut cluster = Cluster::simulated().await;

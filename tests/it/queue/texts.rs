@@ -1,4 +1,4 @@
-//! Text of a registry or an image that Postgres refuses or that is too long: it affects no other job of any tenant.
+//! Texts of a registry or an image that Postgres refuses or that are too long: they affect no job of another tenant.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::crash::column;
 use crate::support::{App, Client, Cluster, client::send, poll_until};
 
-/// What a detail may have, in bytes.
+/// The greatest length of a detail, in bytes.
 const LIMIT: usize = 2048;
 
 fn assert_clean(detail: &Value) {
@@ -16,7 +16,7 @@ fn assert_clean(detail: &Value) {
     assert!(text.len() <= LIMIT && !text.contains(char::is_control), "{} bytes: {text:?}", text.len());
 }
 
-/// Whether the worker is ready, by its own listener.
+/// Returns the status of the worker's readiness, from its own listener.
 async fn readiness(worker: &App, client: &Client) -> u16 {
     let line = worker.line("the worker's health and metrics listen");
     let address = line.rsplit("address=").next().unwrap().trim().to_owned();
@@ -33,7 +33,7 @@ async fn registry_garbage_fails_only_its_own_job() {
     let other = client.with_key(&cluster.key("other", "admin"));
     let neighbour = other.create_running(json!({"image": "web:1"})).await;
 
-    // Its steps take longer than the lease: it needs heartbeats, which carry the broken jobs' steps too.
+    // The steps of this job take longer than the lease: it needs heartbeats, which carry the broken jobs' steps too.
     let long = other.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let create = || async { client.post("/instances", json!({"image": "garbled/x:1"})).await.expect(202) };
     let broken = future::join_all((0..6).map(|_| create())).await;
@@ -55,8 +55,8 @@ async fn registry_garbage_fails_only_its_own_job() {
     assert_eq!(readiness(&worker, &client).await, 200);
 }
 
-/// Makes Postgres refuse what is written of a job of the image `poison/…` where `condition` holds, as it would refuse a
-/// text that was not cleaned.
+/// Makes Postgres refuse updates of jobs of the image `poison/…` where `condition` holds, as it would refuse a text
+/// that was not cleaned.
 async fn refuse(cluster: &Cluster, condition: &str) {
     let trigger = format!(
         "create function refuse() returns trigger language plpgsql as $$ begin
@@ -70,7 +70,8 @@ async fn refuse(cluster: &Cluster, condition: &str) {
     cluster.sql().await.batch_execute(&trigger).await.unwrap();
 }
 
-/// A job whose details are refused, beside another tenant's that needs heartbeats: answers both at their end.
+/// Runs a job whose details are refused beside another tenant's that needs heartbeats, and returns both when they have
+/// finished.
 async fn poisoned_beside_another(condition: &str, latency_ms: u32) -> (Cluster, App, Value, Value) {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", latency_ms);
@@ -109,8 +110,8 @@ async fn refused_step_details_are_left_out_and_no_lease_is_lost() {
 async fn job_whose_heartbeats_are_refused_loses_only_its_lease() {
     let heartbeats = "(old.status = 'running' and new.status = 'running' and old.lease_token < 3)";
 
-    // One step can take longer than a lease: the other job needs the heartbeats that both share, since between two steps
-    // none is written for it alone.
+    // One step can take longer than a lease: the other job needs the heartbeats that both share, since between two
+    // steps none is written for it alone.
     let (cluster, _worker, poisoned, beside) = poisoned_beside_another(heartbeats, 3000).await;
 
     assert_eq!((&beside["status"], &beside["crashes"]), (&json!("succeeded"), &json!(0)), "{beside}");

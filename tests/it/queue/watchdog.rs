@@ -1,4 +1,5 @@
-//! Loops that stand still: with the whole process, which goes on, and alone, which ends it.
+//! Loops that make no progress: a worker that was suspended as a whole continues, and one whose runtime alone hangs
+//! ends itself.
 
 use std::{
     path::Path,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::support::{Cluster, poll_until};
 
-/// A loop that stands still for this long ends the worker, at the lease of the tests.
+/// A loop without progress for this long ends the worker, at the lease that tests use.
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +40,7 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     assert_eq!(client.get(&format!("/instances/{id}")).await.body["status"], "unknown");
     worker.signal(Signal::SIGCONT);
 
-    // What it had, what came meanwhile, and what comes now; each takes longer than a tick of the watchdog.
+    // The job from before, the one accepted meanwhile, and a new one; each takes longer than a tick of the watchdog.
     for instance in [id, &cut_off.instance(), &meanwhile.instance()] {
         assert_eq!(client.wait_for(instance, "running").await["status"], "running");
         assert_exactly_once(&ledger(&[cluster.state.path()]), instance);
@@ -49,7 +50,7 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     assert_eq!(worker.terminate().code(), Some(0));
 }
 
-/// Reading it never returns.
+/// Replaces the file by a FIFO: reading it never returns.
 fn replace_by_fifo(file: &Path) {
     let fifo = file.with_extension("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -59,7 +60,7 @@ fn replace_by_fifo(file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_whose_runtime_hangs_ends_with_status_70() {
     let mut cluster = Cluster::simulated().await;
-    // The runtime has one thread, and a call that never returns takes it: as a file system that hangs does.
+    // The runtime has one thread, and a call that never returns blocks it, as with a file system that hangs.
     cluster.set("TOKIO_WORKER_THREADS", 1);
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();
@@ -71,7 +72,7 @@ async fn worker_whose_runtime_hangs_ends_with_status_70() {
 
     assert_eq!(worker.wait().code(), Some(70));
     worker.line("a loop stands still for too long; this process ends");
-    // The next one, which a supervisor would start, does what it could not.
+    // The next worker, which a supervisor would start, finishes the job.
     std::fs::remove_file(file).unwrap();
     let _worker = cluster.work();
     assert_eq!(client.wait_for_job(&deletion.job()).await["status"], "succeeded");

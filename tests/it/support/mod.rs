@@ -1,4 +1,5 @@
-//! What the tests stand on: installations of their own, processes to start and kill, and a client.
+//! What all integration tests share: installations, processes that can be started and killed, proxies, and an HTTP
+//! client.
 
 pub mod client;
 pub mod cluster;

@@ -1,8 +1,9 @@
-//! Waiting for something that can only be asked for: bounded, and it says what was missing.
+//! Polls for a condition that cannot be waited for. The wait is bounded, and the panic says which condition was not
+//! met.
 
 use std::time::{Duration, Instant};
 
-/// Asks until the answer is `Some`; panics with `what` after `within`.
+/// Polls every 20 ms until `ask` returns `Some`; panics with `what` after `within`.
 pub async fn poll_until<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
