@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Polls every 20 ms until `ask` returns `Some`; panics with `what` after `within`.
-pub async fn poll_until<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls every 20 ms until `probe` returns `Some`; panics with `what` after `within`.
+pub async fn poll_until<T>(what: &str, within: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
+        if let Some(answer) = probe().await {
             return answer;
         }
         assert!(started.elapsed() < within, "not within {within:?}: {what}");
