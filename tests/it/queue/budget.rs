@@ -45,9 +45,9 @@ async fn request_costs_one_statement_and_post_one_notification() {
         future::join_all((0..8).map(once)).await;
     }
     let cost = async |what: &str, request: &dyn Fn() -> reqwest::RequestBuilder, status: u16| {
-        let (trips, bells) = (proxy.round_trips(), calls(&redis, "rpush"));
+        let (trips, notifications) = (proxy.round_trips(), calls(&redis, "rpush"));
         let answer = send(request()).await.expect(status);
-        let cost = (proxy.round_trips() - trips, calls(&redis, "rpush") - bells);
+        let cost = (proxy.round_trips() - trips, calls(&redis, "rpush") - notifications);
         show(what, cost);
         (answer, cost)
     };
@@ -75,8 +75,8 @@ async fn request_costs_one_statement_and_post_one_notification() {
     assert_eq!(unknown_cost, (key_check + 1, 0));
 }
 
-fn show(what: &str, (trips, bells): (u64, u64)) {
-    eprintln!("{what}: {trips} round trips to Postgres, {bells} bells");
+fn show(what: &str, (trips, notifications): (u64, u64)) {
+    eprintln!("{what}: {trips} round trips to Postgres, {notifications} notifications");
 }
 
 #[tokio::test(flavor = "multi_thread")]

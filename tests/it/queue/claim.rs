@@ -118,17 +118,17 @@ async fn flood_does_not_delay_other_tenants_and_deletes_go_first() {
 
     fixture.create_many(fixture.tenant, &spec(1), 200).await;
     let busy = fixture.claim_next(worker, 8).await;
-    assert_eq!(busy.len(), 8, "alone, it may have what it wants");
+    assert_eq!(busy.len(), 8, "a tenant alone gets all slots");
     let other = tenant(&fixture.db, "other").await;
     let single = fixture.create(other, &spec(1)).await;
     delete::delete(&fixture.db, fixture.tenant, old.id, None).await.unwrap().unwrap();
 
     let next = fixture.claim_next(worker, 1).await;
-    assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job, and the first");
+    assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job is claimed first");
     // The flooding tenant has half of the slots already: while the other tenant waits, it gets no more.
     let next = fixture.claim_next(worker, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [single.job]);
-    assert_eq!(fixture.claim_next(worker, 7).await.len(), 7, "nobody else waits any more");
+    assert_eq!(fixture.claim_next(worker, 7).await.len(), 7, "no other tenant waits any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,7 @@ async fn next_slot_goes_to_the_tenant_that_has_the_fewest() {
     let late = tenant(&fixture.db, "late").await;
     fixture.create_many(fixture.tenant, &spec(1), 32).await;
     let mut of_early = fixture.claim_next(worker, 4).await;
-    assert_eq!(of_early.len(), 4, "alone, it may have all slots");
+    assert_eq!(of_early.len(), 4, "a tenant alone gets all slots");
     let late_jobs: HashSet<JobId> =
         fixture.create_many(late, &spec(1), 8).await.into_iter().map(|instance| instance.job).collect();
 
@@ -181,11 +181,11 @@ async fn claim_reports_whether_jobs_are_left() {
     assert!(!claim(&fixture.db, worker, 4).await.unwrap().more, "nothing waits");
 
     fixture.create(fixture.tenant, &spec(64)).await;
-    assert!(!claim(&fixture.db, worker, 4).await.unwrap().more, "it was the only one");
+    assert!(!claim(&fixture.db, worker, 4).await.unwrap().more, "that was the only job");
 
     fixture.create_many(fixture.tenant, &spec(32), 3).await;
     assert!(claim(&fixture.db, worker, 2).await.unwrap().more, "one is left");
-    assert!(!claim(&fixture.db, worker, 2).await.unwrap().more, "it was the last");
+    assert!(!claim(&fixture.db, worker, 2).await.unwrap().more, "that was the last job");
 
     // Each of the two fits now, but not both together: once the smaller one is claimed, the other does not fit any
     // more.
@@ -256,9 +256,9 @@ async fn unreadable_job_does_not_affect_its_batch() {
 /// connection.
 async fn rows_read(fixture: &QueueFixture) -> i64 {
     // A connection reports its statistics once a second at most, unless it is forced to.
-    const TELL: &str = "select pg_stat_force_next_flush()";
-    fixture.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(TELL, &[]).await }).await.unwrap();
-    fixture.sql.execute(TELL, &[]).await.unwrap();
+    const FLUSH: &str = "select pg_stat_force_next_flush()";
+    fixture.db.read(Consistency::Primary, |c: ReadConn| async move { c.query(FLUSH, &[]).await }).await.unwrap();
+    fixture.sql.execute(FLUSH, &[]).await.unwrap();
     fixture
         .count(
             "select sum(coalesce(idx_tup_fetch, 0) + coalesce(seq_tup_read, 0))::bigint from pg_stat_user_tables
@@ -296,7 +296,7 @@ async fn claim_reads_a_few_rows_per_tenant_in_a_long_queue() {
         assert!(read < 6 * TENANTS, "turn {turn}: {read} rows");
         assert_eq!(got.len(), 16);
         let tenants = fixture.count("select count(distinct tenant_id) from jobs where status = 'running'").await;
-        assert_eq!(tenants, turn * 16, "in turn");
+        assert_eq!(tenants, turn * 16, "tenants take turns");
     }
     fixture.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
     // The most expensive case: nothing fits, and the claim reads the whole queue, once.

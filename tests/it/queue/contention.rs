@@ -53,7 +53,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
         })
     });
     // The rescue and the heartbeats lock many jobs in one statement, which is the usual second half of a deadlock.
-    let reaper = tokio::spawn({
+    let rescuer = tokio::spawn({
         let db = fixture.db.clone();
         async move {
             let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -64,7 +64,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
         }
     });
     let outcomes = future::join_all(clients).await;
-    reaper.abort();
+    rescuer.abort();
     let errors: Vec<String> = outcomes.iter().filter_map(|done| done.as_ref().unwrap().clone().err()).collect();
     assert_eq!(errors, Vec::<String>::new());
     let done: usize = outcomes.into_iter().map(|done| done.unwrap().unwrap()).sum();

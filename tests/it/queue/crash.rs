@@ -23,10 +23,10 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 const LONG_STEPS_MS: u32 = 1200;
 
 /// Waits until the job has begun this step; panics when the job has finished.
-pub async fn step_begun(client: &Client, job: &str, step: &str) {
+pub async fn wait_for_step(client: &Client, job: &str, step: &str) {
     poll_until(&format!("step {step} begun"), POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{job}")).await.expect(200).body;
-        assert_eq!(job["finished_at"], json!(null), "it was too fast: {job}");
+        assert_eq!(job["finished_at"], json!(null), "the job finished too soon: {job}");
         // Steps are written a few times a second: this one may be over, and the next one begun.
         job["steps"].as_array().unwrap().iter().any(|known| known["name"] == step).then_some(())
     })
@@ -48,10 +48,10 @@ async fn restarted_worker_finishes_jobs_and_creates_nothing_twice() {
     let worker = cluster.work();
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let early = future::join_all((0..4).map(|_| create())).await;
-    step_begun(&client, &early[0].job(), "container").await;
+    wait_for_step(&client, &early[0].job(), "container").await;
     // The first jobs are in different steps by their random durations; these are in the first step.
     let late = future::join_all((0..4).map(|_| create())).await;
-    step_begun(&client, &early[0].job(), "start").await;
+    wait_for_step(&client, &early[0].job(), "start").await;
     worker.kill();
 
     // The registration of the next worker returns the jobs to the queue at once.
@@ -63,7 +63,7 @@ async fn restarted_worker_finishes_jobs_and_creates_nothing_twice() {
         assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
     }
     let job = client.get(&format!("/jobs/{}", early[0].job())).await.body;
-    assert_eq!((&job["attempt"], &job["crashes"]), (&json!(1), &json!(1)), "a crash is no attempt: {job}");
+    assert_eq!((&job["attempt"], &job["crashes"]), (&json!(1), &json!(1)), "a crash counted as an attempt: {job}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn dead_hosts_job_is_requeued_for_that_host_only() {
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &answer.job(), "container").await;
+    wait_for_step(&client, &answer.job(), "container").await;
     worker.kill();
 
     let (first, second) = (cluster.state.path().to_owned(), cluster.state.path().join("h2"));
@@ -112,7 +112,7 @@ async fn resumed_worker_writes_nothing_with_expired_leases() {
     let sql = cluster.sql().await;
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..6).map(|_| create())).await;
-    step_begun(&client, &answers[0].job(), "start").await;
+    wait_for_step(&client, &answers[0].job(), "start").await;
     worker.signal(Signal::SIGSTOP);
     let unfinished = "select count(*) from jobs where status = 'running'";
     let unfinished: i64 = sql.query_one(unfinished, &[]).await.unwrap().get(0);
@@ -140,7 +140,7 @@ async fn resumed_worker_writes_nothing_with_expired_leases() {
         let ends = sql.query_one(query, &[&job["instance_id"].as_str().unwrap()]).await.unwrap();
         assert_eq!(ends.get::<_, i64>(0), 1);
         let job = job["id"].as_str().unwrap();
-        assert_eq!(column(&sql, job, "lease_token").await.as_deref(), Some("2"), "claimed anew, once");
+        assert_eq!(column(&sql, job, "lease_token").await.as_deref(), Some("2"), "not claimed once more");
         assert_eq!(column(&sql, job, "crashes").await.as_deref(), Some("1"));
     }
 }

@@ -7,7 +7,7 @@ use app::core::{instances::delete, queue::finish::Outcome};
 use serde_json::json;
 
 use super::{
-    crash::{column, step_begun},
+    crash::{column, wait_for_step},
     fixture::{QueueFixture, spec},
     simulated_host::leftovers,
 };
@@ -22,7 +22,7 @@ async fn delete_during_provision_cancels_it_and_leaves_nothing() {
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1", "ports": [{"container": 80}]})).await.expect(202);
     let path = format!("/instances/{}", answer.instance());
-    step_begun(&client, &answer.job(), "container").await;
+    wait_for_step(&client, &answer.job(), "container").await;
     let deletion = client.delete(&path).await.expect(202);
     // A repeated delete returns the same job.
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());

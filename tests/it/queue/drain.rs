@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    crash::{column, step_begun},
+    crash::{column, wait_for_step},
     simulated_host::{assert_exactly_once, ledger},
 };
 use crate::support::Cluster;
@@ -18,7 +18,7 @@ async fn stopping_worker_finishes_its_jobs_and_claims_no_more() {
     let worker = cluster.work();
     let sql = cluster.sql().await;
     let begun = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &begun.job(), "network").await;
+    wait_for_step(&client, &begun.job(), "network").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
     let later = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
@@ -28,8 +28,8 @@ async fn stopping_worker_finishes_its_jobs_and_claims_no_more() {
     assert_eq!(client.get(&format!("/instances/{}", begun.instance())).await.body["status"], "running");
     let job = client.get(&format!("/jobs/{}", later.job())).await.body;
     assert_eq!((&job["status"], &job["attempt"]), (&json!("queued"), &json!(0)), "{job}");
-    let goodbye = sql.query_one("select count(*) from workers where stopped_at is not null", &[]).await.unwrap();
-    assert_eq!(goodbye.get::<_, i64>(0), 1);
+    let unregistered = sql.query_one("select count(*) from workers where stopped_at is not null", &[]).await.unwrap();
+    assert_eq!(unregistered.get::<_, i64>(0), 1);
     let _worker = cluster.work();
     assert_eq!(client.wait_for(&later.instance(), "running").await["status"], "running");
 }
@@ -41,7 +41,7 @@ async fn signals_that_end_a_process_by_default_end_no_job() {
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();
     let begun = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &begun.job(), "image").await;
+    wait_for_step(&client, &begun.job(), "image").await;
 
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
         worker.signal(signal);
@@ -64,7 +64,7 @@ async fn second_sigterm_releases_running_jobs_at_once() {
     let mut worker = cluster.work();
     let sql = cluster.sql().await;
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &answer.job(), "image").await;
+    wait_for_step(&client, &answer.job(), "image").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
     worker.signal(Signal::SIGTERM);

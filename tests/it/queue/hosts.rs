@@ -16,10 +16,10 @@ use time::OffsetDateTime;
 use crate::support::{Cluster, poll_until};
 
 /// Creates a container as the worker of this host would, but without an instance row.
-async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
+async fn create_container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
     let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
     let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
-    let guest = ContainerSpec {
+    let spec = ContainerSpec {
         instance: InstanceId::new(),
         generation: 1,
         made_by: Attempt { job: JobId::new(), token: 1 },
@@ -38,9 +38,9 @@ async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (Simul
         mac: "02:00:00:00:00:02".into(),
         ports: Vec::new(),
     };
-    compute.create(&guest, &attachment).await.unwrap();
-    compute.start(guest.instance).await.unwrap();
-    (compute, guest.instance)
+    compute.create(&spec, &attachment).await.unwrap();
+    compute.start(spec.instance).await.unwrap();
+    (compute, spec.instance)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +52,8 @@ async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let host: uuid::Uuid = cluster.sql().await.query_one("select id from hosts", &[]).await.unwrap().get(0);
-    let (theirs, stranger) = container(cluster.state.path(), ClusterId::new(), host.into()).await;
-    let (_, foreign) = container(cluster.state.path(), id, HostId::new()).await;
+    let (theirs, stranger) = create_container(cluster.state.path(), ClusterId::new(), host.into()).await;
+    let (_, foreign) = create_container(cluster.state.path(), id, HostId::new()).await;
     // The container is labelled with this host, and its row is placed on another one.
     let moved = client.create_running(json!({"image": "web:1"})).await;
     let moved: InstanceId = moved["id"].as_str().unwrap().parse().unwrap();
@@ -61,10 +61,10 @@ async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
                                 from hosts where id = $1 returning id)
                      update instances set host_id = (select id from h) where id = $2";
     cluster.sql().await.execute(elsewhere, &[&host, &moved.uuid()]).await.unwrap();
-    let (ours, orphan) = container(cluster.state.path(), id, host.into()).await;
+    let (ours, orphan) = create_container(cluster.state.path(), id, host.into()).await;
     let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
     let owned = client.create_running(json!({"image": "web:1"})).await;
-    assert!(ours.inspect(orphan).await.unwrap().is_some(), "at once");
+    assert!(ours.inspect(orphan).await.unwrap().is_some(), "removed before its grace was over");
 
     poll_until("the orphan removed", Duration::from_secs(60), async || {
         ours.inspect(orphan).await.unwrap().is_none().then_some(())
@@ -76,11 +76,11 @@ async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
         (ours.network().networks().await.unwrap().len() == 2).then_some(())
     })
     .await;
-    assert!(ours.inspect(foreign).await.unwrap().is_some(), "another host's");
-    assert!(ours.inspect(moved).await.unwrap().is_some(), "its row lives elsewhere");
+    assert!(ours.inspect(foreign).await.unwrap().is_some(), "a container of another host was removed");
+    assert!(ours.inspect(moved).await.unwrap().is_some(), "its row is placed on another host");
     let is_alarm = |line: &str| line.contains("belongs to another host") && line.contains(&moved.to_string());
     assert!(worker.log().lines().any(is_alarm), "{}", worker.log());
-    assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
+    assert!(theirs.inspect(stranger).await.unwrap().is_some(), "a container of another cluster was removed");
     assert_eq!(theirs.network().networks().await.unwrap().len(), 1);
     let owned = owned["id"].as_str().unwrap();
     assert!(ours.inspect(owned.parse().unwrap()).await.unwrap().is_some());

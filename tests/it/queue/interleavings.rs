@@ -166,12 +166,12 @@ impl Case<'_> {
 
     async fn claim(&mut self, worker: usize) {
         let before = self.state().await;
-        let me = self.workers[worker];
-        let got = claim(&self.fixture.db, me, 16).await.unwrap().jobs;
+        let identity = self.workers[worker];
+        let got = claim(&self.fixture.db, identity, 16).await.unwrap().jobs;
         assert!(got.len() <= 1);
         for claimed in got {
             let pinned = &before.instance["host_id"];
-            assert!(pinned.is_null() || *pinned == json!(me.host), "placed twice");
+            assert!(pinned.is_null() || *pinned == json!(identity.host), "an instance was placed twice");
             let unfinished = |job: &&Value| ["queued", "running"].contains(&job["status"].as_str().unwrap());
             let oldest = before.jobs.iter().find(unfinished).unwrap();
             assert_eq!((&oldest["id"], &oldest["status"]), (&json!(claimed.lease.job), &json!("queued")));
@@ -212,14 +212,14 @@ impl Case<'_> {
         let ended = state.jobs.iter().filter(|job| !job["finished_at"].is_null()).chain(gone);
         for thing in ended {
             let known = self.ended.entry(thing["id"].as_str().unwrap().to_owned()).or_insert_with(|| thing.clone());
-            assert_eq!(known, thing, "something that had ended changed");
+            assert_eq!(known, thing, "something final changed");
         }
         if state.instance["desired"] == "deleted" {
             assert!(["deleting", "deleted"].contains(&state.instance["status"].as_str().unwrap()), "{state:#?}");
         }
         let unfinished = state.jobs.iter().any(|job| job["finished_at"].is_null());
         let at_rest = ["running", "failed", "deleted"].contains(&state.instance["status"].as_str().unwrap());
-        assert!(unfinished || at_rest, "nobody will ever finish it: {state:#?}");
+        assert!(unfinished || at_rest, "unfinished, and no job is left: {state:#?}");
     }
 
     /// I1: after any sequence of steps, workers that do their work bring every job to an end.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    crash::{column, step_begun},
+    crash::{column, wait_for_step},
     fixture::{LEASE, QueueFixture, spec},
     simulated_host::{assert_exactly_once, ledger},
 };
@@ -27,9 +27,9 @@ async fn job_longer_than_its_lease_keeps_it() {
     let instance = client.wait_for(&answer.instance(), "running").await;
     assert_eq!(instance["status"], "running", "{instance}");
     // Five steps of at least 0.7 s each.
-    assert!(started.elapsed() > LEASE, "it was short");
+    assert!(started.elapsed() > LEASE, "the job took less than a lease");
     let sql = cluster.sql().await;
-    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "claimed once");
+    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "the job was claimed again");
     assert_eq!(column(&sql, &answer.job(), "crashes").await.as_deref(), Some("0"));
 }
 
@@ -41,18 +41,18 @@ async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
     let worker = cluster.work();
     let sql = cluster.sql().await;
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &answer.job(), "network").await;
+    wait_for_step(&client, &answer.job(), "network").await;
     // As if another worker had claimed the job.
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
     worker.line("lost the lease; stopping work on it");
     let creates = ledger(&[cluster.state.path()]).len();
-    poll_until("the lease of nobody to run out", POLL_TIMEOUT, async || {
+    poll_until("the lease that no worker has to expire", POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
         if job["crashes"] == 0 {
-            assert_eq!((&job["status"], &job["steps"]), (&json!("running"), &json!([])), "it wrote: {job}");
-            assert_eq!(ledger(&[cluster.state.path()]).len(), creates, "it went on");
+            assert_eq!((&job["status"], &job["steps"]), (&json!("running"), &json!([])), "the worker wrote: {job}");
+            assert_eq!(ledger(&[cluster.state.path()]).len(), creates, "the worker went on");
             return None;
         }
         Some(())
@@ -76,7 +76,7 @@ async fn worker_cut_off_from_postgres_fences_itself() {
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..4).map(|_| create())).await;
     for answer in &answers {
-        step_begun(&client, &answer.job(), "network").await;
+        wait_for_step(&client, &answer.job(), "network").await;
     }
     proxy.cut();
     let cut_at = OffsetDateTime::now_utc();

@@ -17,12 +17,12 @@ use crate::support::{Client, Cluster, poll_until};
 const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets the instance's process end.
-fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
+fn end_process(cluster: &Cluster, instance: &Value, exit_code: i64) {
     let file = instances_dir(cluster.state.path()).join(format!("{}.exit", instance["id"].as_str().unwrap()));
     fs::write(file, exit_code.to_string()).unwrap();
 }
 
-async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
+async fn wait_for_restart(client: &Client, instance: &Value, times: i64) -> Value {
     let path = format!("/instances/{}", instance["id"].as_str().unwrap());
     poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&path).await.expect(200).body;
@@ -40,7 +40,7 @@ async fn restart_policy_decides_whether_an_ended_process_restarts() {
     let stopped = async |instance: &Value| client.wait_for(instance["id"].as_str().unwrap(), "stopped").await;
 
     let never = run("no").await;
-    end(&cluster, &never, 3);
+    end_process(&cluster, &never, 3);
     let never = stopped(&never).await;
     assert_eq!(
         (&never["status"], &never["exit_code"], &never["restart_count"]),
@@ -49,17 +49,17 @@ async fn restart_policy_decides_whether_an_ended_process_restarts() {
     assert_eq!(never["status_reason"]["code"], "container_exited", "{never}");
 
     let on_failure = run("on_failure").await;
-    end(&cluster, &on_failure, 1);
-    let again = restarted(&client, &on_failure, 1).await;
+    end_process(&cluster, &on_failure, 1);
+    let again = wait_for_restart(&client, &on_failure, 1).await;
     assert_eq!(again["exit_code"], json!(null), "{again}");
-    end(&cluster, &on_failure, 0);
+    end_process(&cluster, &on_failure, 0);
     let on_failure = stopped(&on_failure).await;
     assert_eq!((&on_failure["exit_code"], &on_failure["restart_count"]), (&json!(0), &json!(1)), "{on_failure}");
 
     let always = run("always").await;
     for (times, exit_code) in [(1, 0), (2, 1), (3, 0)] {
-        end(&cluster, &always, exit_code);
-        restarted(&client, &always, times).await;
+        end_process(&cluster, &always, exit_code);
+        wait_for_restart(&client, &always, times).await;
     }
     // All restarts used the same container, and it can still be deleted.
     client.delete_fully(always["id"].as_str().unwrap()).await;
@@ -105,7 +105,7 @@ async fn failed_instance_keeps_a_stopped_container_that_ran() {
         client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().parse().unwrap()
     };
     let ended = client.create_running(json!({"image": "web:1"})).await;
-    end(&cluster, &ended, 3);
+    end_process(&cluster, &ended, 3);
     let ended: InstanceId =
         client.wait_for(ended["id"].as_str().unwrap(), "stopped").await["id"].as_str().unwrap().parse().unwrap();
     let (running, created) = (run().await, run().await);

@@ -49,7 +49,7 @@ async fn registry_garbage_fails_only_its_own_job() {
     }
     assert_eq!(other.wait_for_job(&long.job()).await["status"], "succeeded");
     let token = column(&cluster.sql().await, &long.job(), "lease_token").await;
-    assert_eq!(token.as_deref(), Some("1"), "it lost its lease");
+    assert_eq!(token.as_deref(), Some("1"), "the job lost its lease");
     let neighbour = other.get(&format!("/instances/{}", neighbour["id"].as_str().unwrap())).await.body;
     assert_eq!(neighbour["status"], "running", "{neighbour}");
     assert_eq!(readiness(&worker, &client).await, 200);
@@ -116,7 +116,7 @@ async fn job_whose_heartbeats_are_refused_loses_only_its_lease() {
 
     assert_eq!((&beside["status"], &beside["crashes"]), (&json!("succeeded"), &json!(0)), "{beside}");
     let token = column(&cluster.sql().await, beside["id"].as_str().unwrap(), "lease_token").await;
-    assert_eq!(token.as_deref(), Some("1"), "its lease was lost");
+    assert_eq!(token.as_deref(), Some("1"), "the other job lost its lease");
     assert_eq!((&poisoned["status"], &poisoned["crashes"]), (&json!("succeeded"), &json!(2)), "{poisoned}");
 }
 

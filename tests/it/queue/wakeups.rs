@@ -58,7 +58,7 @@ async fn runs_within(client: &Client, id: &str, within: Duration) {
 async fn post(client: &Client) -> String {
     let started = Instant::now();
     let id = client.post("/instances", json!({"image": "web:1"})).await.instance();
-    assert!(started.elapsed() < Duration::from_secs(4), "the answer waited for Redis: {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "the response waited for Redis: {:?}", started.elapsed());
     id
 }
 
@@ -75,7 +75,7 @@ async fn flushing_redis_after_the_response_loses_no_job() {
     let (id, job) = (answer.instance(), answer.job());
     let lists = redis.cli(&["--scan", "--pattern", "app:*:q:*"]);
     let list = lists.trim();
-    assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "the bell was rung: {lists}");
+    assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "no notification was sent: {lists}");
     redis.cli(&["flushall"]);
     // If Redis were the queue, the job would be lost now.
     assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
@@ -105,7 +105,7 @@ async fn instances_run_by_polling_while_redis_is_down() {
 
     redis.restart();
     // API and worker reconnect by themselves: a notification is sent and received again.
-    poll_until("a bell that is heard again", Duration::from_secs(30), async || {
+    poll_until("a notification that is received again", Duration::from_secs(30), async || {
         let id = post(&client).await;
         runs_within(&client, &id, POLL_TIMEOUT).await;
         let stats = redis.cli(&["info", "commandstats"]);

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    crash::step_begun,
+    crash::wait_for_step,
     simulated_host::{assert_exactly_once, instances_dir, ledger},
 };
 use crate::support::{Cluster, poll_until};
@@ -27,7 +27,7 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     let worker = cluster.work();
     let running = client.create_running(json!({"image": "web:1"})).await;
     let cut_off = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &cut_off.job(), "network").await;
+    wait_for_step(&client, &cut_off.job(), "network").await;
 
     worker.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
