@@ -31,7 +31,7 @@ fn assert_refused_after(what: &str, l1: &str, started: Instant, tally: &Tally, c
     assert_eq!(tally.accepted_after, 0, "{what}");
 }
 
-async fn rotated(fixture: &RevocationRace, l1: &str) {
+async fn race_rotation(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = fixture.key_factory.create_tenant("rotated").await;
     let keys = fixture.key_factory.create_keys(KEYS, tenant, &["keys:read"], None).await;
@@ -51,7 +51,7 @@ async fn rotated(fixture: &RevocationRace, l1: &str) {
     }
 }
 
-async fn rotated_with_grace(fixture: &RevocationRace, l1: &str) {
+async fn race_rotation_with_grace(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = fixture.key_factory.create_tenant("grace").await;
     let keys = fixture.key_factory.create_keys(100, tenant, &["keys:read"], None).await;
@@ -68,10 +68,10 @@ async fn rotated_with_grace(fixture: &RevocationRace, l1: &str) {
     };
     let tally = fixture.race_each(&keys, 25, SELF, schedule_for_turn, |key| timed(rotate(key))).await;
     assert_refused_after("rotate with a grace of 1 s", l1, started, &tally, 100);
-    assert!(within.into_inner().unwrap() > 0, "the grace is one");
+    assert!(within.into_inner().unwrap() > 0, "no request was accepted within the grace period");
 }
 
-async fn expired(fixture: &RevocationRace, l1: &str) {
+async fn race_expiry(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = fixture.key_factory.create_tenant("expired").await;
     // In the order of the tasks: the keys of one turn expire together, a second after those of the turn before.
@@ -92,7 +92,7 @@ async fn expired(fixture: &RevocationRace, l1: &str) {
     assert_refused_after("expiry", l1, started, &tally, KEYS);
 }
 
-async fn scopes_taken(fixture: &RevocationRace, l1: &str) {
+async fn race_scope_change(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let tenant = fixture.key_factory.create_tenant("scopes").await;
     let keys = fixture.key_factory.create_keys(KEYS, tenant, &["instances:read", "networks:read"], None).await;
@@ -105,7 +105,7 @@ async fn scopes_taken(fixture: &RevocationRace, l1: &str) {
     assert_refused_after("scope change", l1, started, &tally, KEYS);
 }
 
-async fn suspended(fixture: &RevocationRace, l1: &str) {
+async fn race_suspension(fixture: &RevocationRace, l1: &str) {
     let started = Instant::now();
     let run = async |verb: &str, name: &str| {
         let command = fixture.cluster.command(&["tenants", verb, "--tenant", name]);
@@ -133,14 +133,14 @@ async fn suspended(fixture: &RevocationRace, l1: &str) {
     assert_refused_after("suspension of 6 tenants with 50 keys each", l1, started, &tally, 6);
 }
 
-async fn nothing_is_left_of_what_was_taken(l1: &str) {
+async fn changes_apply_at_once(l1: &str) {
     let _serial = serial().await;
     let fixture = RevocationRace::open(l1).await;
-    rotated(&fixture, l1).await;
-    rotated_with_grace(&fixture, l1).await;
-    expired(&fixture, l1).await;
-    scopes_taken(&fixture, l1).await;
-    suspended(&fixture, l1).await;
+    race_rotation(&fixture, l1).await;
+    race_rotation_with_grace(&fixture, l1).await;
+    race_expiry(&fixture, l1).await;
+    race_scope_change(&fixture, l1).await;
+    race_suspension(&fixture, l1).await;
 }
 
 /// The control: the naive cache still accepts a key that has expired, and one of a tenant that was suspended. For it a
@@ -168,7 +168,7 @@ async fn naive_cache_accepts_expired_and_suspended_keys() {
         expiry.push(race(&mut readers, &[&key], schedule, timed(end)).await);
     }
     let expiry = Tally::sum(expiry);
-    assert_eq!(expiry.accepted_after, expiry.after, "a race that this one survives shows nothing");
+    assert_eq!(expiry.accepted_after, expiry.after, "the naive cache was right, so the race proves nothing");
 
     let mut suspension = Vec::new();
     for key in key_factory.create_keys(20, tenant, &["keys:read"], None).await {
@@ -179,15 +179,15 @@ async fn naive_cache_accepts_expired_and_suspended_keys() {
         suspension.push(race(&mut readers, &[&key], schedule, timed(suspend)).await);
     }
     let suspension = Tally::sum(suspension);
-    assert_eq!(suspension.accepted_after, suspension.after, "a race that this one survives shows nothing");
+    assert_eq!(suspension.accepted_after, suspension.after, "the naive cache was right, so the race proves nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn key_changes_apply_at_once_with_the_process_cache() {
-    tokio::time::timeout(Duration::from_secs(300), nothing_is_left_of_what_was_taken("on")).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(300), changes_apply_at_once("on")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn key_changes_apply_at_once_with_the_redis_cache_only() {
-    tokio::time::timeout(Duration::from_secs(300), nothing_is_left_of_what_was_taken("off")).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(300), changes_apply_at_once("off")).await.unwrap();
 }

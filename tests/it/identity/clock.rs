@@ -39,7 +39,7 @@ fn build(directory: &Path) -> String {
     library.display().to_string()
 }
 
-async fn stepped(l1: &str) {
+async fn step_clock(l1: &str) {
     let directory = tempfile::TempDir::new().unwrap();
     let (library, step) = (build(directory.path()), directory.path().join("step"));
     let set = |seconds: i64| fs::write(&step, seconds.to_string()).unwrap();
@@ -87,6 +87,6 @@ async fn stepped(l1: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_step_admits_no_revoked_key_and_refuses_no_valid_one() {
     let _serial = serial().await;
-    stepped("on").await;
-    stepped("off").await;
+    step_clock("on").await;
+    step_clock("off").await;
 }

@@ -46,7 +46,7 @@ fn size(replicas: &TwoReplicas) -> usize {
 }
 
 /// Uses all keys at both replicas, many at a time, and counts the responses with each status.
-async fn ask_all(replicas: &TwoReplicas, keys: &[String]) -> [(u16, usize); 3] {
+async fn use_all(replicas: &TwoReplicas, keys: &[String]) -> [(u16, usize); 3] {
     let tasks = (0..TASKS).map(|task| async move {
         // Each key is sent to both replicas over time.
         let mut client = RawClient::connect(if task % 16 < 8 { &replicas.a.1 } else { &replicas.b.1 }).await;
@@ -84,15 +84,15 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
             }
         })
         .collect();
-    let (asked, entries) = (lookups(&replicas).await, size(&replicas));
-    let (statuses, took, trips, own) = round_trips(&proxy, ask_all(&replicas, &forged)).await;
+    let (looked_up, entries) = (lookups(&replicas).await, size(&replicas));
+    let (statuses, took, trips, own) = round_trips(&proxy, use_all(&replicas, &forged)).await;
     assert_eq!(statuses, [(200, 0), (401, FLOOD), (503, 0)]);
-    let (asked, entries) = (lookups(&replicas).await - asked, size(&replicas) - entries);
+    let (looked_up, entries) = (lookups(&replicas).await - looked_up, size(&replicas) - entries);
     eprintln!(
-        "{FLOOD} forged keys in {took:.1?}: {asked} look-ups, {trips} round trips to Postgres (idle replicas: up to \
+        "{FLOOD} forged keys in {took:.1?}: {looked_up} look-ups, {trips} round trips to Postgres (idle replicas: up to \
          {own}), {entries} entries in Redis"
     );
-    assert_eq!((asked, entries), (0.0, 0));
+    assert_eq!((looked_up, entries), (0.0, 0));
     assert!(trips <= own, "{trips}");
 }
 
@@ -111,7 +111,7 @@ async fn unknown_keys_with_a_valid_tag_cost_a_bounded_amount() {
             client.get("/keys/self", &key.text).await.expect(200);
         }
     };
-    let flood = future::join(ask_all(&replicas, &unknown), others);
+    let flood = future::join(use_all(&replicas, &unknown), others);
     let ((statuses, ()), took, trips, own) = round_trips(&proxy, flood).await;
     let at_once = size(&replicas) - entries;
     let [(_, accepted), (_, refused), (_, busy)] = statuses;
@@ -129,8 +129,8 @@ async fn unknown_keys_with_a_valid_tag_cost_a_bounded_amount() {
     })
     .await;
     eprintln!(
-        "{FLOOD} unknown keys in {took:.1?}: {trips} round trips to Postgres, {refused} refused, {busy} told to come \
-         again; {at_once} entries in Redis at the end, {left} three seconds later"
+        "{FLOOD} unknown keys in {took:.1?}: {trips} round trips to Postgres, {refused} refused, {busy} answered \
+         503; {at_once} entries in Redis at the end, {left} three seconds later"
     );
     assert!(left <= remembered, "{left} in {seconds} s");
     // Without the bound there would be more entries than that.
@@ -170,29 +170,29 @@ async fn hot(l1: &str) {
     for _ in 0..10 {
         let failed = failures().await;
         let before = [hits("l1").await, hits("redis").await, lookups(&replicas).await];
-        let (statuses, took, trips, own) = round_trips(&proxy, ask_all(&replicas, &all)).await;
+        let (statuses, took, trips, own) = round_trips(&proxy, use_all(&replicas, &all)).await;
         let after = [hits("l1").await, hits("redis").await, lookups(&replicas).await];
-        let [from_l1, from_redis, asked] = [0, 1, 2].map(|n| after[n] - before[n]);
+        let [from_l1, from_redis, looked_up] = [0, 1, 2].map(|n| after[n] - before[n]);
         // Log lines of the process take a moment to arrive here.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while calm && asked > 0.0 && failures().await == failed && Instant::now() < deadline {
+        while calm && looked_up > 0.0 && failures().await == failed && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let failed = failures().await - failed;
         eprintln!(
             "{total} requests of {KEYS} keys in {took:.1?}, L1 {l1}: {from_l1} from the process, {from_redis} from \
-             Redis, {asked} look-ups, {failed} failures of Redis, {trips} round trips to Postgres (idle replicas: up to \
+             Redis, {looked_up} look-ups, {failed} failures of Redis, {trips} round trips to Postgres (idle replicas: up to \
              {own})"
         );
         if calm && failed == 0.0 {
-            assert_eq!(asked, 0.0, "keys in use are looked up");
+            assert_eq!(looked_up, 0.0, "keys in use are looked up");
             assert_eq!((statuses[0].1, from_l1 + from_redis), (all.len(), total));
             assert!(trips <= own, "{trips}");
             assert!(l1 == "off" || from_l1 > 0.9 * total, "{from_l1}");
             return;
         }
         calm = failed == 0.0;
-        assert!(!calm || asked <= total / 20.0, "hit ratio: {asked}");
+        assert!(!calm || looked_up <= total / 20.0, "hit ratio: {looked_up}");
     }
     panic!("Redis never answered for two rounds");
 }

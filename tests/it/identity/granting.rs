@@ -13,7 +13,7 @@ fn at(seconds: i64) -> String {
 }
 
 /// Creates a key, and returns its client and path.
-async fn made(admin: &Client, body: Value) -> (Client, String) {
+async fn create_key(admin: &Client, body: Value) -> (Client, String) {
     let body = admin.post("/keys", body).await.expect(201).body;
     (admin.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
 }
@@ -23,7 +23,7 @@ async fn patch(client: &Client, path: &str, body: Value) -> Answer {
 }
 
 #[track_caller]
-fn forbidden(answer: &Answer) {
+fn assert_forbidden(answer: &Answer) {
     assert_eq!((answer.status, answer.code()), (403, "forbidden"), "{}", answer.text);
 }
 
@@ -31,13 +31,13 @@ fn forbidden(answer: &Answer) {
 async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
-    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
-    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
     let expire =
         "update api_key set expires_at = now() - interval '1 s', ver = ver + 1, changed_at = now() where name = 'm'";
     assert_eq!(cluster.sql().await.execute(expire, &[]).await.unwrap(), 1);
     for expires_at in [json!(null), json!(at(3600))] {
-        forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
+        assert_forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
     }
     mighty.get("/keys/self").await.expect(401);
     // A change that keeps only scopes which the caller has is allowed.
@@ -52,11 +52,11 @@ async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     let (_api, admin) = cluster.serve();
     let scopes = json!(["keys:read", "keys:write"]);
     let limits = json!({"rps": 1000, "burst": 1000});
-    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
-    let (limited, _) = made(&admin, json!({"name": "l", "scopes": scopes, "limits": limits})).await;
-    let (_, path) = made(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
+    let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (limited, _) = create_key(&admin, json!({"name": "l", "scopes": scopes, "limits": limits})).await;
+    let (_, path) = create_key(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
     for caller in [&mortal, &limited] {
-        forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
+        assert_forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
     }
     let shown = admin.get(&path).await.expect(200).body;
     assert_eq!((&shown["scopes"], &shown["name"]), (&json!(["instances:read"]), &json!("k")));
@@ -66,7 +66,7 @@ async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     patch(&limited, &path, body).await.expect(200);
     // A higher limit is forbidden to a caller that expires before the key.
     patch(&admin, &path, json!({"expires_at": null})).await.expect(200);
-    forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
+    assert_forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,8 +74,8 @@ async fn change_that_only_restricts_is_not_a_grant() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let scopes = json!(["keys:read", "keys:write"]);
-    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
-    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+    let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
     for body in [
         json!({"name": "n"}),
         json!({"limits": {"rps": 1000, "burst": 1000}}),
@@ -89,7 +89,7 @@ async fn change_that_only_restricts_is_not_a_grant() {
 }
 
 /// Sends the request, and commits another change of the key between the request's authorization and its write.
-async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
+async fn send_during_change(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
     let (holder, sql) = (cluster.sql().await, cluster.sql().await);
     let id = path.trim_start_matches("/keys/");
     holder
@@ -100,7 +100,7 @@ async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::
         .unwrap();
     let answer = tokio::spawn(send(request));
     blocked(&sql, 1, || usize::from(answer.is_finished())).await;
-    assert!(!answer.is_finished(), "it was to wait for the other change");
+    assert!(!answer.is_finished(), "it did not wait for the other change");
     holder.batch_execute("commit").await.unwrap();
     answer.await.unwrap()
 }
@@ -109,33 +109,33 @@ async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::
 async fn concurrently_changed_key_is_authorized_again() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
-    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
     let key = json!({"name": "k", "scopes": ["keys:read"], "expires_at": at(3600)});
     let eternal = json!({"expires_at": null});
 
-    let (_, path) = made(&admin, key.clone()).await;
+    let (_, path) = create_key(&admin, key.clone()).await;
     let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
-    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", rotate).await);
+    assert_forbidden(&send_during_change(&cluster, &path, "scopes = '{admin}'", rotate).await);
     let shown = admin.get(&path).await.expect(200).body;
     assert_eq!((&shown["revoked_at"], &shown["scopes"]), (&Value::Null, &json!(["admin"])));
 
-    let (_, path) = made(&admin, key.clone()).await;
+    let (_, path) = create_key(&admin, key.clone()).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", change).await);
+    assert_forbidden(&send_during_change(&cluster, &path, "scopes = '{admin}'", change).await);
     assert_ne!(admin.get(&path).await.expect(200).body["expires_at"], Value::Null);
 
     // A change that is still allowed is made, and both changes stay.
-    let (_, path) = made(&admin, key.clone()).await;
+    let (_, path) = create_key(&admin, key.clone()).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    let shown = overtaken(&cluster, &path, "name = 'other'", change).await.expect(200).body;
+    let shown = send_during_change(&cluster, &path, "name = 'other'", change).await.expect(200).body;
     assert_eq!((&shown["name"], &shown["expires_at"]), (&json!("other"), &Value::Null));
     let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
-    let new = overtaken(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
+    let new = send_during_change(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
     assert_eq!(new["name"], "another");
 
     // A key that is revoked meanwhile cannot be changed.
-    let (_, path) = made(&admin, key).await;
+    let (_, path) = create_key(&admin, key).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    let answer = overtaken(&cluster, &path, "revoked_at = now()", change).await;
+    let answer = send_during_change(&cluster, &path, "revoked_at = now()", change).await;
     assert_eq!((answer.status, answer.code()), (409, "invalid_state"), "{}", answer.text);
 }

@@ -66,9 +66,9 @@ impl Reader for NaiveReader<'_> {
         let good = match redis.get::<Option<bool>, _>(name(key)).await.unwrap() {
             Some(good) => good,
             None => {
-                let ask = "select revoked_at is null and expires_at > now() is not false and suspended_at is null
+                let query = "select revoked_at is null and expires_at > now() is not false and suspended_at is null
                            from api_key join tenants on tenants.id = tenant_id where key_hash = $1";
-                let good = self.process.postgres(self.n).query_one(ask, &[&key.hash]).await.unwrap().get(0);
+                let good = self.process.postgres(self.n).query_one(query, &[&key.hash]).await.unwrap().get(0);
                 let life = Some(Expiration::EX(300));
                 redis.set::<(), _, _>(name(key), good, life, None, false).await.unwrap();
                 good

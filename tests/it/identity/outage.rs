@@ -19,7 +19,7 @@ use crate::support::poll_until;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[track_caller]
-fn come_again(reply: &Reply) {
+fn assert_unavailable(reply: &Reply) {
     let body = reply.body();
     assert_eq!((reply.status, body["code"].as_str()), (503, Some("unavailable")), "{body}");
     assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
@@ -40,7 +40,7 @@ async fn with_a_proxy(l1: &str) -> (TwoReplicas, FaultProxy) {
 }
 
 /// Waits until responses are marked as stale; all of them must be 200 up to then.
-async fn stale(client: &mut RawClient, key: &TestKey) {
+async fn wait_for_stale(client: &mut RawClient, key: &TestKey) {
     poll_until("hits marked as stale", SECOND * 60, async || {
         let reply = client.get("/keys/self", &key.text).await.expect(200);
         (reply.header("x-identity-stale") == Some("1")).then_some(())
@@ -49,7 +49,7 @@ async fn stale(client: &mut RawClient, key: &TestKey) {
 }
 
 /// Creates a key that replica `a` has never seen and that is in Redis.
-async fn unmet(replicas: &TwoReplicas) -> TestKey {
+async fn create_unseen_key(replicas: &TwoReplicas) -> TestKey {
     let key = replicas.create_key().await;
     // The fill of the first look-up may come too late.
     replicas.wait_for_answer_from(&replicas.b.1, "pg", &key).await;
@@ -63,14 +63,14 @@ async fn unmet(replicas: &TwoReplicas) -> TestKey {
 
 /// Runs `silence`, which stops the remaining channel, and waits until the process answers 503; up to then it must
 /// accept the key. The process sees the key just before, so that its own cache entry would last for 30 s.
-async fn refusal(base: &str, client: &mut RawClient, key: &TestKey, silence: impl FnOnce()) {
+async fn wait_for_503(base: &str, client: &mut RawClient, key: &TestKey, silence: impl FnOnce()) {
     let from_redis = async || metric(base, "identity_verify_total", &[("tier", "redis"), ("result", "accepted")]).await;
     let (met, before) = (Instant::now(), from_redis().await);
     client.get("/keys/self", &key.text).await.expect(200);
     assert!(from_redis().await > before, "not from Redis: nothing is kept then");
     silence();
     let silent = Instant::now();
-    poll_until("refusal to guess", SECOND * 15, async || {
+    poll_until("a 503", SECOND * 15, async || {
         let reply = client.get("/keys/self", &key.text).await;
         assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
         (reply.status == 503).then_some(())
@@ -81,8 +81,8 @@ async fn refusal(base: &str, client: &mut RawClient, key: &TestKey, silence: imp
 }
 
 /// Waits until the key is accepted with this `stale` mark; up to then it must not get 401.
-async fn let_in(client: &mut RawClient, key: &TestKey, stale: Option<&str>) {
-    poll_until(&format!("let in, {stale:?}"), SECOND * 60, async || {
+async fn wait_until_accepted(client: &mut RawClient, key: &TestKey, stale: Option<&str>) {
+    poll_until(&format!("accepted, {stale:?}"), SECOND * 60, async || {
         let reply = client.get("/keys/self", &key.text).await;
         assert_ne!(reply.status, 401);
         (reply.status == 200 && reply.header("x-identity-stale") == stale).then_some(())
@@ -97,7 +97,7 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     let (hot, cold, revoked) = (replicas.create_key().await, replicas.create_key().await, replicas.create_key().await);
     replicas.warm(&hot).await;
     replicas.warm(&revoked).await;
-    let unmet = unmet(&replicas).await;
+    let unseen = create_unseen_key(&replicas).await;
     let mut client = RawClient::connect(base).await;
     client.get("/keys/self", &replicas.admin).await.expect(200);
     let reply = client.get("/keys/self", &hot.text).await.expect(200);
@@ -108,26 +108,26 @@ async fn postgres_is_away(l1: &str, away: Mode) {
     replicas.revoke(&replicas.b.1, &revoked).await.expect(204);
     // The replica gets the revocation from Redis, though not from Postgres.
     replicas.verify(base, &revoked).await.expect(401);
-    come_again(&replicas.verify(base, &cold).await);
-    come_again(&replicas.revoke(base, &hot).await);
-    stale(&mut client, &hot).await;
+    assert_unavailable(&replicas.verify(base, &cold).await);
+    assert_unavailable(&replicas.revoke(base, &hot).await);
+    wait_for_stale(&mut client, &hot).await;
     let stale_after = began.elapsed();
     eprintln!("Postgres is away ({away:?}), L1 {l1}: stale after {stale_after:.1?}");
     assert!(stale_after > SECOND * 8, "ten seconds after the last good feed: {stale_after:?}");
-    come_again(&replicas.verify(base, &cold).await);
+    assert_unavailable(&replicas.verify(base, &cold).await);
     replicas.verify(base, &revoked).await.expect(401);
 
     // Without both channels the process does not use its cached keys any more.
-    refusal(base, &mut client, &unmet, || replicas.redis.signal(Signal::SIGSTOP)).await;
+    wait_for_503(base, &mut client, &unseen, || replicas.redis.signal(Signal::SIGSTOP)).await;
     for _ in 0..3 {
-        come_again(&client.get("/keys/self", &unmet.text).await);
-        come_again(&client.get("/keys/self", &hot.text).await);
-        come_again(&client.get("/keys/self", &revoked.text).await);
+        assert_unavailable(&client.get("/keys/self", &unseen.text).await);
+        assert_unavailable(&client.get("/keys/self", &hot.text).await);
+        assert_unavailable(&client.get("/keys/self", &revoked.text).await);
     }
 
     proxy.set(Mode::Open);
     replicas.redis.signal(Signal::SIGCONT);
-    let_in(&mut client, &hot, None).await;
+    wait_until_accepted(&mut client, &hot, None).await;
     poll_until("the key that was never seen", SECOND * 60, async || {
         let status = replicas.verify(base, &cold).await.status;
         assert_ne!(status, 401);
@@ -148,43 +148,43 @@ async fn without_invalidations_every_key_gets_503() {
     let _serial = serial().await;
     let (replicas, proxy) = with_a_proxy("on").await;
     let (base, key) = (&replicas.a.1, replicas.create_key().await);
-    let (gone, unmet, mut client) =
-        (replicas.create_key().await, unmet(&replicas).await, RawClient::connect(base).await);
+    let (gone, unseen, mut client) =
+        (replicas.create_key().await, create_unseen_key(&replicas).await, RawClient::connect(base).await);
     replicas.warm(&key).await;
     replicas.warm(&gone).await;
     let log = format!("app:{}:ak:log", replicas.cluster.id().await);
     // The poll for invalidations gets an error then, while look-ups of keys still work.
-    let hush = || assert_eq!(replicas.redis.cli(&["SET", &log, "no log"]).trim(), "OK");
-    let tell = || assert_eq!(replicas.redis.cli(&["DEL", &log]).trim(), "1");
+    let break_log = || assert_eq!(replicas.redis.cli(&["SET", &log, "no log"]).trim(), "OK");
+    let restore_log = || assert_eq!(replicas.redis.cli(&["DEL", &log]).trim(), "1");
 
     // The feed alone: keys in the process are not used, those in Redis are.
-    hush();
+    break_log();
     replicas.wait_for_answer_from(base, "redis", &key).await;
-    tell();
+    restore_log();
     replicas.wait_for_answer_from(base, "l1", &key).await;
 
     // The invalidation log alone.
     proxy.set(Mode::Cut);
-    stale(&mut client, &key).await;
+    wait_for_stale(&mut client, &key).await;
 
     // Neither channel. A cache would be wrong about a key that is revoked while this replica gets no invalidations.
     let revoke = "update api_key set revoked_at = now(), ver = ver + 1, changed_at = now() where id = $1";
     assert_eq!(replicas.cluster.sql().await.execute(revoke, &[&gone.id]).await.unwrap(), 1);
-    refusal(base, &mut client, &unmet, hush).await;
+    wait_for_503(base, &mut client, &unseen, break_log).await;
     for _ in 0..3 {
-        come_again(&client.get("/keys/self", &unmet.text).await);
-        come_again(&client.get("/keys/self", &key.text).await);
-        come_again(&client.get("/keys/self", &gone.text).await);
+        assert_unavailable(&client.get("/keys/self", &unseen.text).await);
+        assert_unavailable(&client.get("/keys/self", &key.text).await);
+        assert_unavailable(&client.get("/keys/self", &gone.text).await);
     }
     // Redis does respond: the other replica, which has the feed, reads the same value from it.
     replicas.wait_for_answer_from(&replicas.b.1, "redis", &key).await;
     assert_eq!(client.get("/keys/self", &key.text).await.status, 503);
 
     // One channel is enough again, and with both nothing is marked as stale.
-    tell();
-    let_in(&mut client, &key, Some("1")).await;
+    restore_log();
+    wait_until_accepted(&mut client, &key, Some("1")).await;
     proxy.set(Mode::Open);
-    let_in(&mut client, &key, None).await;
+    wait_until_accepted(&mut client, &key, None).await;
     replicas.assert_refused(&gone).await;
 }
 

@@ -64,11 +64,11 @@ impl RawClient {
             self.address,
             body.unwrap_or_default()
         );
-        let asked = async {
+        let exchange = async {
             self.stream.write_all(request.as_bytes()).await?;
             self.read().await
         };
-        tokio::time::timeout(Duration::from_secs(60), asked).await.expect("an answer within a minute").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("a response within a minute").unwrap()
     }
 
     async fn read(&mut self) -> std::io::Result<Reply> {

@@ -17,9 +17,9 @@ use crate::support::poll_until;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads and writes the values in the replicas' Redis byte by byte.
-struct Planter(Redis);
+struct RawRedis(Redis);
 
-impl Planter {
+impl RawRedis {
     fn of(replicas: &TwoReplicas) -> Self {
         let config = RedisConfig::parse(&replicas.cluster.redis_url).unwrap();
         Self(redis::client(&config, SECOND * 5).unwrap())
@@ -56,7 +56,7 @@ async fn accepted_until(clients: &mut [RawClient], key: &TestKey, before: impl A
 async fn planted(l1: &str) {
     let replicas = TwoReplicas::start(l1).await;
     replicas.wait_until_revocations_are_fast().await;
-    let redis = Planter::of(&replicas);
+    let redis = RawRedis::of(&replicas);
     let (old, good, other) = (replicas.create_key().await, replicas.create_key().await, replicas.create_key().await);
     for key in [&old, &good, &other] {
         replicas.warm(key).await;
@@ -85,7 +85,7 @@ async fn planted(l1: &str) {
         redis.set(&good.redis_key, forged).await;
         for client in &mut clients {
             let status = client.get("/keys/self", &good.text).await.status;
-            assert_eq!(status, 200, "forgery {n} sends nobody away");
+            assert_eq!(status, 200, "forgery {n} made a valid key be refused");
         }
     }
     for at in (0..genuine.len()).step_by(7) {
@@ -96,8 +96,8 @@ async fn planted(l1: &str) {
         redis.set(&old.redis_key, &forged).await;
         clients[0].get("/keys/self", &old.text).await.expect(401);
     }
-    let unbelieved = bad_macs().await - before;
-    assert!(unbelieved >= 4.0, "forgeries are counted: {unbelieved}");
+    let rejected = bad_macs().await - before;
+    assert!(rejected >= 4.0, "forgeries are counted: {rejected}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,9 +194,9 @@ async fn five_thousand_concurrent_revocations_all_apply() {
     let started = Instant::now();
     let took: Vec<Duration> = stream::iter(&keys)
         .map(|key| async {
-            let asked = Instant::now();
+            let started_at = Instant::now();
             replicas.revoke(&replicas.b.1, key).await.expect(204);
-            asked.elapsed()
+            started_at.elapsed()
         })
         .buffer_unordered(100)
         .collect()
@@ -216,11 +216,11 @@ async fn delayed_suspension_does_not_undo_a_later_resumption() {
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     replicas.redis.signal(Signal::SIGSTOP);
-    let said = replicas.cluster.run(&["tenants", "suspend", "--tenant", "keys"]);
-    assert!(said.contains("redis does not answer"), "{said}");
+    let output = replicas.cluster.run(&["tenants", "suspend", "--tenant", "keys"]);
+    assert!(output.contains("redis does not answer"), "{output}");
     replicas.redis.signal(Signal::SIGCONT);
-    let said = replicas.cluster.run(&["tenants", "resume", "--tenant", "keys"]);
-    assert!(!said.contains("redis does not answer"), "{said}");
+    let output = replicas.cluster.run(&["tenants", "resume", "--tenant", "keys"]);
+    assert!(!output.contains("redis does not answer"), "{output}");
     let sql = replicas.cluster.sql().await;
     poll_until("the outbox is worked off", SECOND * 60, async || {
         let open = "select count(*) from cache_outbox where done_at is null";

@@ -38,14 +38,14 @@ async fn suspension_waits_for_a_key_that_is_being_created() {
         .unwrap();
     let suspension = suspending(&cluster, "acme");
     blocked(&sql, 1, || usize::from(suspension.is_finished())).await;
-    assert!(!suspension.is_finished(), "it has to see the key");
+    assert!(!suspension.is_finished(), "it did not wait for the key");
     maker.batch_execute("commit").await.unwrap();
     let output = suspension.await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told =
+    let outbox_entries =
         "select k.ver, count(o.id) from api_key k left join cache_outbox o on o.key_hash = k.key_hash and o.ver = k.ver
                 where k.name = 'late' group by k.ver";
-    let row = sql.query_one(told, &[]).await.unwrap();
+    let row = sql.query_one(outbox_entries, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
 }
 
