@@ -94,11 +94,11 @@ async fn container_runs_exactly_what_the_spec_requests() {
     let Some(cluster) = Cluster::docker("what_was_asked_for").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
-    let asked = json!({
+    let request = json!({
         "name": "exact", "image": cluster.image, "command": ["/bin/sleep", "600"], "env": {"GREETING": "hello = world"},
         "cpu_millis": 2500, "memory_mib": 48, "ports": [{"container": 80}, {"container": 53, "protocol": "udp"}],
     });
-    let instance = client.create_running(asked).await;
+    let instance = client.create_running(request).await;
     let id = instance["id"].as_str().unwrap();
     let container = inspect(&cluster, &format!("app-{id}"));
     let host = &container["HostConfig"];
@@ -253,8 +253,8 @@ async fn purge_removes_only_its_own_installation() {
     }
     let untouched = theirs.in_docker().await;
     assert_eq!(untouched.len(), 2, "a container and a network: {untouched:?}");
-    let said = ours.run(&["purge", "--yes"]);
-    assert!(said.contains("1 containers") && said.contains("1 networks"), "{said}");
+    let output = ours.run(&["purge", "--yes"]);
+    assert!(output.contains("1 containers") && output.contains("1 networks"), "{output}");
     assert_eq!(ours.in_docker().await, Vec::<String>::new());
     assert_eq!(theirs.in_docker().await, untouched);
 }
@@ -269,14 +269,14 @@ async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
     let engine = cluster.docker_host.clone().unwrap();
     let miscounting = MiscountingEngine::before(&engine).await;
     cluster.docker_host = Some(miscounting.host.clone());
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("removed container") && said.contains("kept network"), "{said}");
-    assert!(said.contains("until it is restarted"), "{said}");
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("removed container") && output.contains("kept network"), "{output}");
+    assert!(output.contains("until it is restarted"), "{output}");
     cluster.docker_host = Some(engine);
     assert_eq!(cluster.in_docker().await.len(), 1, "the network");
     // After a restart has corrected the count, the network can be removed.
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("0 containers") && said.contains("removed network"), "{said}");
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("0 containers") && output.contains("removed network"), "{output}");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 }
 

@@ -24,7 +24,7 @@ async fn orphan(cluster: &Cluster) -> String {
 }
 
 /// Waits until the worker has removed what was without an owner for longer than the grace.
-async fn swept(cluster: &Cluster) {
+async fn wait_for_collection(cluster: &Cluster) {
     let orphan = orphan(cluster).await;
     poll_until("the orphan removed", A_WHILE, async || {
         let left = docker(cluster, &["ps", "-aq", "--no-trunc"]);
@@ -68,14 +68,14 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
         })
         .await;
     }
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     for id in [&firsts, &seconds] {
         assert_eq!(inspect(&cluster, &format!("app-{id}"))["State"]["Running"], true);
         assert_eq!(client.get(&format!("/instances/{id}")).await.body["status"], "running");
     }
     // They are also kept when the other worker has ended, or has only got a new name.
     assert!(first.terminate().success());
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     let left = inspect(&cluster, &format!("app-{firsts}"));
     assert_eq!((&left["Id"], &left["State"]["Running"]), (&firsts_id, &json!(true)));
 }
@@ -110,9 +110,9 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
     let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name").await else { return };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let worker = cluster.work();
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     // A later round removes another orphan, and nothing that was removed already.
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     let removed = poll_until("both are counted", A_WHILE, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
     })
@@ -143,8 +143,8 @@ async fn delete_keeps_foreign_network_and_container_with_our_names() {
     assert_eq!(job["error"]["code"], "network_setup_failed", "{job}");
     client.delete_fully(&accepted.instance()).await;
     // Purge leaves it alone too.
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("0 containers") && said.contains("0 networks"), "{said}");
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("0 containers") && output.contains("0 networks"), "{output}");
     docker(&cluster, &["rm", "-f", &container]);
     docker(&cluster, &["network", "rm", &network]);
 }

@@ -16,7 +16,7 @@ use crate::support::{Client, Cluster, DroppedStart, poll_until};
 
 const A_WHILE: Duration = Duration::from_secs(60);
 
-async fn restarted(client: &Client, id: &str, times: i64) -> Value {
+async fn wait_for_restart(client: &Client, id: &str, times: i64) -> Value {
     poll_until("running again", A_WHILE, async || {
         let instance = client.get(&format!("/instances/{id}")).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
@@ -69,7 +69,7 @@ async fn restart_keeps_container_and_volume_when_a_start_is_cut_off() {
 
     line.arm();
     docker(&cluster, &["kill", &name]);
-    restarted(&client, &id, 1).await;
+    wait_for_restart(&client, &id, 1).await;
 
     assert!(!line.is_armed(), "no start was cut off");
     assert_eq!(start_job(&client, &id).await["attempt"], 2);
@@ -96,7 +96,7 @@ async fn restart_needs_neither_image_nor_registry() {
 
     docker(&cluster, &["rmi", &image]);
     docker(&cluster, &["kill", &format!("app-{id}")]);
-    restarted(&client, &id, 1).await;
+    wait_for_restart(&client, &id, 1).await;
 
     assert_eq!(containers(&cluster).await, before);
     assert_eq!(steps(&start_job(&client, &id).await), ["container", "network", "start", "publish"]);
@@ -116,7 +116,7 @@ async fn restart_joins_a_network_that_was_created_anew() {
     let instance = client.wait_for(&id, "starting").await;
     docker(&cluster, &["network", "rm", &format!("app-{}", instance["network"]["id"].as_str().unwrap())]);
     resume(&cluster).await;
-    let instance = restarted(&client, &id, 1).await;
+    let instance = wait_for_restart(&client, &id, 1).await;
 
     assert_eq!(containers(&cluster).await, before);
     assert!(page(&instance).await.contains("It runs"));
