@@ -19,7 +19,7 @@ use app::{
 };
 use futures_util::{StreamExt, stream::BoxStream};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// Runs all scenarios. `stranger` is the same runtime used by another cluster; `image` runs until it is stopped and has
@@ -32,12 +32,12 @@ pub async fn conformance<C: Compute, F: Network>(compute: &C, networks: &F, stra
     compute.ensure_image(image, &|_| ()).await.expect("the image");
 
     runs_once(compute, networks, &network, image).await;
-    a_new_generation_replaces(compute, &network, image).await;
-    an_exit_is_noticed(compute, &network, image).await;
-    a_bad_command_is_told(compute, &network, image).await;
-    a_stranger_is_left_alone(compute, stranger, &network, image).await;
-    a_network_in_use_stays(compute, networks, &network, image).await;
-    a_network_is_made_again_for_a_container(compute, networks, image).await;
+    new_generation_replaces_the_container(compute, &network, image).await;
+    exit_is_noticed(compute, &network, image).await;
+    bad_command_is_reported(compute, &network, image).await;
+    other_clusters_container_is_left_alone(compute, stranger, &network, image).await;
+    network_in_use_stays(compute, networks, &network, image).await;
+    missing_network_is_created_for_a_container(compute, networks, image).await;
 
     assert_eq!(networks.release_network(network.id).await.expect("release"), Released::Gone);
     assert_eq!(networks.release_network(network.id).await.expect("release again"), Released::Gone);
@@ -100,7 +100,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
     assert_eq!(state(compute, id).await, None);
 }
 
-async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn new_generation_replaces_the_container<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 11));
     let old = compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
@@ -118,18 +118,18 @@ async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPla
     assert_eq!(state(compute, next.instance).await, None);
 }
 
-async fn an_exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, Some("false")), attachment(network, 12));
     let mut changes = compute.changes();
     compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
     let ended = ContainerState::Exited { exit_code: 1, oom_killed: false };
-    noticed(compute, &mut changes, container_spec.instance, Some(ended)).await;
+    wait_for_state(compute, &mut changes, container_spec.instance, Some(ended)).await;
     compute.remove(container_spec.instance).await.expect("remove");
-    noticed(compute, &mut changes, container_spec.instance, None).await;
+    wait_for_state(compute, &mut changes, container_spec.instance, None).await;
 }
 
-async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn bad_command_is_reported<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, Some("/no/such/program")), attachment(network, 13));
     compute.create(&container_spec, &wires).await.expect("create");
     let refused = compute.start(container_spec.instance).await;
@@ -140,7 +140,12 @@ async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, i
     assert!(matches!(gone, Err(BackendError::Unavailable(_))), "{gone:?}");
 }
 
-async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network: &NetworkPlan, image: &str) {
+async fn other_clusters_container_is_left_alone<C: Compute>(
+    compute: &C,
+    stranger: &C,
+    network: &NetworkPlan,
+    image: &str,
+) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 14));
     let id = container_spec.instance;
     compute.create(&container_spec, &wires).await.expect("create");
@@ -154,7 +159,7 @@ async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network
 }
 
 /// For backends whose clusters share names; the caller passes a network of the stranger's own.
-pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
+pub async fn taken_name_is_reported<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
     let container_spec = container_spec(image, None);
     let (ours, other) = (network(), network());
     compute.create(&container_spec, &attachment(&ours, 10)).await.expect("create");
@@ -165,7 +170,7 @@ pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger:
     theirs.release_network(other.id).await.expect("release");
 }
 
-async fn a_network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
+async fn network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 15));
     compute.create(&container_spec, &wires).await.expect("create");
     assert_eq!(networks.release_network(network.id).await.expect("a created container names it"), Released::Used);
@@ -179,7 +184,7 @@ async fn a_network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &
     compute.remove(container_spec.instance).await.expect("remove");
 }
 
-async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute: &C, networks: &F, image: &str) {
+async fn missing_network_is_created_for_a_container<C: Compute, F: Network>(compute: &C, networks: &F, image: &str) {
     let network = network();
     let (container_spec, wires) = (container_spec(image, None), attachment(&network, 16));
     networks.ensure_network(&network).await.expect("a network");
@@ -192,13 +197,13 @@ async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute
 }
 
 /// Waits until the container is as expected, inspecting it only when a change is announced.
-async fn noticed<C: Compute>(
+async fn wait_for_state<C: Compute>(
     compute: &C,
     changes: &mut BoxStream<'static, Result<Changed, BackendError>>,
     instance: InstanceId,
     expected: Option<ContainerState>,
 ) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let change = tokio::time::timeout(left, changes.next()).await.expect("a change in time");

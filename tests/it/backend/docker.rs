@@ -24,7 +24,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
+use super::conformance::{attachment, conformance, container_spec, network, taken_name_is_reported};
 
 struct Engine {
     host: String,
@@ -74,7 +74,7 @@ async fn docker_backend_passes_the_conformance_suite() {
     let ((compute, networks), (stranger, theirs)) = (engine.cluster(), engine.cluster());
     assert!(!compute.version().await.expect("a version").is_empty());
     conformance(&compute, &networks, &stranger, &engine.image).await;
-    a_taken_name_is_told(&compute, &stranger, &theirs, &engine.image).await;
+    taken_name_is_reported(&compute, &stranger, &theirs, &engine.image).await;
     for network in networks.networks().await.expect("networks") {
         networks.release_network(network).await.expect("release");
     }
@@ -93,7 +93,7 @@ async fn concurrent_containers_each_answer_on_their_port() {
             compute.create(&container_spec, &wires).await.expect("create");
             compute.start(container_spec.instance).await.expect("start");
             networks.publish(container_spec.instance, &wires).await.expect("publish");
-            assert!(answers(wires.ports[0].host).await);
+            assert!(serves_page(wires.ports[0].host).await);
             container_spec.instance
         }
     });
@@ -152,7 +152,7 @@ async fn create_reports_a_port_in_use() {
     assert!(matches!(taken, Err(BackendError::PortConflict(_))), "by a process: {taken:?}");
     drop(socket);
     compute.start(one.instance).await.expect("free again");
-    assert!(answers(wires.ports[0].host).await);
+    assert!(serves_page(wires.ports[0].host).await);
     compute.remove(one.instance).await.expect("remove");
     networks.release_network(network.id).await.expect("release");
     is_clean(&compute, &networks).await;
@@ -203,7 +203,7 @@ async fn renamed_container_is_found_by_its_labels() {
     assert_eq!(compute.create(&container_spec, &wires).await.expect("create again"), container, "adopted, not doubled");
     compute.start(id).await.expect("start");
     networks.publish(id, &wires).await.expect("publish");
-    assert!(answers(wires.ports[0].host).await);
+    assert!(serves_page(wires.ports[0].host).await);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
     // Another container takes its name and is not mistaken for it.
@@ -309,7 +309,7 @@ async fn stopped_container_joins_a_network_created_anew() {
         compute.start(id).await.expect("start");
         networks.publish(id, &wires).await.expect("publish");
 
-        assert!(answers(wires.ports[0].host).await);
+        assert!(serves_page(wires.ports[0].host).await);
         let joined = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}";
         assert_eq!(engine.docker(&["inspect", "-f", joined, &container]), format!("{} {}", wires.address, wires.mac));
     }
@@ -417,7 +417,7 @@ async fn create_errors_name_their_cause() {
 #[tokio::test]
 async fn image_denied_by_the_registry_is_not_found() {
     let Some(engine) = engine("image_denied_by_the_registry_is_not_found") else { return };
-    let (compute, _fabric) = engine.cluster();
+    let (compute, _network) = engine.cluster();
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = registry.local_addr().expect("an address").port();
     let compute = compute.allowing(&[format!("127.0.0.1:{port}")]);
@@ -458,13 +458,13 @@ async fn engine_that_is_down_is_unavailable() {
 }
 
 /// Returns whether the demo's page is served; its server needs a moment to listen.
-async fn answers(port: u16) -> bool {
+async fn serves_page(port: u16) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         if let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
             let mut page = String::new();
-            let asked = socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
-            if asked.is_ok() && socket.read_to_string(&mut page).await.is_ok() && page.contains("200 OK") {
+            let sent = socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+            if sent.is_ok() && socket.read_to_string(&mut page).await.is_ok() && page.contains("200 OK") {
                 return true;
             }
         }

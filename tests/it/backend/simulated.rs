@@ -12,7 +12,7 @@ use app::{
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
+use super::conformance::{attachment, conformance, container_spec, network, taken_name_is_reported};
 
 const IMAGE: &str = "app-demo:1";
 
@@ -32,7 +32,7 @@ async fn simulated_backend_passes_the_conformance_suite() {
     let open = || SimulatedCompute::open(&simulation(directory.path()), ClusterId::new()).expect("open");
     let (compute, stranger) = (open(), open());
     conformance(&compute, &compute.network(), &stranger, IMAGE).await;
-    a_taken_name_is_told(&compute, &stranger, &stranger.network(), IMAGE).await;
+    taken_name_is_reported(&compute, &stranger, &stranger.network(), IMAGE).await;
 }
 
 #[tokio::test]
@@ -97,15 +97,15 @@ async fn retries_get_through_failures_with_one_effect_each() {
     let rough = Simulation { fail_rate: 0.5, latency: Duration::ZERO, ..simulation(directory.path()) };
     let compute = SimulatedCompute::open(&rough, cluster).expect("open");
     let network = network();
-    let mut guests = Vec::new();
+    let mut specs = Vec::new();
     for _ in 0..1000 {
         let (container_spec, wires) = (container_spec(IMAGE, None), attachment(&network, 10));
         while compute.create(&container_spec, &wires).await.is_err() {}
         while compute.start(container_spec.instance).await.is_err() {}
-        guests.push(container_spec);
+        specs.push(container_spec);
     }
     assert_eq!(compute.list().await.expect("list").len(), 1000);
-    for container_spec in &guests {
+    for container_spec in &specs {
         while compute.remove(container_spec.instance).await.is_err() {}
     }
     while compute.network().release_network(network.id).await.is_err() {}
