@@ -34,7 +34,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
         sql.query_one(count, &[]).await.unwrap().get(0)
     };
     // The server needs a moment to notice that the process which created the key has ended.
-    poll_until("nobody is connected", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
+    poll_until("no connection is open", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
 
@@ -158,7 +158,7 @@ async fn statements_and_pool_waits_have_deadlines() {
     let cluster = Cluster::simulated().await;
     let db = dual(&cluster, 2);
     let sleep = || db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(10)", &[]).await });
-    let asked = Instant::now();
+    let started = Instant::now();
     // Two sleep until the server ends them; the third finds no connection.
     let waiting = async {
         tokio::task::yield_now().await;
@@ -167,7 +167,7 @@ async fn statements_and_pool_waits_have_deadlines() {
     };
     let (one, two, third) = tokio::join!(sleep(), sleep(), waiting);
     // The deadline is two seconds. Without it all ten would pass.
-    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     for slow in [one, two] {
         assert!(matches!(slow, Err(DbError::Unavailable(_))), "{slow:?}");
     }
@@ -224,9 +224,9 @@ async fn connections_have_jit_disabled() {
     let usual: String = cluster.sql().await.query_one(JIT, &[]).await.unwrap().get(0);
     assert_eq!(usual, "on", "the server does not by default: nothing is shown");
     let sign = if cluster.database_url.contains('?') { '&' } else { '?' };
-    let asks_for_it = format!("{}{sign}options=-c%20jit%3Don", cluster.database_url);
+    let with_jit = format!("{}{sign}options=-c%20jit%3Don", cluster.database_url);
 
-    for url in [&cluster.database_url, &asks_for_it] {
+    for url in [&cluster.database_url, &with_jit] {
         let db = open(url, Some(url), 1);
         let mut seen = Vec::new();
         for consistency in [Consistency::Primary, Consistency::Any] {

@@ -145,9 +145,9 @@ impl Lists {
             tokio::spawn(async move {
                 let (mut failed, mut slowest) = (Vec::new(), Duration::ZERO);
                 while !stop.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
+                    let started = Instant::now();
                     let answer = client.get("/instances").await;
-                    slowest = slowest.max(asked.elapsed());
+                    slowest = slowest.max(started.elapsed());
                     if answer.status != 200 {
                         failed.push(format!("{} {}", answer.status, answer.text));
                     }
@@ -226,12 +226,12 @@ async fn hung_replica_fails_no_list_and_adds_little_latency() {
     // Past the first pause and some attempts after it.
     while hung.elapsed() < Duration::from_secs(3) {
         lists.more(20).await;
-        let asked = Instant::now();
+        let started = Instant::now();
         reader.get(&format!("/instances/{id}")).await.expect(200);
         assert!(
-            asked.elapsed() < Duration::from_millis(1500),
+            started.elapsed() < Duration::from_millis(1500),
             "reads by id wait for the replica: {:?}",
-            asked.elapsed()
+            started.elapsed()
         );
     }
     let (failed, slowest) = lists.end().await;
@@ -290,7 +290,7 @@ async fn one_pool_serves_all_reads_without_a_replica() {
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
     client.post("/instances", json!({"image": cluster.image})).await.expect(202);
     client.get("/instances").await.expect(200);
-    assert!(cluster.in_redis("wrote").await.is_empty(), "nobody needs to know");
+    assert!(cluster.in_redis("wrote").await.is_empty(), "without a replica no write is recorded");
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");
 }
@@ -374,7 +374,7 @@ async fn write_through_one_process_is_in_lists_of_another_at_once() {
     // The record expires soon, and contains nothing but the tenant's id.
     let name = format!("app:{}:wrote:*", pair.cluster.id().await);
     let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
-    assert!(keys.lines().count() > 1, "nobody told Redis: {keys}");
+    assert!(keys.lines().count() > 1, "no write was recorded in Redis: {keys}");
     for key in keys.lines().filter(|key| !key.ends_with(":run")) {
         let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
         assert!(left <= 5000 && left != -1, "{key}: {left} ms");

@@ -226,16 +226,16 @@ async fn added_columns_change_nothing_for_the_running_release() {
         assert_eq!(failed.unwrap(), [""; 0]);
     }
     for process in [&api, &worker] {
-        unnoticed(process);
+        assert_no_outdated_statement(process);
     }
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("stale_statement"), "a statement does not name its columns: {metrics}");
 }
 
 /// Asserts that the log has no outdated statement, and no heartbeat or claim that failed.
-fn unnoticed(process: &App) {
+fn assert_no_outdated_statement(process: &App) {
     let log = process.log();
-    for text in ["cached plan", "out of date", "heartbeat failed", "could not claim", "could not reap"] {
+    for text in ["cached plan", "out of date", "heartbeat failed", "could not claim", "could not rescue"] {
         assert!(!log.contains(text), "{text}:\n{log}");
     }
 }
