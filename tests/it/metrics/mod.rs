@@ -23,7 +23,7 @@ const RULES: &str = "docker/prometheus/rules.yml";
 const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
 
 /// An API and a worker that have done some of everything.
-struct Stage {
+struct Load {
     _api: App,
     _worker: App,
     client: Client,
@@ -31,7 +31,7 @@ struct Stage {
     cluster: Cluster,
 }
 
-impl Stage {
+impl Load {
     async fn new() -> Self {
         let cluster = Cluster::simulated().await;
         let (api, client) = cluster.serve();
@@ -72,9 +72,9 @@ fn listening(worker: &App) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_help_and_do_not_grow_with_tenants() {
-    let stage = Stage::new().await;
+    let load = Load::new().await;
     for n in 0..3 {
-        stage.walk(n).await;
+        load.walk(n).await;
     }
     // Gauges are set every five seconds; after that, everything is there that these requests can produce.
     let expected = [
@@ -86,7 +86,7 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
         "process_cpu_seconds_total",
     ];
     let before = poll_until("all gauges are set", Duration::from_secs(60), async || {
-        let (api, worker) = stage.scrape().await;
+        let (api, worker) = load.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
         expected.iter().all(has).then_some(both)
@@ -102,7 +102,10 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
             "histogram" => Kind::Histogram,
             other => panic!("{name} is a {other}"),
         };
-        assert!(kind == Some(said) || name.starts_with("process_"), "{name}, a {said:?}, is not in the catalogue so");
+        assert!(
+            kind == Some(said) || name.starts_with("process_"),
+            "{name}, a {said:?}, is not so in the list of metrics"
+        );
     }
     for name in [
         "http_requests_total",
@@ -144,9 +147,9 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
 
     // Ten times as many requests add no series, except that a status or an outcome may occur for the first time.
     for n in 3..30 {
-        stage.walk(n).await;
+        load.walk(n).await;
     }
-    let (api, worker) = stage.scrape().await;
+    let (api, worker) = load.scrape().await;
     for (before, after) in [(&before.0, parse(&api)), (&before.1, parse(&worker))] {
         let new = new_series(before, &after);
         assert!(new.len() < 10, "27 walks brought {} series:\n{}", new.len(), new.join("\n"));
@@ -159,9 +162,9 @@ async fn metrics_have_help_and_do_not_grow_with_tenants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn promtool_accepts_metrics_and_rules() {
     let Some(promtool) = env::promtool("promtool_accepts_metrics_and_rules") else { return };
-    let stage = Stage::new().await;
-    stage.walk(0).await;
-    let (api, worker) = stage.scrape().await;
+    let load = Load::new().await;
+    load.walk(0).await;
+    let (api, worker) = load.scrape().await;
     for text in [&api, &worker] {
         let (ok, said) = check(&promtool, &["check", "metrics"], text);
         assert!(ok && said.is_empty(), "{said}");
