@@ -6,16 +6,18 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use super::exited::run_to_exit;
 use crate::support::{App, Cluster, proxy::Proxy};
 
 const SECONDS: Duration = Duration::from_secs(60);
+/// The user and the group that Linux reserves for processes without rights of their own.
+const UNPRIVILEGED_ID: u32 = 65_534;
 
 #[track_caller]
-fn refused(command: Command, reason: &str) {
+fn assert_refused(command: Command, reason: &str) {
     let refused = run_to_exit(command, SECONDS).expect(1);
     let line = refused.stderr.lines().last().unwrap();
     assert!(
@@ -31,8 +33,8 @@ fn refused(command: Command, reason: &str) {
 async fn second_worker_of_a_host_name_is_refused_by_a_local_lock() {
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
-    refused(cluster.command(&["work"]), "runs on this machine");
-    refused(cluster.command(&["dev"]), "runs on this machine");
+    assert_refused(cluster.command(&["work"]), "runs on this machine");
+    assert_refused(cluster.command(&["dev"]), "runs on this machine");
     // Another name is another host.
     let mut other = cluster.command(&["work"]);
     other.env("APP_HOST_NAME", "h1-2");
@@ -59,13 +61,12 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
         command.env("APP_STATE_DIR", state.path()).env("DATABASE_URL", &proxy.url);
         // All users who may write to /run share the lock there.
         if geteuid().is_root() {
-            let nobody = User::from_name("nobody").unwrap().unwrap();
-            std::os::unix::fs::chown(state.path(), Some(nobody.uid.as_raw()), None).unwrap();
-            command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw());
+            std::os::unix::fs::chown(state.path(), Some(UNPRIVILEGED_ID), None).unwrap();
+            command.uid(UNPRIVILEGED_ID).gid(UNPRIVILEGED_ID);
         }
         command
     };
-    refused(elsewhere(), "is alive (pid ");
+    assert_refused(elsewhere(), "is alive (pid ");
     // The killed process is gone from this machine, so the next one need not wait until its heartbeats are too old.
     first.kill();
     let second = App::spawn("the second", elsewhere());

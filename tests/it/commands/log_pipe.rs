@@ -84,8 +84,8 @@ async fn dropped(client: &Client) -> u64 {
 
 /// Sends requests until log lines were dropped: then the pipe is full, and so is the buffer before it. Returns the
 /// number of requests, and the longest time of one.
-async fn ask_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Duration) {
-    let (mut asked, mut slowest) = (0, Duration::ZERO);
+async fn send_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Duration) {
+    let (mut sent, mut slowest) = (0, Duration::ZERO);
     while dropped(client).await == 0 {
         let took = stream::iter(0..REQUESTS).map(|_| async {
             let started = Instant::now();
@@ -93,10 +93,10 @@ async fn ask_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Dur
             started.elapsed()
         });
         slowest = took.buffer_unordered(LANES).fold(slowest, async |slowest, took| slowest.max(took)).await;
-        asked += REQUESTS;
-        assert!(asked < 100 * REQUESTS, "nothing is dropped");
+        sent += REQUESTS;
+        assert!(sent < 100 * REQUESTS, "nothing is dropped");
     }
-    (asked, slowest)
+    (sent, slowest)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,10 +105,10 @@ async fn requests_are_served_while_the_log_is_not_read() {
     let mut api = PipedProcess::spawn(&cluster, "serve");
     let client = Client::new(&api.base_url("the API listens"), &cluster.key("acme", "admin"));
 
-    let (asked, slowest) = ask_until_lines_are_dropped(&client, "/keys/self").await;
+    let (sent, slowest) = send_until_lines_are_dropped(&client, "/keys/self").await;
     client.post("/instances", json!({"image": "web:1"})).await.expect(202);
 
-    eprintln!("{asked} requests, the slowest took {slowest:.1?}");
+    eprintln!("{sent} requests, the slowest took {slowest:.1?}");
     assert!(slowest < SOON, "{slowest:?}");
     // When the log is read again, it reports how many lines are missing.
     let report = api.line("log lines were dropped");
@@ -126,12 +126,12 @@ async fn jobs_finish_while_the_log_is_not_read() {
     let mut worker = PipedProcess::spawn(&cluster, "work");
     let health = Client::new(&worker.base_url("the worker's health and metrics listen"), "");
 
-    let (asked, slowest) = ask_until_lines_are_dropped(&health, "/health/live").await;
+    let (sent, slowest) = send_until_lines_are_dropped(&health, "/health/live").await;
     let started = Instant::now();
     let instance = client.create_running(json!({"image": "web:1"})).await;
     client.delete_fully(instance["id"].as_str().unwrap()).await;
 
-    eprintln!("{asked} requests, the slowest took {slowest:.1?}; the jobs took {:.1?}", started.elapsed());
+    eprintln!("{sent} requests, the slowest took {slowest:.1?}; the jobs took {:.1?}", started.elapsed());
     assert!(slowest < SOON && started.elapsed() < SOON, "{slowest:?}, {:?}", started.elapsed());
     let (status, took) = worker.terminate();
     assert_eq!(status.code(), Some(0));
@@ -148,7 +148,7 @@ async fn closed_log_pipe_ends_neither_requests_nor_jobs() {
     api.close();
     worker.close();
 
-    ask_until_lines_are_dropped(&client, "/keys/self").await;
+    send_until_lines_are_dropped(&client, "/keys/self").await;
     let instance = client.create_running(json!({"image": "web:1"})).await;
     client.delete_fully(instance["id"].as_str().unwrap()).await;
 

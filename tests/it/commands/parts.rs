@@ -15,7 +15,7 @@ use crate::support::{Cluster, poll_until, redis_server::RedisServer};
 const SECONDS: Duration = Duration::from_secs(60);
 
 #[track_caller]
-fn refused(cluster: &Cluster, role: &str) -> Exited {
+fn assert_refused(cluster: &Cluster, role: &str) -> Exited {
     let mut command = cluster.command(&[role]);
     command.env("RUST_LOG", "error");
     let refused = run_to_exit(command, SECONDS).expect(1);
@@ -30,7 +30,7 @@ async fn evicting_redis_is_refused_with_the_command_that_fixes_it() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("REDIS_URL", redis.url());
     for role in ["serve", "work", "dev"] {
-        let line = refused(&cluster, role).line().to_owned();
+        let line = assert_refused(&cluster, role).line().to_owned();
         assert!(line.starts_with("app: REDIS_URL: ") && line.contains("allkeys-lru"), "{line}");
         assert!(line.ends_with("redis-cli config set maxmemory-policy noeviction"), "{line}");
     }
@@ -45,7 +45,7 @@ async fn redis_that_is_too_old_is_refused() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("REDIS_URL", redis_6());
     for role in ["serve", "work"] {
-        let line = refused(&cluster, role).line().to_owned();
+        let line = assert_refused(&cluster, role).line().to_owned();
         assert!(line.starts_with("app: REDIS_URL: ") && line.contains("6.2.14") && line.contains("7.0"), "{line}");
     }
 }
@@ -139,7 +139,7 @@ async fn redis_started_late_is_used_by_all_clients_of_a_process() {
             redis.cli(&["--scan", "--pattern", "app:*:ak1:*"]).contains(":ak1:").then_some(())
         })
         .await;
-        poll_until("a revocation that Redis heard of", MINUTE, async || {
+        poll_until("a revocation that reached Redis", MINUTE, async || {
             let key = client.post("/keys", json!({"name": "brief", "scopes": ["keys:read"]})).await.expect(201);
             let revoked = client.delete(&format!("/keys/{}", key.body["id"].as_str().unwrap())).await;
             (revoked.status == 204).then_some(())
@@ -194,13 +194,13 @@ async fn start_errors_name_a_taken_address_and_unreachable_docker() {
     let address = taken.local_addr().unwrap();
     cluster.set("APP_LISTEN", address).set("APP_WORK_LISTEN", address);
     for (role, variable) in [("serve", "APP_LISTEN"), ("work", "APP_WORK_LISTEN")] {
-        let line = refused(&cluster, role).line().to_owned();
+        let line = assert_refused(&cluster, role).line().to_owned();
         assert!(line.starts_with(&format!("app: {variable}: cannot listen on {address}")), "{line}");
     }
     let mut cluster = Cluster::simulated().await;
     cluster.set("COMPUTE_BACKEND", "docker").set("NETWORK_BACKEND", "docker");
     cluster.set("DOCKER_HOST", "unix:///nowhere/docker.sock");
-    let line = refused(&cluster, "work").line().to_owned();
+    let line = assert_refused(&cluster, "work").line().to_owned();
     assert!(
         line.starts_with("app: DOCKER_HOST: cannot use the Docker engine at unix:///nowhere/docker.sock"),
         "{line}"

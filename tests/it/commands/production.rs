@@ -19,7 +19,7 @@ fn production(cluster: &Cluster, role: &str) -> Command {
 }
 
 #[track_caller]
-fn refused(command: Command, begin: &str, reason: &str) {
+fn assert_refused(command: Command, begin: &str, reason: &str) {
     let exited = run_to_exit(command, SECONDS).expect(1);
     let line = exited.line();
     assert!(line.starts_with(&format!("app: {begin}: ")) && line.contains(reason), "{line}");
@@ -48,7 +48,7 @@ async fn production_requires_the_secrets_that_each_process_uses() {
         for secret in ["APP_CACHE_SECRETS", "APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
             let mut command = production(&cluster, role);
             command.env_remove(secret);
-            refused(command, secret, "must be set when APP_ENV=production");
+            assert_refused(command, secret, "must be set when APP_ENV=production");
         }
     }
     // A worker uses no key secrets.
@@ -71,20 +71,20 @@ async fn production_requires_a_database_and_an_explicit_tls_mode() {
     for role in ["serve", "work", "dev", "migrate", "purge"] {
         let mut command = production(&cluster, role);
         command.env_remove("DATABASE_URL");
-        refused(command, "DATABASE_URL", "must be set when APP_ENV=production");
+        assert_refused(command, "DATABASE_URL", "must be set when APP_ENV=production");
         for url in ["postgresql://u:sesame@db.invalid/x", "postgresql://u:sesame@192.0.2.1/x?sslmode=prefer"] {
             let mut command = production(&cluster, role);
             command.env("DATABASE_URL", url);
-            refused(command, "DATABASE_URL", "sslmode=require");
+            assert_refused(command, "DATABASE_URL", "sslmode=require");
             let mut command = production(&cluster, role);
             command.env("DATABASE_READ_URL", url);
-            refused(command, "DATABASE_READ_URL", "sslmode=require");
+            assert_refused(command, "DATABASE_READ_URL", "sslmode=require");
         }
     }
     // With an explicit `sslmode` the process tries to connect.
     let mut command = production(&cluster, "migrate");
     command.env("DATABASE_URL", "postgresql://u:sesame@db.invalid/x?sslmode=disable");
-    refused(command, "DATABASE_URL", "did not answer");
+    assert_refused(command, "DATABASE_URL", "did not answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn production_refuses_simulated_backends_unless_allowed() {
     for role in ["work", "dev", "purge"] {
         let mut command = production(&cluster, role);
         command.env_remove("APP_ALLOW_SIMULATED");
-        refused(command, "COMPUTE_BACKEND", "APP_ALLOW_SIMULATED=true");
+        assert_refused(command, "COMPUTE_BACKEND", "APP_ALLOW_SIMULATED=true");
     }
 }
 

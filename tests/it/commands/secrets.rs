@@ -65,16 +65,16 @@ async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
 
 #[track_caller]
 fn assert_silent(logs: &str, needles: &[Needle]) {
-    let mut told = Vec::new();
+    let mut leaks = Vec::new();
     for line in logs.lines() {
         for (what, needle) in needles.iter().filter(|(_, needle)| line.contains(needle.as_str())) {
-            told.push(format!(
+            leaks.push(format!(
                 "{what}: {}",
                 line.replace(needle.as_str(), "<HERE>").chars().take(400).collect::<String>()
             ));
         }
     }
-    assert!(told.is_empty(), "{} lines, of which:\n{}", told.len(), told[..told.len().min(12)].join("\n"));
+    assert!(leaks.is_empty(), "{} lines, of which:\n{}", leaks.len(), leaks[..leaks.len().min(12)].join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

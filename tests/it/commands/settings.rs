@@ -181,7 +181,7 @@ fn check_error(what: &str, variable: &str, value: &str, exited: &Exited) -> Resu
         return wrong("no example");
     };
     if problem.len() < 8 || example.is_empty() {
-        return wrong("says too little");
+        return wrong("is too short");
     }
     if line.contains(SECRET)
         || (value.len() > 3
@@ -218,7 +218,7 @@ async fn bad_values_give_one_line_with_variable_reason_and_example() {
     }
     let known: BTreeSet<&str> = all.iter().filter_map(|setting| setting.variable.as_deref()).collect();
     let tested: BTreeSet<&str> = BAD.iter().map(|(variable, _)| *variable).collect();
-    assert_eq!(known, tested, "variables that nobody takes");
+    assert_eq!(known, tested, "variables that no subcommand reads");
 
     let (queue, wrong) = (Mutex::new(cases), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
