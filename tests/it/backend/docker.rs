@@ -71,8 +71,10 @@ fn engine(test: &str) -> Option<Engine> {
 #[tokio::test]
 async fn docker_backend_passes_the_conformance_suite() {
     let Some(engine) = engine("docker_backend_passes_the_conformance_suite") else { return };
+
     let ((compute, networks), (stranger, theirs)) = (engine.cluster(), engine.cluster());
     assert!(!compute.version().await.expect("a version").is_empty());
+
     conformance(&compute, &networks, &stranger, &engine.image).await;
     taken_name_is_reported(&compute, &stranger, &theirs, &engine.image).await;
     for network in networks.networks().await.expect("networks") {
@@ -83,6 +85,7 @@ async fn docker_backend_passes_the_conformance_suite() {
 #[tokio::test]
 async fn concurrent_containers_each_answer_on_their_port() {
     let Some(engine) = engine("concurrent_containers_each_answer_on_their_port") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let began = (0..20).map(|n| {
@@ -98,7 +101,9 @@ async fn concurrent_containers_each_answer_on_their_port() {
         }
     });
     let instances = future::join_all(began).await;
+
     assert_eq!(compute.list().await.expect("list").len(), 20);
+
     let ended = instances.into_iter().map(|instance| {
         let (compute, networks, network) = (&compute, &networks, &network);
         async move {
@@ -113,6 +118,7 @@ async fn concurrent_containers_each_answer_on_their_port() {
 #[tokio::test]
 async fn network_exists_for_each_container_under_concurrent_removal() {
     let Some(engine) = engine("network_exists_for_each_container_under_concurrent_removal") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let rounds = (0..4).map(|n| {
@@ -129,6 +135,7 @@ async fn network_exists_for_each_container_under_concurrent_removal() {
         }
     });
     future::join_all(rounds).await;
+
     is_clean(&compute, &networks).await;
 }
 
@@ -161,6 +168,7 @@ async fn create_reports_a_port_in_use() {
 #[tokio::test]
 async fn changed_spec_replaces_container_with_the_planned_address() {
     let Some(engine) = engine("changed_spec_replaces_container_with_the_planned_address") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let wires = attachment(&network, 10);
@@ -174,7 +182,9 @@ async fn changed_spec_replaces_container_with_the_planned_address() {
     let first = compute.create(&plain, &wires).await.expect("create");
     let command = ["busybox", "sh", "-c", &test].map(str::to_owned).to_vec();
     let checking = ContainerSpec { command: Some(command), ..plain };
+
     assert_ne!(compute.create(&checking, &wires).await.expect("create"), first);
+
     compute.start(checking.instance).await.expect("start");
     loop {
         changes.next().await.expect("goes on").expect("a change");
@@ -337,6 +347,7 @@ async fn network_that_is_not_ours_is_neither_used_nor_removed() {
 #[tokio::test]
 async fn exit_by_out_of_memory_is_reported() {
     let Some(engine) = engine("exit_by_out_of_memory_is_reported") else { return };
+
     let (compute, networks) = engine.cluster();
     let (network, mut changes) = (network(), compute.changes());
     let command = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M"].map(str::to_owned).to_vec();
@@ -353,19 +364,23 @@ async fn exit_by_out_of_memory_is_reported() {
     }
     compute.remove(hungry.instance).await.expect("remove");
     networks.release_network(network.id).await.expect("release");
+
     is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn overlapping_networks_are_refused_with_the_reason() {
     let Some(engine) = engine("overlapping_networks_are_refused_with_the_reason") else { return };
+
     let (compute, networks) = engine.cluster();
     let first = network();
     let same = NetworkPlan { id: NetworkId::new(), cidr: first.cidr };
     let (one, two) = tokio::join!(networks.ensure_network(&first), networks.ensure_network(&first));
     one.and(two).expect("one network by two at once");
     let refused = networks.ensure_network(&same).await.expect_err("overlap");
+
     assert!(matches!(&refused, BackendError::NetworkSetup(why) if why.contains("another CIDR")), "{refused}");
+
     networks.release_network(same.id).await.expect("release");
     networks.release_network(first.id).await.expect("release");
     is_clean(&compute, &networks).await;
@@ -374,12 +389,14 @@ async fn overlapping_networks_are_refused_with_the_reason() {
 #[tokio::test]
 async fn two_workers_of_one_cluster_share_an_engine() {
     let Some(engine) = engine("two_workers_of_one_cluster_share_an_engine") else { return };
+
     let cluster = ClusterId::new();
     // Two connections share no lock, like two processes.
     let worker = || DockerCompute::connect(Some(&engine.host), cluster).expect("a host");
     let (one, two) = (worker(), worker());
     let (ones, twos) = (one.network(), two.network());
     let network = network();
+
     for n in 0..5 {
         let (made, again) = tokio::join!(ones.ensure_network(&network), twos.ensure_network(&network));
         made.and(again).expect("one network by two at once");
@@ -399,17 +416,21 @@ async fn two_workers_of_one_cluster_share_an_engine() {
 #[tokio::test]
 async fn create_errors_name_their_cause() {
     let Some(engine) = engine("create_errors_name_their_cause") else { return };
+
     let (compute, networks) = engine.cluster();
     let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
     assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
+
     // Nothing listens on port 1 of this machine, so there is no registry.
     let unreachable = compute.ensure_image("127.0.0.1:1/nginx:1.27", &|_| ()).await;
     assert!(matches!(unreachable, Err(BackendError::ImagePullFailed(_))), "{unreachable:?}");
+
     let network = network();
     let tiny = ContainerSpec { memory_mib: 1, ..container_spec(&engine.image, None) };
     let refused = compute.create(&tiny, &attachment(&network, 10)).await;
     assert!(matches!(refused, Err(BackendError::Refused(_))), "{refused:?}");
+
     networks.release_network(network.id).await.expect("release");
     is_clean(&compute, &networks).await;
 }
@@ -417,6 +438,7 @@ async fn create_errors_name_their_cause() {
 #[tokio::test]
 async fn image_denied_by_the_registry_is_not_found() {
     let Some(engine) = engine("image_denied_by_the_registry_is_not_found") else { return };
+
     let (compute, _network) = engine.cluster();
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = registry.local_addr().expect("an address").port();
@@ -438,7 +460,9 @@ async fn image_denied_by_the_registry_is_not_found() {
             let _ = socket.write_all(answer.as_bytes()).await;
         }
     });
+
     let missing = compute.ensure_image(&format!("127.0.0.1:{port}/absent:1"), &|_| ()).await;
+
     assert!(matches!(missing, Err(BackendError::ImageNotFound(_))), "{missing:?}");
 }
 
@@ -450,8 +474,10 @@ async fn engine_that_is_down_is_unavailable() {
     assert!(matches!(compute.version().await, Err(BackendError::Unavailable(_))));
     assert!(matches!(compute.list().await, Err(BackendError::Unavailable(_))));
     assert!(matches!(compute.network().networks().await, Err(BackendError::Unavailable(_))));
+
     let pulled = compute.ensure_image("nginx", &|_| ()).await;
     assert!(matches!(pulled, Err(BackendError::Unavailable(_))), "{pulled:?}");
+
     let events: Vec<_> = compute.changes().collect().await;
     assert!(matches!(events[..], [Err(BackendError::Unavailable(_))]), "{events:?}");
     assert!(DockerCompute::connect(Some("ssh://host"), ClusterId::new()).is_err());

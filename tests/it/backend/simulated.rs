@@ -85,7 +85,9 @@ async fn exit_file_ends_a_container() {
     let instances = directory.path().join("simulated").join(cluster.to_string()).join("instances");
     fs::write(instances.join(format!("{}.exit", container_spec.instance)), "137\n").expect("write");
     let change = tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("in time");
+
     assert_eq!(change.expect("a change").expect("no error").instance, container_spec.instance);
+
     let seen = compute.inspect(container_spec.instance).await.expect("inspect").expect("a container");
     assert_eq!(seen.state, ContainerState::Exited { exit_code: 137, oom_killed: false });
 }
@@ -104,12 +106,15 @@ async fn retries_get_through_failures_with_one_effect_each() {
         while compute.start(container_spec.instance).await.is_err() {}
         specs.push(container_spec);
     }
+
     assert_eq!(compute.list().await.expect("list").len(), 1000);
+
     for container_spec in &specs {
         while compute.remove(container_spec.instance).await.is_err() {}
     }
     while compute.network().release_network(network.id).await.is_err() {}
     assert_eq!(compute.network().networks().await.expect("networks"), []);
+
     let mut effects = HashMap::new();
     for line in ledger(directory.path(), cluster) {
         *effects.entry((line["op"].to_string(), line["instance"].to_string())).or_insert(0) += 1;

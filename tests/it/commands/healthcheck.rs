@@ -84,14 +84,17 @@ async fn worker_is_ready_while_heartbeats_succeed_and_serves_metrics() {
 async fn worker_whose_host_name_was_taken_is_not_ready_with_reason() {
     let cluster = Cluster::simulated().await;
     let worker = cluster.work();
+
     let client = Client::new(&health_url(&worker), "no key is needed here");
     client.get("/health/ready").await.expect(200);
+
     // As when the worker was suspended for so long that another one could start under its name elsewhere.
     let taken = "with other as (insert into workers select (w).* from (
                      select jsonb_populate_record(w, jsonb_build_object('boot_id', gen_random_uuid())) as w from workers w
                  ) as copies returning boot_id)
                  update hosts set current_boot = boot_id from other";
     assert_eq!(cluster.sql().await.execute(taken, &[]).await.unwrap(), 1);
+
     worker.line("another worker has taken this host's name");
     poll_until("the worker is not ready", SECONDS, async || {
         (client.get("/health/ready").await.status == 503).then_some(())
@@ -106,12 +109,15 @@ async fn draining_worker_is_not_ready_and_ends_on_a_second_signal() {
     cluster.set("SIMULATED_LATENCY_MS", 500_000).set("RUST_LOG", "info");
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     let health = health_url(&worker);
     let id = client.post("/instances", json!({"image": cluster.image})).await.instance();
     client.wait_for(&id, "provisioning").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
+
     let draining = run_to_exit(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &health), SECONDS).expect(1);
+
     assert!(draining.line().contains("unavailable"), "{draining:?}");
     assert_eq!(worker.terminate().code(), Some(0));
 }

@@ -15,8 +15,10 @@ fn help_shows_variables_and_defaults_but_no_secret_values() {
     let ours = ["APP_CACHE_SECRETS", "APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"];
     let urls = ["DATABASE_READ_URL", "DATABASE_URL", "REDIS_URL"];
     assert_eq!(secrets, ours.into_iter().chain(urls).collect());
+
     let commands: BTreeSet<&[String]> = all.iter().map(|setting| setting.role.as_slice()).collect();
     assert_eq!(commands.len(), 11, "{commands:?}");
+
     for role in commands {
         for help in ["--help", "-h"] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_app"));

@@ -33,8 +33,10 @@ fn assert_refused(command: Command, reason: &str) {
 async fn second_worker_of_a_host_name_is_refused_by_a_local_lock() {
     let cluster = Cluster::simulated().await;
     let first = cluster.work();
+
     assert_refused(cluster.command(&["work"]), "runs on this machine");
     assert_refused(cluster.command(&["dev"]), "runs on this machine");
+
     // Another name is another host.
     let mut other = cluster.command(&["work"]);
     other.env("APP_HOST_NAME", "h1-2");
@@ -49,6 +51,7 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
     let state = TempDir::new().unwrap();
     // The other worker's user cannot open the socket.
     let proxy = Proxy::start(&cluster.database_url).await;
+
     // That user cannot read the directory of the build either.
     let program = state.path().join("app");
     std::fs::copy(env!("CARGO_BIN_EXE_app"), &program).unwrap();
@@ -66,7 +69,9 @@ async fn postgres_refuses_a_second_worker_where_no_lock_is_shared() {
         }
         command
     };
+
     assert_refused(elsewhere(), "is alive (pid ");
+
     // The killed process is gone from this machine, so the next one need not wait until its heartbeats are too old.
     first.kill();
     let second = App::spawn("the second", elsewhere());
@@ -80,15 +85,18 @@ async fn next_worker_starts_at_once_after_a_kill_or_a_clean_stop() {
     // With a lease of an hour the test would time out if the next worker waited for its end.
     cluster.set("APP_LEASE_MS", 3_600_000);
     let first = cluster.work();
+
     first.kill();
     let second = cluster.work();
     assert_eq!(second.terminate().code(), Some(0));
+
     let third = cluster.work();
     let sql = cluster.sql().await;
     let workers = sql.query("select state from workers order by started_at", &[]).await.unwrap();
     let states: Vec<String> = workers.iter().map(|row| row.get(0)).collect();
     assert_eq!(states.len(), 3, "{states:?}");
     assert_eq!(states[1..], ["stopped", "active"], "{states:?}");
+
     let hosts: i64 = sql.query_one("select count(*) from hosts", &[]).await.unwrap().get(0);
     assert_eq!(hosts, 1, "one name is one host");
     assert_eq!(third.terminate().code(), Some(0));

@@ -54,11 +54,13 @@ async fn ten_concurrent_first_keys_create_one_tenant_and_network() {
 async fn key_scopes_come_from_option_or_variable() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let mut by_variable = cluster.command(&["keys", "create"]);
     by_variable.env("APP_TENANT", "acme").env("APP_KEY_NAME", "by variable");
     by_variable.env("APP_KEY_SCOPES", "instances:read,networks:read");
     let mut by_option = create(&cluster, "acme", "instances:read");
     by_option.args(["--scope", "networks:read"]);
+
     for command in [by_variable, by_option] {
         let reader = client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
         let me = reader.get("/keys/self").await.expect(200).body;
@@ -73,6 +75,7 @@ async fn key_limit_comes_from_option_or_variable() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("RATE_LIMIT_RPS", 0.001).set("RATE_LIMIT_BURST", 20);
     let (_api, client) = cluster.serve();
+
     let made = |command| client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
     let mut by_option = create(&cluster, "acme", "keys:read");
     by_option.args(["--limit-rps", "0.5", "--limit-burst", "3"]);
@@ -97,7 +100,9 @@ async fn key_limit_comes_from_option_or_variable() {
         let refused = run_to_exit(half, SECONDS).expect(1);
         assert!(refused.line().starts_with(&format!("app: {missing}: is needed when ")), "{refused:?}");
     }
+
     let sql = cluster.sql().await;
+
     assert!(sql.query("select id from tenants where name = 'new-one'", &[]).await.unwrap().is_empty());
 }
 

@@ -13,6 +13,7 @@ const SECONDS: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_concurrent_migrations_apply_the_schema_once() {
     let cluster = Cluster::empty().await;
+
     let exited = std::thread::scope(|scope| {
         let all: Vec<_> =
             (0..10).map(|_| scope.spawn(|| run_to_exit(cluster.command(&["migrate"]), SECONDS))).collect();
@@ -28,7 +29,9 @@ async fn ten_concurrent_migrations_apply_the_schema_once() {
             other => panic!("{other:?}"),
         }
     }
+
     assert_eq!((applied, found_it_done), (1, 9));
+
     let sql = cluster.sql().await;
     let history = "select count(*), count(distinct version) from refinery_schema_history";
     let row = sql.query_one(history, &[]).await.unwrap();
@@ -50,6 +53,7 @@ async fn ten_concurrent_migrations_collide_without_the_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_check_reports_pending_and_changes_nothing() {
     let cluster = Cluster::empty().await;
+
     let by_variable = || {
         let mut command = cluster.command(&["migrate"]);
         command.env("APP_MIGRATE_CHECK", "true");
@@ -63,7 +67,9 @@ async fn migrate_check_reports_pending_and_changes_nothing() {
         }
     }
     let tables = "select count(*) from pg_tables where schemaname = 'public'";
+
     assert_eq!(cluster.sql().await.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 0);
+
     cluster.run(&["migrate"]);
     for command in [cluster.command(&["migrate", "--check"]), by_variable()] {
         assert_eq!(run_to_exit(command, SECONDS).expect(0).stdout, "migrate: nothing pending\n");
@@ -74,12 +80,14 @@ async fn migrate_check_reports_pending_and_changes_nothing() {
 async fn migrate_waits_for_a_database_that_starts_late() {
     let cluster = Cluster::empty().await;
     let mut server = Postgres::initialised();
+
     let mut command = cluster.command(&["migrate"]);
     command.env("DATABASE_URL", server.url("postgres")).env("DB_WAIT_SECONDS", "30");
     let mut migrate = App::spawn("migrate", command);
     migrate.line("waiting for the database");
     server.start().await;
     assert!(migrate.wait().success(), "{}", migrate.log());
+
     let cluster_rows = server.sql("postgres").await.query("select id from cluster", &[]).await.unwrap();
     assert_eq!(cluster_rows.len(), 1);
 }
@@ -88,6 +96,7 @@ async fn migrate_waits_for_a_database_that_starts_late() {
 async fn migrate_gives_up_on_an_unreachable_database_in_one_line() {
     let cluster = Cluster::empty().await;
     let server = Postgres::initialised();
+
     for (wait, role) in [(0, "serve"), (1, "migrate"), (2, "work")] {
         let mut command = cluster.command(&[role]);
         let url = server.url("postgres") + "&password=sesame";
@@ -102,6 +111,7 @@ async fn migrate_gives_up_on_an_unreachable_database_in_one_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_wait_for_the_schema_and_report_when_it_is_missing() {
     let mut cluster = Cluster::empty().await;
+
     for role in ["serve", "work", "dev", "purge"] {
         let mut command = cluster.command(&[role]);
         command.env("DB_WAIT_SECONDS", "0").env("RUST_LOG", "warn");
@@ -115,6 +125,7 @@ async fn processes_wait_for_the_schema_and_report_when_it_is_missing() {
     let api = cluster.spawn("serve");
     api.line("waiting for `app migrate`");
     cluster.run(&["migrate"]);
+
     api.line("the API listens");
 }
 
@@ -123,11 +134,13 @@ async fn migrate_gives_up_on_a_read_only_server_in_one_line() {
     let primary = Postgres::primary().await;
     let cluster = Cluster::on(&primary).await;
     let standby = Postgres::replica_of(&primary).await;
+
     let database: tokio_postgres::Config = cluster.database_url.parse().unwrap();
     let standby = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
     let read_only = format!("{}&options=-c%20default_transaction_read_only%3Don", cluster.database_url);
     let secrets = ["secrets", "init"];
     cluster.run(&secrets);
+
     for (n, arguments) in [
         &["migrate"][..],
         &["migrate", "--check"],
@@ -155,13 +168,16 @@ async fn migrate_waits_until_a_standby_is_promoted() {
     let primary = Postgres::primary().await;
     let mut cluster = Cluster::on(&primary).await;
     let standby = Postgres::replica_of(&primary).await;
+
     let database: tokio_postgres::Config = cluster.database_url.parse().unwrap();
     cluster.database_url = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
     cluster.set("DB_WAIT_SECONDS", 30);
     let api = cluster.spawn("serve");
     let waiting = api.line("waiting for the database");
     assert!(waiting.contains("DATABASE_URL takes no writes"), "{waiting}");
+
     let promoted = standby.sql("postgres").await.query_one("select pg_promote()", &[]).await.unwrap();
     assert!(promoted.get::<_, bool>(0));
+
     api.line("the API listens");
 }

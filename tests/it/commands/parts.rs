@@ -26,7 +26,9 @@ fn assert_refused(cluster: &Cluster, role: &str) -> Exited {
 #[tokio::test(flavor = "multi_thread")]
 async fn evicting_redis_is_refused_with_the_command_that_fixes_it() {
     let redis = RedisServer::start();
+
     assert_eq!(redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]).trim(), "OK");
+
     let mut cluster = Cluster::simulated().await;
     cluster.set("REDIS_URL", redis.url());
     for role in ["serve", "work", "dev"] {
@@ -157,6 +159,7 @@ async fn evicting_redis_that_starts_late_is_reported() {
     let mut cluster = Cluster::simulated().await;
     let redis = RedisServer::start();
     cluster.set("REDIS_URL", redis.url());
+
     redis.cli(&["config", "set", "maxmemory-policy", "allkeys-lru"]);
     redis.signal(Signal::SIGSTOP);
     let processes = [cluster.spawn("serve"), cluster.work()];
@@ -164,6 +167,7 @@ async fn evicting_redis_that_starts_late_is_reported() {
         process.line("redis does not answer yet");
     }
     redis.signal(Signal::SIGCONT);
+
     for process in &processes {
         let line = process.line("the redis that came cannot be relied on");
         assert!(
@@ -179,17 +183,20 @@ async fn idle_redis_is_not_reported_as_unreachable() {
     let redis = RedisServer::start();
     cluster.set("REDIS_URL", redis.url());
     let worker = cluster.work();
+
     // The third pop begins when the second has timed out.
     poll_until("three pops", SECONDS, async || {
         redis.cli(&["info", "commandstats"]).contains("cmdstat_blmpop:calls=3,").then_some(())
     })
     .await;
+
     assert!(!worker.log().contains("redis does not answer"), "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_errors_name_a_taken_address_and_unreachable_docker() {
     let mut cluster = Cluster::simulated().await;
+
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     cluster.set("APP_LISTEN", address).set("APP_WORK_LISTEN", address);
@@ -200,7 +207,9 @@ async fn start_errors_name_a_taken_address_and_unreachable_docker() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("COMPUTE_BACKEND", "docker").set("NETWORK_BACKEND", "docker");
     cluster.set("DOCKER_HOST", "unix:///nowhere/docker.sock");
+
     let line = assert_refused(&cluster, "work").line().to_owned();
+
     assert!(
         line.starts_with("app: DOCKER_HOST: cannot use the Docker engine at unix:///nowhere/docker.sock"),
         "{line}"

@@ -29,12 +29,14 @@ fn assert_refused(command: Command, begin: &str, reason: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn production_starts_when_everything_is_given() {
     let mut cluster = Cluster::simulated().await;
+
     let peppers = format!("1:{}", "5e".repeat(32));
     cluster.set("APP_ENV", "production").set("APP_ALLOW_SIMULATED", "true");
     cluster.set("APP_KEY_PEPPERS", peppers).set("APP_KEY_TAG_SECRETS", format!("1:{}", "7a".repeat(32)));
     cluster.set("APP_CACHE_SECRETS", format!("1:{}", "3c".repeat(32)));
     let (api, client) = cluster.serve();
     client.get("/keys/self").await.expect(200);
+
     let worker = cluster.work();
     // No secrets were generated beside those that were given.
     assert!(!cluster.state.path().join("secrets").exists());
@@ -44,6 +46,7 @@ async fn production_starts_when_everything_is_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn production_requires_the_secrets_that_each_process_uses() {
     let cluster = Cluster::simulated().await;
+
     for role in ["serve", "dev"] {
         for secret in ["APP_CACHE_SECRETS", "APP_KEY_PEPPERS", "APP_KEY_TAG_SECRETS"] {
             let mut command = production(&cluster, role);
@@ -61,13 +64,16 @@ async fn production_requires_the_secrets_that_each_process_uses() {
             .env("DB_WAIT_SECONDS", "30");
         command
     });
+
     worker.line("the worker is registered");
+
     assert!(!cluster.state.path().join("secrets").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn production_requires_a_database_and_an_explicit_tls_mode() {
     let cluster = Cluster::simulated().await;
+
     for role in ["serve", "work", "dev", "migrate", "purge"] {
         let mut command = production(&cluster, role);
         command.env_remove("DATABASE_URL");
@@ -83,7 +89,9 @@ async fn production_requires_a_database_and_an_explicit_tls_mode() {
     }
     // With an explicit `sslmode` the process tries to connect.
     let mut command = production(&cluster, "migrate");
+
     command.env("DATABASE_URL", "postgresql://u:sesame@db.invalid/x?sslmode=disable");
+
     assert_refused(command, "DATABASE_URL", "did not answer");
 }
 

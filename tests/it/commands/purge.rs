@@ -43,6 +43,7 @@ async fn purge_requires_confirmation_and_then_removes_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_touches_no_other_cluster() {
     let (ours, theirs) = (Cluster::simulated().await, Cluster::simulated().await);
+
     let mut theirs_here = theirs;
     // Both on one machine, as two installations may be.
     theirs_here.set("APP_STATE_DIR", ours.state.path().display());
@@ -51,7 +52,9 @@ async fn purge_touches_no_other_cluster() {
     let id = client.create_running(json!({"image": theirs_here.image})).await["id"].as_str().unwrap().to_owned();
     worker.terminate();
     let purged = run_to_exit(ours.command(&["purge", "--yes"]), SECONDS).expect(0);
+
     assert!(purged.stdout.contains("0 containers"), "{purged:?}");
+
     let purged = run_to_exit(theirs_here.command(&["purge", "--yes"]), SECONDS).expect(0);
     assert!(purged.stdout.contains(&id), "{purged:?}");
 }

@@ -251,6 +251,7 @@ fn ended_or_killed(command: std::process::Command) -> Result<Exited, String> {
 fn options_and_environment_variables_correspond() {
     let all = all_settings();
     assert!(all.len() > 80, "the walk found only {}", all.len());
+
     for Setting { role, variable, option, .. } in &all {
         assert!(variable.is_some() && option.is_some(), "{role:?}: {variable:?} and {option:?} belong together");
     }
@@ -265,9 +266,11 @@ fn options_and_environment_variables_correspond() {
 #[tokio::test(flavor = "multi_thread")]
 async fn option_overrides_its_variable() {
     let cluster = Cluster::simulated().await;
+
     let mut command = cluster.command(&["migrate", "--db-max-conns", "3"]);
     command.env("DB_MAX_CONNS", "nonsense");
     run_to_exit(command, Duration::from_secs(60)).expect(0);
+
     let mut command = cluster.command(&["migrate", "--db-max-conns", "nonsense"]);
     command.env("DB_MAX_CONNS", "3").env_remove("RUST_LOG");
     let line = run_to_exit(command, Duration::from_secs(60)).expect(1).line().to_owned();

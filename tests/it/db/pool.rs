@@ -58,14 +58,17 @@ async fn thousand_requests_on_four_connections_get_200_or_503() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("DB_MAX_CONNS", 4).set("RUST_LOG", "warn,app=info");
     let (_api, client) = cluster.serve();
+
     let answers = future::join_all((0..1000).map(|_| client.get("/instances"))).await;
     let served = answers.iter().filter(|answer| answer.status == 200).count();
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{}", answer.text);
         assert_ne!(answer.header("retry-after"), "", "{:?}", answer.headers);
     }
+
     // On two idle cores all of them; a slower machine may have to refuse some.
     assert!(served > 100, "only {served} were served");
+
     // After the burst no request is refused.
     for _ in 0..20 {
         client.get("/instances").await.expect(200);
@@ -106,12 +109,14 @@ async fn abandoned_statement_closes_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pool_waits_for_a_server_slow_to_accept_connections() {
     let mut cluster = Cluster::simulated().await;
+
     let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     line.set(Mode::Delayed(Duration::from_millis(300)));
     let began = Instant::now();
     dual(&cluster, 1).write().await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(1), "there and back, to log in and for the check of its role");
+
     // The wait is bounded.
     line.set(Mode::Stalled);
     let refused = dual(&cluster, 1).write().await.err();
@@ -121,14 +126,17 @@ async fn pool_waits_for_a_server_slow_to_accept_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_health_check_closes_its_connection() {
     let mut cluster = Cluster::simulated().await;
+
     let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let db = dual(&cluster, 1);
     let first = pid(&db).await;
     assert!(db.health().await.primary);
     assert_eq!(pid(&db).await, first, "an answer that came leaves the connection at rest");
+
     line.set(Mode::Stalled);
     assert!(!db.health().await.primary);
+
     line.set(Mode::Open);
     assert_ne!(pid(&db).await, first, "the answer to the health check was still to come on this one");
     assert!(db.health().await.primary);
@@ -138,6 +146,7 @@ async fn abandoned_health_check_closes_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
     let cluster = Cluster::simulated().await;
+
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(cluster.database_url.parse().unwrap(), NoTls, config);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
@@ -148,7 +157,9 @@ async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
     tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
     let next = pool.get().await.unwrap();
     let sleeping = "select query from pg_stat_activity where pid = $1 and state = 'active'";
+
     let sleeping: String = cluster.sql().await.query_one(sleeping, &[&first]).await.unwrap().get(0);
+
     assert_eq!(sleeping, SLEEP, "lent when it was done: the test above proves nothing");
     assert_eq!(next.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), first, "another one was lent");
 }
@@ -156,6 +167,7 @@ async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_and_pool_waits_have_deadlines() {
     let cluster = Cluster::simulated().await;
+
     let db = dual(&cluster, 2);
     let sleep = || db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(10)", &[]).await });
     let started = Instant::now();
@@ -166,13 +178,16 @@ async fn statements_and_pool_waits_have_deadlines() {
         third.await
     };
     let (one, two, third) = tokio::join!(sleep(), sleep(), waiting);
+
     // The deadline is two seconds. Without it all ten would pass.
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+
     for slow in [one, two] {
         assert!(matches!(slow, Err(DbError::Unavailable(_))), "{slow:?}");
     }
     // The connection becomes free at about the moment that the wait ends: either result is right, hanging is not.
     assert!(matches!(third, Ok(_) | Err(DbError::Unavailable(_))), "{third:?}");
+
     let rows = db.read(Consistency::Primary, |c| async move { c.query("select 1", &[]).await }).await.unwrap();
     assert_eq!(rows.len(), 1);
 }
@@ -197,11 +212,13 @@ fn open_sockets(api: &App) -> HashSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_connection_is_not_lent() {
     let mut cluster = Cluster::simulated().await;
+
     let key = cluster.key("acme", "admin");
     let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
+
     for _ in 0..10 {
         future::join_all((0..40).map(|_| client.get("/instances"))).await;
         let lent = sockets(&api, line.port);

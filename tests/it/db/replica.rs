@@ -285,12 +285,15 @@ async fn lagging_replica_hides_nothing_from_a_recent_writer() {
 async fn one_pool_serves_all_reads_without_a_replica() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     client.get("/instances").await.expect(200);
+
     let health = client.get("/health/ready").await.expect(200).body;
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
     client.post("/instances", json!({"image": cluster.image})).await.expect(202);
     client.get("/instances").await.expect(200);
     assert!(cluster.in_redis("wrote").await.is_empty(), "without a replica no write is recorded");
+
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");
 }
@@ -301,6 +304,7 @@ async fn admin_sees_its_changes_of_other_tenants_keys_despite_lag() {
     let other = pair.cluster.spawn("serve");
     let writer = Client::new(&base_url(&other), &pair.cluster.key("acme", "admin"));
     let (here, there) = (("here", &pair.client), ("there", &writer));
+
     for ((process, admin), change) in
         [here, there].into_iter().flat_map(|by| ["patch", "revoke", "rotate"].map(|c| (by, c)))
     {
@@ -360,7 +364,9 @@ async fn write_through_one_process_is_in_lists_of_another_at_once() {
     }
     // The control: without the record in Redis, the other process lists the replica's old rows.
     let id = post().await;
+
     assert_eq!(Pair::newest(&pair.client).await, id);
+
     poll_until("the replica's list is from before", Duration::from_secs(60), async || {
         pair.forget_writers().await;
         (Pair::newest(&pair.client).await != id).then_some(())
@@ -368,13 +374,16 @@ async fn write_through_one_process_is_in_lists_of_another_at_once() {
     .await;
     // Deletes are recorded as well.
     writer.delete(&format!("/instances/{id}")).await.expect(202);
+
     let list = pair.client.get("/instances").await.expect(200).body;
     let shown = list["items"].as_array().unwrap().iter().find(|item| item["id"] == id.as_str());
     assert!(shown.is_none_or(|item| item["status"] == "deleting"), "{shown:?}");
+
     // The record expires soon, and contains nothing but the tenant's id.
     let name = format!("app:{}:wrote:*", pair.cluster.id().await);
     let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
     assert!(keys.lines().count() > 1, "no write was recorded in Redis: {keys}");
+
     for key in keys.lines().filter(|key| !key.ends_with(":run")) {
         let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
         assert!(left <= 5000 && left != -1, "{key}: {left} ms");
@@ -392,6 +401,7 @@ async fn write_while_redis_hangs_is_recorded_when_it_resumes() {
         writer.with_key(key).get("/keys/self").await.expect(200);
         pair.client.with_key(key).get("/keys/self").await.expect(200);
     }
+
     // The control: without a recorded write the replica serves.
     poll_until("the replica serves", Duration::from_secs(60), async || {
         pair.forget_writers().await;
@@ -400,6 +410,7 @@ async fn write_while_redis_hangs_is_recorded_when_it_resumes() {
         (pair.served().await.1 > before).then_some(())
     })
     .await;
+
     pair.caught_up().await;
     pair.pause_replay().await;
     pair.redis.signal(Signal::SIGSTOP);

@@ -135,10 +135,12 @@ async fn container_runs_exactly_what_the_spec_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unavailable_image_fails_for_good_and_leaves_nothing() {
     let Some(mut cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+
     let registry = empty_registry().await;
     cluster.set("APP_REGISTRIES", format!("{registry}, 127.0.0.1:1"));
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     for (image, code) in
         [(format!("{registry}/web:1"), "image_not_found"), ("127.0.0.1:1/web:1".into(), "image_pull_failed")]
     {
@@ -228,6 +230,7 @@ async fn instance_deleted_during_provision_leaves_nothing() {
     let Some(cluster) = Cluster::docker("deleted_while_provisioned").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let delete_when = async |status: &'static str| {
         let id =
             client.post("/instances", json!({"image": cluster.image, "ports": [{"container": 80}]})).await.instance();
@@ -235,6 +238,7 @@ async fn instance_deleted_during_provision_leaves_nothing() {
         client.delete_fully(&id).await;
     };
     future::join_all([delete_when("pending"), delete_when("provisioning"), delete_when("running")]).await;
+
     poll_until("nothing in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
@@ -245,6 +249,7 @@ async fn instance_deleted_during_provision_leaves_nothing() {
 async fn purge_removes_only_its_own_installation() {
     let Some(ours) = Cluster::docker("purge").await else { return };
     let theirs = Cluster::docker("purge").await.unwrap();
+
     for cluster in [&ours, &theirs] {
         let (_api, client) = cluster.serve();
         let worker = cluster.work();
@@ -252,7 +257,9 @@ async fn purge_removes_only_its_own_installation() {
         assert!(worker.terminate().success());
     }
     let untouched = theirs.in_docker().await;
+
     assert_eq!(untouched.len(), 2, "a container and a network: {untouched:?}");
+
     let output = ours.run(&["purge", "--yes"]);
     assert!(output.contains("1 containers") && output.contains("1 networks"), "{output}");
     assert_eq!(ours.in_docker().await, Vec::<String>::new());
@@ -264,16 +271,20 @@ async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
     let Some(mut cluster) = Cluster::docker("purge_tells_what_an_engine_keeps").await else { return };
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     client.create_running(json!({"image": cluster.image})).await;
     assert!(worker.terminate().success());
+
     let engine = cluster.docker_host.clone().unwrap();
     let miscounting = MiscountingEngine::before(&engine).await;
     cluster.docker_host = Some(miscounting.host.clone());
     let output = cluster.run(&["purge", "--yes"]);
     assert!(output.contains("removed container") && output.contains("kept network"), "{output}");
     assert!(output.contains("until it is restarted"), "{output}");
+
     cluster.docker_host = Some(engine);
     assert_eq!(cluster.in_docker().await.len(), 1, "the network");
+
     // After a restart has corrected the count, the network can be removed.
     let output = cluster.run(&["purge", "--yes"]);
     assert!(output.contains("0 containers") && output.contains("removed network"), "{output}");

@@ -110,13 +110,16 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
     let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name").await else { return };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let worker = cluster.work();
+
     wait_for_collection(&cluster).await;
     // A later round removes another orphan, and nothing that was removed already.
     wait_for_collection(&cluster).await;
+
     let removed = poll_until("both are counted", A_WHILE, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
     })
     .await;
+
     assert_eq!(removed, 2.0);
 }
 

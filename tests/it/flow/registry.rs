@@ -51,9 +51,11 @@ async fn failed(client: &Client, image: &str) -> (Value, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_on_the_host_is_refused_before_any_request() {
     let Some(cluster) = Cluster::docker("registry_on_the_host_is_refused").await else { return };
+
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     for host in ["127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433"] {
         let (job, instance) = failed(&client, &format!("{host}:{port}/a/b:1")).await;
         assert_eq!(job["error"]["code"], "image_pull_failed", "{job}");
@@ -61,6 +63,7 @@ async fn registry_on_the_host_is_refused_before_any_request() {
         assert!(detail.ends_with("does not resolve to public addresses, and this installation does not allow it"));
         assert!(!format!("{job}{instance}").contains(SECRET));
     }
+
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
 

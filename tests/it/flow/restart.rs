@@ -158,7 +158,9 @@ async fn reason_names_memory_only_when_the_own_process_was_killed() {
     let Some(cluster) = Cluster::docker("reason_names_memory").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let grow = "x=a; while :; do x=$x$x; done";
+
     for (command, exit_code, detail) in [
         (format!("({grow}); sleep 1; exit 0"), 0, "exit code 0; a process in it ran out of memory"),
         (format!("({grow}); sleep 1; exit 7"), 7, "exit code 7; a process in it ran out of memory"),

@@ -81,6 +81,7 @@ async fn hung_redis_delays_few_requests_and_admits_no_revoked_key() {
 async fn dead_redis_is_bypassed_and_gets_revocations_on_return() {
     let _serial = serial().await;
     let mut replicas = TwoReplicas::start("on").await;
+
     let (kept, revoked) = (replicas.create_key().await, replicas.create_key().await);
     replicas.warm(&kept).await;
     replicas.warm(&revoked).await;
@@ -89,14 +90,18 @@ async fn dead_redis_is_bypassed_and_gets_revocations_on_return() {
     eprintln!("Redis is dead: p50 {p50:.1?} p99 {p99:.1?}");
     let by = effective_by(&replicas.revoke(&replicas.a.1, &revoked).await);
     sleep_until(by).await;
+
     replicas.assert_refused(&revoked).await;
+
     replicas.redis.restart();
     future::join(
         replicas.wait_for_answer_from(&replicas.a.1, "l1", &kept),
         replicas.wait_for_answer_from(&replicas.b.1, "l1", &kept),
     )
     .await;
+
     replicas.assert_refused(&revoked).await;
+
     let sql = replicas.cluster.sql().await;
     poll_until("the outbox is worked off", SECOND * 60, async || {
         let open = "select count(*) from cache_outbox where done_at is null";
@@ -105,6 +110,7 @@ async fn dead_redis_is_bypassed_and_gets_revocations_on_return() {
     .await;
     // The tombstone shows that the revocation reached Redis too, not only Postgres.
     let there = replicas.redis.cli(&["--raw", "getrange", &revoked.redis_key, "0", "0"]);
+
     assert_eq!(there.trim_end(), "T");
 }
 
@@ -126,7 +132,9 @@ async fn with_a_proxy(l1: &str) -> (TwoReplicas, FaultProxy) {
 async fn replica_cut_off_from_redis_refuses_keys_revoked_elsewhere() {
     let _serial = serial().await;
     let (replicas, proxy) = with_a_proxy("on").await;
+
     let keys = replicas.create_keys(8).await;
+
     for (n, key) in keys.iter().enumerate() {
         proxy.set(Mode::Open);
         let other = replicas.create_key().await;
@@ -159,6 +167,7 @@ async fn silently_dead_redis_connection_is_replaced() {
 async fn revocation_without_redis_is_pending_and_effective_in_time() {
     let _serial = serial().await;
     let (replicas, proxy) = with_a_proxy("on").await;
+
     for _ in 0..3 {
         let key = replicas.create_key().await;
         proxy.set(Mode::Open);
@@ -179,6 +188,7 @@ async fn revocation_without_redis_is_pending_and_effective_in_time() {
     }
     // The other replica sends the revocations to Redis.
     let sql = replicas.cluster.sql().await;
+
     poll_until("the outbox is worked off", SECOND * 60, async || {
         let open = "select count(*) from cache_outbox where done_at is null";
         (sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
@@ -190,6 +200,7 @@ async fn revocation_without_redis_is_pending_and_effective_in_time() {
 async fn revocation_without_wait_applies_within_one_poll() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let mut clients = [RawClient::connect(&replicas.a.1).await, RawClient::connect(&replicas.b.1).await];
     let (mut answered, mut refused_after) = (Vec::new(), Vec::new());
     for key in replicas.create_keys(40).await {
@@ -204,7 +215,9 @@ async fn revocation_without_wait_applies_within_one_poll() {
         refused_after.push(started.elapsed());
     }
     let worst = *refused_after.iter().max().unwrap();
+
     let ((p50, p99), refused_after) = (percentiles(answered), percentiles(refused_after));
+
     eprintln!(
         "wait=false: answered p50 {p50:.1?} p99 {p99:.1?}; refused everywhere p50 {:.1?}, at most {worst:.1?}",
         refused_after.0
@@ -216,8 +229,10 @@ async fn revocation_without_wait_applies_within_one_poll() {
 async fn killed_redis_connections_admit_no_revoked_key() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let keys = replicas.create_keys(40).await;
     let mut complete = 0;
+
     for key in &keys {
         replicas.warm(key).await;
         // The connections that poll for invalidations are among them.
@@ -232,6 +247,7 @@ async fn killed_redis_connections_admit_no_revoked_key() {
         }
         replicas.assert_refused(key).await;
     }
+
     assert!(complete > keys.len() / 2, "{complete}");
 }
 
@@ -239,9 +255,11 @@ async fn killed_redis_connections_admit_no_revoked_key() {
 async fn emptied_redis_admits_no_revoked_key() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let old = replicas.create_key().await;
     replicas.warm(&old).await;
     replicas.revoke(&replicas.a.1, &old).await.expect(204);
+
     let mut took = Vec::new();
     for key in replicas.create_keys(15).await {
         replicas.warm(&key).await;
@@ -252,6 +270,7 @@ async fn emptied_redis_admits_no_revoked_key() {
         replicas.assert_refused(&key).await;
         replicas.assert_refused(&old).await;
     }
+
     eprintln!("emptied: revoked after p50 {:.1?}", percentiles(took).0);
     assert!(metric(&replicas.a.1, "identity_l1_epoch_bumps_total", &[]).await >= 15.0, "each one is noticed");
 }
@@ -260,6 +279,7 @@ async fn emptied_redis_admits_no_revoked_key() {
 async fn busy_redis_admits_no_revoked_key() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     for _ in 0..2 {
         let (kept, key) = (replicas.create_key().await, replicas.create_key().await);
         replicas.warm(&key).await;

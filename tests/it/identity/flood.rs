@@ -70,6 +70,7 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
     const FLOOD: usize = 50_000;
     let _serial = serial().await;
     let (replicas, proxy) = TwoReplicas::start_with_proxy("on").await;
+
     let (forger, key) = (forger(), replicas.create_key().await);
     replicas.warm(&key).await;
     let forged: Vec<String> = (0..FLOOD)
@@ -86,7 +87,9 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
         .collect();
     let (looked_up, entries) = (lookups(&replicas).await, size(&replicas));
     let (statuses, took, trips, own) = round_trips(&proxy, use_all(&replicas, &forged)).await;
+
     assert_eq!(statuses, [(200, 0), (401, FLOOD), (503, 0)]);
+
     let (looked_up, entries) = (lookups(&replicas).await - looked_up, size(&replicas) - entries);
     eprintln!(
         "{FLOOD} forged keys in {took:.1?}: {looked_up} look-ups, {trips} round trips to Postgres (idle replicas: up to \
@@ -101,6 +104,7 @@ async fn unknown_keys_with_a_valid_tag_cost_a_bounded_amount() {
     const FLOOD: usize = 10_000;
     let _serial = serial().await;
     let (replicas, proxy) = TwoReplicas::start_with_proxy("on").await;
+
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     let unknown: Vec<String> = (0..FLOOD).map(|_| replicas.key_factory.unknown_key().text).collect();
@@ -115,19 +119,23 @@ async fn unknown_keys_with_a_valid_tag_cost_a_bounded_amount() {
     let ((statuses, ()), took, trips, own) = round_trips(&proxy, flood).await;
     let at_once = size(&replicas) - entries;
     let [(_, accepted), (_, refused), (_, busy)] = statuses;
+
     assert_eq!(accepted, 0);
     assert_eq!(refused + busy, FLOOD);
     assert!(trips <= u64::try_from(FLOOD).unwrap() + own, "{trips}");
+
     let seconds = usize::try_from(took.as_secs()).unwrap() + 2;
     let remembered = 2 * 100 * seconds;
     // Also at its height: no lease outlives its look-up, and there are no more look-ups than tasks.
     assert!(at_once <= remembered + TASKS, "{at_once} in {seconds} s");
+
     let left = poll_until("leases to end", Duration::from_secs(30), async || {
         let kinds = replicas.redis.cli(&["--raw", "eval", KINDS, "0"]);
         let (leases, others) = kinds.trim_end().split_once(' ').unwrap();
         (leases == "0").then(|| others.parse::<usize>().unwrap())
     })
     .await;
+
     eprintln!(
         "{FLOOD} unknown keys in {took:.1?}: {trips} round trips to Postgres, {refused} refused, {busy} answered \
          503; {at_once} entries in Redis at the end, {left} three seconds later"

@@ -31,15 +31,18 @@ fn assert_forbidden(answer: &Answer) {
 async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
     let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
     let expire =
         "update api_key set expires_at = now() - interval '1 s', ver = ver + 1, changed_at = now() where name = 'm'";
     assert_eq!(cluster.sql().await.execute(expire, &[]).await.unwrap(), 1);
+
     for expires_at in [json!(null), json!(at(3600))] {
         assert_forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
     }
     mighty.get("/keys/self").await.expect(401);
+
     // A change that keeps only scopes which the caller has is allowed.
     let body = json!({"expires_at": null, "scopes": ["keys:read"]});
     patch(&writer, &path, body).await.expect(200);
@@ -50,6 +53,7 @@ async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
 async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let scopes = json!(["keys:read", "keys:write"]);
     let limits = json!({"rps": 1000, "burst": 1000});
     let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
@@ -59,9 +63,11 @@ async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
         assert_forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
     }
     let shown = admin.get(&path).await.expect(200).body;
+
     assert_eq!((&shown["scopes"], &shown["name"]), (&json!(["instances:read"]), &json!("k")));
     // Each caller succeeds with a change that stays within its own limits.
     patch(&mortal, &path, json!({"scopes": ["keys:read"], "expires_at": at(60)})).await.expect(200);
+
     let body = json!({"scopes": ["keys:write"], "limits": {"rps": 10, "burst": 10}});
     patch(&limited, &path, body).await.expect(200);
     // A higher limit is forbidden to a caller that expires before the key.
@@ -73,6 +79,7 @@ async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
 async fn change_that_only_restricts_is_not_a_grant() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let scopes = json!(["keys:read", "keys:write"]);
     let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
     let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
@@ -84,7 +91,9 @@ async fn change_that_only_restricts_is_not_a_grant() {
     ] {
         patch(&mortal, &path, body).await.expect(200);
     }
+
     let left = mighty.get("/keys/self").await.expect(200).body;
+
     assert_eq!((&left["name"], &left["scopes"]), (&json!("n"), &json!(["keys:read"])));
 }
 

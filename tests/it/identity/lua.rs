@@ -134,6 +134,7 @@ impl Model {
 #[tokio::test]
 async fn random_command_sequences_match_the_models() {
     let (redis, mut model, mut random) = (Redis::settled().await, Model::default(), Random(0x9E37_79B9_7F4A_7C15));
+
     for step in 0..3000 {
         let name = random.name();
         let key = redis.tier.redis_key(&name);
@@ -177,6 +178,7 @@ async fn random_command_sequences_match_the_models() {
         let cells = [redis.get(&[0; 16]).await, redis.get(&[1; 16]).await];
         assert_eq!(cells, [[0; 16], [1; 16]].map(|name| model.cells.get(&name).cloned()), "step {step}");
     }
+
     assert!(model.log.len() > 100, "too few revocations");
 }
 
@@ -190,9 +192,11 @@ async fn entries_have_the_right_time_to_live() {
     assert!(redis.tier.swap(&key, &lease, b"", 0).await.unwrap());
     assert_eq!(redis.ttl(&name), -2, "a lease that was released");
     assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "released a second time");
+
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
     assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
+
     redis.tier.revoke(&name, Some(TOMBSTONE), 1).await.unwrap();
     assert!((TOMBSTONE_MS - 1000..=TOMBSTONE_MS).contains(&redis.ttl(&name)), "a tombstone");
 }
@@ -204,19 +208,23 @@ async fn first_poll_reads_from_now_and_later_polls_register() {
     let first = redis.invalidations(None, Some("a")).await;
     assert_eq!((first.newest, first.entries.len()), (old, 0));
     assert_eq!(redis.registered("a"), "", "a process that has applied no entry yet delays no revocation");
+
     let new = redis.tier.revoke(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
     let second = redis.invalidations(Some(old), Some("a")).await;
     assert_eq!((second.oldest, second.newest, &second.entries[..]), (old, new, &[(new, [8; 16])][..]));
     assert_eq!(second.epoch, first.epoch, "the epoch stays");
+
     let (last, at) = redis.registered("a").split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     assert_eq!(last, old.to_string(), "the entry that was applied, not the one being sent");
     assert!(redis.now_ms().abs_diff(at.parse().unwrap()) < 1000);
+
     redis.invalidations(Some(new), None).await;
     assert_eq!(
         redis.server.cli(&["HLEN", &redis.named("seen")]).trim(),
         "1",
         "a process without a cache does not register"
     );
+
     redis.server.cli(&["FLUSHALL"]);
     let flushed = redis.tier.news(Some(new), Some("a"), "another").await.unwrap();
     assert!(flushed.epoch.starts_with("another@") && flushed.newest == LogId::default());
@@ -230,14 +238,18 @@ async fn gap_and_full_batch_are_distinguishable() {
     redis.append(BATCH + 5, &[2; 16]);
     let batch = redis.invalidations(Some(last), None).await;
     assert_eq!((batch.entries.len(), batch.oldest), (BATCH, last), "one full batch without a gap");
+
     let rest = redis.invalidations(batch.entries.last().map(|(id, _)| *id), None).await;
     assert_eq!((rest.entries.len(), rest.entries[4].0), (5, batch.newest));
+
     redis.server.cli(&["XTRIM", &redis.named("log"), "MAXLEN", "=", "3"]);
     let gap = redis.invalidations(Some(last), None).await;
     assert!(gap.oldest > last && gap.entries.len() == 3);
+
     redis.server.cli(&["DEL", &redis.named("log")]);
     let gone = redis.invalidations(Some(last), None).await;
     assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
+
     // Revocations trim the log a piece at a time, and never to fewer entries than one batch.
     redis.append(120_000, &[3; 16]);
     redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
@@ -250,24 +262,31 @@ async fn lagging_processes_are_counted_unless_silent_or_gone() {
     let redis = Redis::settled().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "no process is registered");
+
     redis.invalidations(Some(LogId::default()), Some("a")).await;
     redis.invalidations(Some(LogId::default()), Some("b")).await;
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(2), "the entry was sent to both, and neither has applied it");
+
     redis.invalidations(Some(entry), Some("a")).await;
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(1));
+
     let older = LogId(entry.0, entry.1.wrapping_sub(1)).min(LogId(entry.0 - 1, u64::from(u32::MAX)));
     redis.invalidations(Some(older), Some("a")).await;
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(2), "an entry just below is lagging");
+
     redis.invalidations(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
     redis.tier.forget("b").await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "an entry just above is not lagging; b has unregistered");
+
     redis.invalidations(Some(LogId::default()), Some("c")).await;
     let polled_at = redis.now_ms();
     while redis.lagging(entry, SETTLED).await != Some(0) {
         assert!(redis.now_ms() < polled_at + 3000, "c does not poll");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+
     assert!(redis.now_ms() >= polled_at + 1000, "before its fence has expired");
+
     redis.server.cli(&["HSET", &redis.named("seen"), "long gone", "5-0 1", "garbled", "?"]);
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0));
     assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "removed");
@@ -278,6 +297,7 @@ async fn redis_that_lost_its_epoch_settles_after_one_fence() {
     let redis = Redis::start().await;
     let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, None, "no process has polled yet");
+
     for round in 0..2 {
         let epoch = redis.invalidations(Some(entry), Some("a")).await.epoch;
         let born: u64 = epoch.split_once('@').unwrap().1.parse().unwrap();
@@ -303,5 +323,6 @@ async fn redis_that_lost_its_epoch_settles_after_one_fence() {
         );
     }
     redis.server.cli(&["SET", &redis.named("epoch"), "garbled"]);
+
     assert_eq!(redis.lagging(entry, SETTLED).await, None);
 }

@@ -192,9 +192,11 @@ async fn without_invalidations_every_key_gets_503() {
 async fn revocation_lost_by_postgres_is_kept_in_redis() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     replicas.revoke(&replicas.a.1, &key).await.expect(204);
+
     // As after a failover to a standby that did not have the revocation.
     let lost =
         "update api_key set revoked_at = null, revoked_by = null, ver = 1, changed_at = '-infinity' where id = $1";

@@ -141,6 +141,7 @@ async fn redis_restarted_from_an_old_file_is_corrected_by_the_feed() {
 async fn stopped_process_refuses_a_key_revoked_meanwhile() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     for turn in 0..3 {
         let key = replicas.create_key().await;
         replicas.warm(&key).await;
@@ -168,6 +169,7 @@ async fn five_thousand_concurrent_revocations_all_apply() {
     const BURST: usize = 5000;
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let keys = replicas.create_keys(BURST).await;
     let statuses = async |expect: u16| {
         let tasks = keys.chunks(BURST / 20).map(|keys| {
@@ -205,7 +207,9 @@ async fn five_thousand_concurrent_revocations_all_apply() {
     statuses(401).await;
     eprintln!("a burst of {BURST}: {all:.1?} in all, 100 at a time, p50 {p50:.1?} p99 {p99:.1?}");
     let done = "select count(*) from cache_outbox where done_at is not null";
+
     let done: i64 = replicas.cluster.sql().await.query_one(done, &[]).await.unwrap().get(0);
+
     assert_eq!(done, 5000);
 }
 
@@ -213,20 +217,24 @@ async fn five_thousand_concurrent_revocations_all_apply() {
 async fn delayed_suspension_does_not_undo_a_later_resumption() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     let key = replicas.create_key().await;
     replicas.warm(&key).await;
     replicas.redis.signal(Signal::SIGSTOP);
     let output = replicas.cluster.run(&["tenants", "suspend", "--tenant", "keys"]);
     assert!(output.contains("redis does not answer"), "{output}");
+
     replicas.redis.signal(Signal::SIGCONT);
     let output = replicas.cluster.run(&["tenants", "resume", "--tenant", "keys"]);
     assert!(!output.contains("redis does not answer"), "{output}");
+
     let sql = replicas.cluster.sql().await;
     poll_until("the outbox is worked off", SECOND * 60, async || {
         let open = "select count(*) from cache_outbox where done_at is null";
         (sql.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
     .await;
+
     replicas.verify(&replicas.a.1, &key).await.expect(200);
     replicas.verify(&replicas.b.1, &key).await.expect(200);
 }
@@ -235,6 +243,7 @@ async fn delayed_suspension_does_not_undo_a_later_resumption() {
 async fn repeated_revocation_waits_for_the_first_to_propagate() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
+
     for key in replicas.create_keys(20).await {
         replicas.warm(&key).await;
         // As left behind by a process that dies between its commit and its message to Redis.
@@ -254,6 +263,7 @@ async fn outdated_outbox_entry_leaves_no_tombstone() {
     let _serial = serial().await;
     let replicas = TwoReplicas::start("on").await;
     let sql = replicas.cluster.sql().await;
+
     let (good, revoked) = (replicas.create_key().await, replicas.create_key().await);
     replicas.warm(&good).await;
     // As if Redis had missed refusals of 5 s ago: of one that holds, and of one after which the key changed.
@@ -263,7 +273,9 @@ async fn outdated_outbox_entry_leaves_no_tombstone() {
     sql.execute("update api_key set ver = 3, changed_at = now() where id = $1", &[&good.id]).await.unwrap();
     let late = "insert into cache_outbox (key_hash, ver, op, at)
                 select key_hash, 2, 1, now() - interval '5 seconds' from api_key where id = any($1)";
+
     assert_eq!(sql.execute(late, &[&vec![good.id, revoked.id]]).await.unwrap(), 2);
+
     // No request uses the keys meanwhile: what is in Redis then was written by the outbox.
     let open = "select count(*) from cache_outbox where done_at is null";
     poll_until("the outbox is worked off", SECOND * 60, async || {
@@ -271,7 +283,9 @@ async fn outdated_outbox_entry_leaves_no_tombstone() {
     })
     .await;
     let kind = |key: &TestKey| replicas.redis.cli(&["getrange", &key.redis_key, "0", "0"]).trim_end().to_owned();
+
     assert_eq!((kind(&revoked).as_str(), kind(&good).as_str()), ("T", ""));
+
     replicas.warm(&good).await;
     replicas.assert_refused(&revoked).await;
 }

@@ -27,6 +27,7 @@ fn suspending(cluster: &Cluster, name: &str) -> tokio::task::JoinHandle<Output> 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspension_waits_for_a_key_that_is_being_created() {
     let cluster = Cluster::simulated().await;
+
     cluster.key("acme", "admin");
     let (maker, sql) = (cluster.sql().await, cluster.sql().await);
     maker
@@ -38,10 +39,13 @@ async fn suspension_waits_for_a_key_that_is_being_created() {
         .unwrap();
     let suspension = suspending(&cluster, "acme");
     blocked(&sql, 1, || usize::from(suspension.is_finished())).await;
+
     assert!(!suspension.is_finished(), "it did not wait for the key");
+
     maker.batch_execute("commit").await.unwrap();
     let output = suspension.await.unwrap();
     assert!(output.status.success(), "{output:?}");
+
     let outbox_entries =
         "select k.ver, count(o.id) from api_key k left join cache_outbox o on o.key_hash = k.key_hash and o.ver = k.ver
                 where k.name = 'late' group by k.ver";

@@ -65,9 +65,11 @@ fn parser_finds_a_missing_help_and_a_growing_label() {
     let families = parse(good);
     assert_eq!(faults(&families), [""; 0]);
     assert_eq!(families["b_seconds"].series, BTreeSet::from(["x=\"1\"".to_owned()]));
+
     let bad = parse(&good.replace("# HELP a_total Counted.\n", "").replace("# TYPE b_seconds histogram\n", ""));
     assert!(faults(&bad).contains(&"a_total: no help".to_owned()), "{bad:?}");
     assert!(faults(&bad).contains(&"b_seconds: no type".to_owned()), "{bad:?}");
+
     let more = parse(&format!("{good}a_total{{x=\"0192\"}} 1\n"));
     assert_eq!(new_series(&families, &more), ["a_total{x=\"0192\"}"]);
 }

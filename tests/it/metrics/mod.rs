@@ -200,7 +200,9 @@ fn rules_and_dashboard_use_only_existing_metrics() {
     let read = |path| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let (rules, dashboard) = (read(RULES), read(DASHBOARD));
     let document: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+
     assert!(document["panels"].as_array().unwrap().len() >= 10);
+
     let mut used = 0;
     for word in rules.split(|c| !is_word(c)).chain(dashboard.split(|c| !is_word(c))) {
         let is_ours = owned.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(':');
@@ -214,5 +216,6 @@ fn rules_and_dashboard_use_only_existing_metrics() {
         let recorded = !word.contains(':') || !word.starts_with("app:") || rules.contains(&format!("record: {word}\n"));
         assert!(recorded, "{word} is recorded nowhere");
     }
+
     assert!(used > 30, "only {used} uses were found");
 }

@@ -91,6 +91,7 @@ async fn twenty_jobs_cost_a_claim_and_a_finish_each() {
     cluster.set("APP_LEASE_MS", 3_600_000).set("APP_RECHECK_MS", 3_600_000).set("APP_ORPHAN_GRACE_MS", 3_600_000);
     cluster.set("WORK_CONCURRENCY", 64).set("DB_MAX_CONNS", 2);
     let _worker = cluster.work();
+
     let round = async || {
         let (trips, started) = (proxy.round_trips(), Instant::now());
         let create = |_| client.post("/instances", json!({"image": "web:1"}));
@@ -112,8 +113,10 @@ async fn twenty_jobs_cost_a_claim_and_a_finish_each() {
     let within = |period: f64| (took.as_secs_f64() / period).ceil() as u64;
     // At most one write of steps in 250 ms, and one poll in 1.5 s (2 s less jitter).
     let (steps, polls) = (within(0.25), within(1.5));
+
     eprintln!("{N} jobs: {trips} round trips in {took:?}, of which steps <= {steps}, polls <= {polls}");
     assert!(trips >= N, "each has its finish");
     assert!(trips <= 2 * N + steps + polls + 2, "{trips} round trips in {took:?}");
+
     drop::<Client>(client);
 }

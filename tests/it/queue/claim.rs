@@ -17,6 +17,7 @@ use super::fixture::{QueueFixture, claim, spec, tenant};
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_claims_never_assign_a_job_twice() {
     let fixture = QueueFixture::new().await;
+
     let jobs: HashSet<JobId> =
         fixture.create_many(fixture.tenant, &spec(128), 500).await.into_iter().map(|instance| instance.job).collect();
     let hosts = [
@@ -45,11 +46,14 @@ async fn concurrent_claims_never_assign_a_job_twice() {
         }
     });
     let claimed = future::join_all(race).await;
+
     assert!(claimed.iter().all(|mine| mine.len() > 20), "one host alone did it: no race");
+
     let claimed = claimed.concat();
     assert_eq!(claimed.len(), 500);
     assert_eq!(claimed.iter().map(|(job, _)| *job).collect::<HashSet<_>>(), jobs);
     assert!(claimed.iter().all(|(_, token)| *token == 1));
+
     let doubly = "select count(*) from jobs j join instances i on i.id = j.instance_id where j.host_id is distinct from i.host_id";
     assert_eq!(fixture.count(doubly).await, 0);
 }
@@ -58,10 +62,12 @@ async fn concurrent_claims_never_assign_a_job_twice() {
 async fn host_claims_only_what_fits_its_memory() {
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", Some(4 * 128)).await;
+
     fixture.create_many(fixture.tenant, &spec(128), 30).await;
     let placed = "select count(*) from instances where host_id is not null and status <> 'deleted'";
     let mut running = fixture.claim_next(worker, 16).await;
     assert_eq!(running.len(), 4);
+
     for provision in &running {
         fixture.succeed(provision).await;
     }
@@ -80,6 +86,7 @@ async fn host_claims_only_what_fits_its_memory() {
             done += 1;
         }
     }
+
     assert_eq!(done, 30);
 }
 
@@ -210,12 +217,15 @@ async fn claim_reports_whether_jobs_are_left() {
 async fn paused_queue_assigns_nothing_until_resumed() {
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", None).await;
+
     fixture.create(fixture.tenant, &spec(1)).await;
+
     for scope in ["all".to_owned(), format!("host:{}", worker.host)] {
         fixture.sql.execute("insert into queue_control (scope, paused) values ($1, true)", &[&scope]).await.unwrap();
         assert!(fixture.claim_next(worker, 1).await.is_empty());
         fixture.sql.execute("update queue_control set paused = false", &[]).await.unwrap();
     }
+
     assert_eq!(fixture.claim_next(worker, 1).await.len(), 1);
 }
 
@@ -243,11 +253,14 @@ async fn claim_respects_fenced_draining_and_superseded_hosts() {
 async fn unreadable_job_does_not_affect_its_batch() {
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", None).await;
+
     let broken = fixture.create(fixture.tenant, &spec(1)).await;
     fixture.create_many(fixture.tenant, &spec(1), 3).await;
     let query = "update instances set command = '{\"a\": 1}' where id = $1";
     fixture.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
+
     let got = fixture.claim_next(worker, 16).await;
+
     assert_eq!(got.len(), 3);
     assert!(got.iter().all(|job| job.lease.instance != broken.id));
 }
@@ -273,6 +286,7 @@ async fn claim_reads_a_few_rows_per_tenant_in_a_long_queue() {
     const JOBS: i64 = 20_000;
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", Some(1_000_000)).await;
+
     fixture
         .sql
         .batch_execute(
@@ -301,7 +315,9 @@ async fn claim_reads_a_few_rows_per_tenant_in_a_long_queue() {
     fixture.sql.execute("update hosts set memory_mib = 1", &[]).await.unwrap();
     // The most expensive case: nothing fits, and the claim reads the whole queue, once.
     let before = rows_read(&fixture).await;
+
     assert!(fixture.claim_next(worker, 16).await.is_empty());
+
     let read = rows_read(&fixture).await - before;
     assert!((2 * JOBS..3 * JOBS).contains(&read), "{read} rows");
 }

@@ -121,6 +121,7 @@ async fn cycle(
 #[tokio::test(flavor = "multi_thread")]
 async fn opposite_lock_order_deadlocks() {
     let fixture = QueueFixture::new().await;
+
     let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
     let job = format!("update jobs set attempt = attempt where instance_id = '{instance}'");
     let owner = format!("update instances set updated_at = now() where id = '{instance}'");
@@ -134,7 +135,9 @@ async fn opposite_lock_order_deadlocks() {
     };
     let (one, other) = future::join(party(&job, &owner), party(&owner, &job)).await;
     let deadlock = Err("40P01".to_owned());
+
     assert!(one == deadlock && other == Ok(()) || one == Ok(()) && other == deadlock, "{one:?} {other:?}");
+
     // Postgres publishes the count when the connections are closed.
     poll_until("deadlocks in pg_stat_database", Duration::from_secs(30), async || {
         let query = "select deadlocks from pg_stat_database where datname = current_database()";

@@ -150,6 +150,7 @@ async fn job_fails_after_its_worker_dies_three_times() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 1000);
     let (_api, client) = cluster.serve();
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let sql = cluster.sql().await;
     for token in ["1", "2", "3"] {
@@ -163,7 +164,9 @@ async fn job_fails_after_its_worker_dies_three_times() {
     }
     let _worker = cluster.work();
     let job = client.wait_for_job(&answer.job()).await;
+
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
+
     let instance = client.wait_for(&answer.instance(), "failed").await;
     assert_eq!(
         (&instance["status"], &instance["status_reason"]["code"]),

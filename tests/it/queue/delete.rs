@@ -45,6 +45,7 @@ async fn delete_during_provision_cancels_it_and_leaves_nothing() {
 async fn delete_before_placement_completes_at_once() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let path = format!("/instances/{}", answer.instance());
     let deletion = client.delete(&path).await.expect(202);
@@ -52,8 +53,10 @@ async fn delete_before_placement_completes_at_once() {
     assert_eq!(client.get(&format!("/jobs/{}", deletion.job())).await.body["status"], "succeeded");
     assert_eq!(client.get(&format!("/jobs/{}", answer.job())).await.body["status"], "superseded");
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
+
     let addresses = cluster.sql().await.query_one("select count(*) from addresses", &[]).await.unwrap();
     assert_eq!(addresses.get::<_, i64>(0), 0);
+
     // A worker that starts later finds no job: the instance is not created again.
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
@@ -94,13 +97,16 @@ async fn delete_on_a_dead_host_waits_until_the_host_returns() {
 async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", None).await;
+
     let instance = fixture.create(fixture.tenant, &spec(1)).await;
     let provision = fixture.claim_next(worker, 1).await.remove(0);
     let deletion = delete::delete(&fixture.db, fixture.tenant, instance.id, None).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
     fixture.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
     let job = fixture.job(instance.job).await;
+
     assert_eq!(job["status"], "cancelled", "{job}");
+
     let next = fixture.claim_next(worker, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [deletion.job]);
 }

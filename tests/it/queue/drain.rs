@@ -63,18 +63,21 @@ async fn second_sigterm_releases_running_jobs_at_once() {
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();
     let sql = cluster.sql().await;
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     wait_for_step(&client, &answer.job(), "image").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.wait().code(), Some(0));
+
     let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
     assert_eq!(
         (&job["status"], &job["attempt"], &job["crashes"]),
         (&json!("queued"), &json!(0), &json!(0)),
         "not finished, and neither an attempt nor a crash: {job}"
     );
+
     cluster.set("SIMULATED_LATENCY_MS", 5);
     let _worker = cluster.work();
     assert_eq!(client.wait_for(&answer.instance(), "running").await["status"], "running");

@@ -92,6 +92,7 @@ async fn instances_of_a_silent_host_are_unknown_until_it_returns() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     let instance = client.create_running(json!({"image": "web:1"})).await;
     let id = instance["id"].as_str().unwrap();
     worker.signal(Signal::SIGSTOP);
@@ -101,6 +102,7 @@ async fn instances_of_a_silent_host_are_unknown_until_it_returns() {
         (&json!("unknown"), &json!("host_lost")),
         "{unknown}"
     );
+
     worker.signal(Signal::SIGCONT);
     let back = client.wait_for(id, "running").await;
     assert_eq!((&back["status"], &back["status_reason"]), (&json!("running"), &json!(null)), "{back}");
@@ -111,10 +113,12 @@ async fn instances_of_a_silent_host_are_unknown_until_it_returns() {
 async fn second_worker_of_the_same_host_name_refuses_to_start() {
     let mut cluster = Cluster::simulated().await;
     let worker = cluster.work();
+
     let elsewhere = cluster.state.path().join("elsewhere");
     cluster.set("APP_STATE_DIR", elsewhere.display());
     let mut second = cluster.spawn("work");
     assert_ne!(second.wait().code(), Some(0));
+
     second.line("APP_HOST_NAME");
     assert!(!worker.log().contains("lost the lease"));
 }

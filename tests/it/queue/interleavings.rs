@@ -104,6 +104,7 @@ fn invariants_hold_under_arbitrary_interleavings() {
     if let Err(error) = outcome {
         panic!("{error}");
     }
+
     // Inside the runtime, which dropping the installation needs.
     runtime.block_on(async move { drop(fixture) });
 }

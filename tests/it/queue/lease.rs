@@ -22,12 +22,14 @@ async fn job_longer_than_its_lease_keeps_it() {
     cluster.set("SIMULATED_LATENCY_MS", 1400);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let started = Instant::now();
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let instance = client.wait_for(&answer.instance(), "running").await;
     assert_eq!(instance["status"], "running", "{instance}");
     // Five steps of at least 0.7 s each.
     assert!(started.elapsed() > LEASE, "the job took less than a lease");
+
     let sql = cluster.sql().await;
     assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "the job was claimed again");
     assert_eq!(column(&sql, &answer.job(), "crashes").await.as_deref(), Some("0"));
@@ -40,6 +42,7 @@ async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let sql = cluster.sql().await;
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     wait_for_step(&client, &answer.job(), "network").await;
     // As if another worker had claimed the job.
@@ -58,7 +61,9 @@ async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
         Some(())
     })
     .await;
+
     let instance = client.wait_for(&answer.instance(), "running").await;
+
     assert_eq!(instance["status"], "running", "{instance}");
     assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
     assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("3"));
@@ -114,6 +119,7 @@ async fn flaky_operations_are_retried_until_running_or_failed() {
     // One attempt in thirteen passes all five steps, so that some of thirty succeed, except once in 10^8 runs.
     cluster.set("SIMULATED_FAIL_RATE", 0.4).set("SIMULATED_LATENCY_MS", 2).set("WORK_CONCURRENCY", 64);
     let _worker = cluster.work();
+
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..30).map(|_| create())).await;
     let sql = cluster.sql().await;
@@ -127,7 +133,9 @@ async fn flaky_operations_are_retried_until_running_or_failed() {
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
+
     assert!(longest > 20.0, "pauses grow: {longest} s");
+
     let mut given_up = 0;
     for answer in &answers {
         let job = client.wait_for_job(&answer.job()).await;
@@ -146,6 +154,7 @@ async fn flaky_operations_are_retried_until_running_or_failed() {
             _ => panic!("{job}"),
         }
     }
+
     assert!(given_up < 30, "none of them came through");
 }
 

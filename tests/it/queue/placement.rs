@@ -60,6 +60,7 @@ async fn instance_that_does_not_fit_waits_for_capacity() {
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let sql = cluster.sql().await;
+
     let create = || async { client.post("/instances", json!({"image": "web:1", "memory_mib": 128})).await.instance() };
     future::join_all((0..8).map(|_| create())).await;
     let held =
@@ -75,7 +76,9 @@ async fn instance_that_does_not_fit_waits_for_capacity() {
         (finished == 8).then_some(())
     })
     .await;
+
     let failed = sql.query_one("select count(*) from jobs where status <> 'succeeded'", &[]).await.unwrap();
+
     assert_eq!(failed.get::<_, i64>(0), 0);
 }
 
@@ -84,13 +87,16 @@ async fn job_of_unknown_kind_stays_queued_while_others_run() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
+
     let newer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     sql.execute("update jobs set kind = 'dance'", &[]).await.unwrap();
     let _worker = cluster.work();
     for _ in 0..3 {
         client.create_running(json!({"image": "web:1"})).await;
     }
+
     let job = client.get(&format!("/jobs/{}", newer.job())).await.body;
+
     assert_eq!(
         (&job["kind"], &job["status"], &job["attempt"]),
         (&json!("dance"), &json!("queued"), &json!(0)),

@@ -70,6 +70,7 @@ async fn crash_loop_fails_after_five_restarts_with_backoff() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let body = json!({"image": "web:1", "command": ["/bin/false"], "restart_policy": "always"});
     let id = client.post("/instances", body).await.instance();
     let instance = client.wait_for(&id, "failed").await;
@@ -79,6 +80,7 @@ async fn crash_loop_fails_after_five_restarts_with_backoff() {
         "{instance}"
     );
     assert_eq!((&instance["restart_count"], &instance["exit_code"]), (&json!(5), &json!(1)), "{instance}");
+
     let sql = cluster.sql().await;
     let pauses = "select extract(epoch from run_at - created_at)::float8 from jobs where kind = 'start' order by seq";
     let pauses: Vec<f64> = sql.query(pauses, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
@@ -144,10 +146,13 @@ async fn command_that_ends_at_once_succeeds_and_stops_its_instance() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let answer = client.post("/instances", json!({"image": "web:1", "command": ["true"]})).await.expect(202);
     assert_eq!(client.wait_for_job(&answer.job()).await["status"], "succeeded");
+
     let stopped = client.wait_for(&answer.instance(), "stopped").await;
     assert_eq!((&stopped["status"], &stopped["exit_code"]), (&json!("stopped"), &json!(0)), "{stopped}");
+
     let sql = cluster.sql().await;
     let query = "select array_agg(kind order by id) from events where instance_id::text = $1";
     let events: Vec<String> = sql.query_one(query, &[&answer.instance()]).await.unwrap().get(0);

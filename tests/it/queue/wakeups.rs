@@ -71,15 +71,18 @@ async fn flushing_redis_after_the_response_loses_no_job() {
     // The worker listens on another Redis, so that no wake-up can reach it before the flush.
     cluster.redis_url = other.url();
     let _worker = cluster.work();
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let (id, job) = (answer.instance(), answer.job());
     let lists = redis.cli(&["--scan", "--pattern", "app:*:q:*"]);
     let list = lists.trim();
     assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "no notification was sent: {lists}");
+
     redis.cli(&["flushall"]);
     // If Redis were the queue, the job would be lost now.
     assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
     assert_eq!(other.cli(&["dbsize"]).trim(), "0");
+
     runs_within(&client, &id, POLL_TIMEOUT).await;
     // No wake-up reaches the worker: these claims are polls.
     let pause = pause(&cluster).await;
@@ -129,6 +132,7 @@ async fn repeated_notifications_create_one_container() {
     // The API notifies on another Redis: the workers receive only the messages of this test.
     let (_api, client) = cluster.serve();
     cluster.redis_url = redis.url();
+
     let (mut workers, state) = (Vec::new(), cluster.state.path().to_owned());
     let dirs = [state.join("a"), state.join("b")];
     for (name, dir) in ["h1", "h2"].iter().zip(&dirs) {
@@ -148,6 +152,7 @@ async fn repeated_notifications_create_one_container() {
         let dirs: Vec<&Path> = dirs.iter().map(AsRef::as_ref).collect();
         assert_exactly_once(&ledger(&dirs), &answer.instance());
     }
+
     // I5: when all jobs are done, the list is empty.
     poll_until("an empty list", Duration::from_secs(30), async || {
         (redis.cli(&["llen", &list]).trim() == "0").then_some(())
