@@ -265,7 +265,7 @@ async fn container_with_our_name_wins_and_remove_deletes_all_copies() {
 
 #[tokio::test]
 async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
-    let Some(engine) = engine("anonymous_volumes_go_with_remove") else { return };
+    let Some(engine) = engine("anonymous_volumes_go_with_remove_and_outlive_a_replacement") else { return };
     let (compute, networks) = engine.cluster();
     let (network, image) = (network(), format!("it-volume-{}:1", std::process::id()));
     engine.image_with_volume(&image);

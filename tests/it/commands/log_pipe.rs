@@ -18,9 +18,9 @@ use super::exited::run_to_exit;
 use crate::support::{Client, Cluster};
 
 /// Far more than a request, a job or the end of a process takes here.
-const SOON: Duration = Duration::from_secs(10);
+const MAX_DURATION: Duration = Duration::from_secs(10);
 /// The number of concurrent requests, and of requests between two reads of the metric.
-const LANES: usize = 16;
+const TASKS: usize = 16;
 const REQUESTS: usize = 1000;
 
 /// A process that logs everything, and whose log the test reads only as far as `line` has returned.
@@ -92,7 +92,7 @@ async fn send_until_lines_are_dropped(client: &Client, path: &str) -> (usize, Du
             client.get(path).await.expect(200);
             started.elapsed()
         });
-        slowest = took.buffer_unordered(LANES).fold(slowest, async |slowest, took| slowest.max(took)).await;
+        slowest = took.buffer_unordered(TASKS).fold(slowest, async |slowest, took| slowest.max(took)).await;
         sent += REQUESTS;
         assert!(sent < 100 * REQUESTS, "nothing is dropped");
     }
@@ -109,14 +109,14 @@ async fn requests_are_served_while_the_log_is_not_read() {
     client.post("/instances", json!({"image": "web:1"})).await.expect(202);
 
     eprintln!("{sent} requests, the slowest took {slowest:.1?}");
-    assert!(slowest < SOON, "{slowest:?}");
+    assert!(slowest < MAX_DURATION, "{slowest:?}");
     // When the log is read again, it reports how many lines are missing.
     let report = api.line("log lines were dropped");
     assert!(report.contains("lines="), "{report}");
     // The process ends, though the pipe may be full once more.
     let (status, took) = api.terminate();
     assert_eq!(status.code(), Some(0));
-    assert!(took < SOON, "{took:?}");
+    assert!(took < MAX_DURATION, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,10 +132,10 @@ async fn jobs_finish_while_the_log_is_not_read() {
     client.delete_fully(instance["id"].as_str().unwrap()).await;
 
     eprintln!("{sent} requests, the slowest took {slowest:.1?}; the jobs took {:.1?}", started.elapsed());
-    assert!(slowest < SOON && started.elapsed() < SOON, "{slowest:?}, {:?}", started.elapsed());
+    assert!(slowest < MAX_DURATION && started.elapsed() < MAX_DURATION, "{slowest:?}, {:?}", started.elapsed());
     let (status, took) = worker.terminate();
     assert_eq!(status.code(), Some(0));
-    assert!(took < SOON, "{took:?}");
+    assert!(took < MAX_DURATION, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn closed_log_pipe_ends_neither_requests_nor_jobs() {
     for process in [&mut api, &mut worker] {
         let (status, took) = process.terminate();
         assert_eq!(status.code(), Some(0));
-        assert!(took < SOON, "{took:?}");
+        assert!(took < MAX_DURATION, "{took:?}");
     }
 }
 

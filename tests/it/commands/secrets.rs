@@ -105,7 +105,7 @@ async fn logs_hold_no_secrets_or_bodies_at_the_most_verbose_level() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_hold_no_secrets_or_bodies_on_docker() {
-    let Some(mut cluster) = Cluster::docker("logs_hold_none_of_it").await else { return };
+    let Some(mut cluster) = Cluster::docker("logs_hold_no_secrets_or_bodies_on_docker").await else { return };
     cluster.set("RUST_LOG", EVERYTHING);
     let (logs, needles) = live(&cluster).await;
     assert!(logs.contains("TRACE") && logs.contains("docker answers"));

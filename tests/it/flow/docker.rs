@@ -14,7 +14,9 @@ use crate::support::{Client, Cluster, MiscountingEngine, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
-    let Some(cluster) = Cluster::docker("fifty_instances").await else { return };
+    let Some(cluster) = Cluster::docker("fifty_concurrent_instances_run_answer_and_leave_nothing").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let clients = (0..10).map(|_| async {
@@ -59,7 +61,9 @@ async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_killed_during_provision_leaves_one_running_container() {
-    let Some(cluster) = Cluster::docker("worker_killed").await else { return };
+    let Some(cluster) = Cluster::docker("worker_killed_during_provision_leaves_one_running_container").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     for _ in 0..5 {
         let worker = cluster.work();
@@ -91,7 +95,7 @@ async fn worker_killed_during_provision_leaves_one_running_container() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn container_runs_exactly_what_the_spec_requests() {
-    let Some(cluster) = Cluster::docker("what_was_asked_for").await else { return };
+    let Some(cluster) = Cluster::docker("container_runs_exactly_what_the_spec_requests").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let request = json!({
@@ -134,7 +138,9 @@ async fn container_runs_exactly_what_the_spec_requests() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unavailable_image_fails_for_good_and_leaves_nothing() {
-    let Some(mut cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+    let Some(mut cluster) = Cluster::docker("unavailable_image_fails_for_good_and_leaves_nothing").await else {
+        return;
+    };
 
     let registry = empty_registry().await;
     cluster.set("APP_REGISTRIES", format!("{registry}, 127.0.0.1:1"));
@@ -158,7 +164,9 @@ async fn unavailable_image_fails_for_good_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
-    let Some(mut cluster) = Cluster::docker("a_container_that_ends").await else { return };
+    let Some(mut cluster) = Cluster::docker("ended_container_is_noticed_in_seconds_and_policy_applied").await else {
+        return;
+    };
     // Only events can be this fast: the periodic comparison comes too late.
     cluster.set("APP_RECHECK_MS", 600_000);
     let (_api, client) = cluster.serve();
@@ -201,7 +209,9 @@ async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
-    let Some(cluster) = Cluster::docker("a_container_that_cannot_start").await else { return };
+    let Some(cluster) = Cluster::docker("container_that_cannot_start_fails_with_cause_and_is_undone").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let accepted =
@@ -214,7 +224,7 @@ async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
     // Another process has the port: the job's error names the cause, and the container is removed.
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let mut other = Cluster::docker("a_container_that_cannot_start").await.unwrap();
+    let mut other = Cluster::docker("container_that_cannot_start_fails_with_cause_and_is_undone").await.unwrap();
     other.set("APP_PORT_RANGE", format!("{port}-{port}"));
     let (_api, client) = other.serve();
     let _worker = other.work();
@@ -227,7 +237,7 @@ async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instance_deleted_during_provision_leaves_nothing() {
-    let Some(cluster) = Cluster::docker("deleted_while_provisioned").await else { return };
+    let Some(cluster) = Cluster::docker("instance_deleted_during_provision_leaves_nothing").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
 
@@ -247,8 +257,8 @@ async fn instance_deleted_during_provision_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_removes_only_its_own_installation() {
-    let Some(ours) = Cluster::docker("purge").await else { return };
-    let theirs = Cluster::docker("purge").await.unwrap();
+    let Some(ours) = Cluster::docker("purge_removes_only_its_own_installation").await else { return };
+    let theirs = Cluster::docker("purge_removes_only_its_own_installation").await.unwrap();
 
     for cluster in [&ours, &theirs] {
         let (_api, client) = cluster.serve();
@@ -268,7 +278,9 @@ async fn purge_removes_only_its_own_installation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
-    let Some(mut cluster) = Cluster::docker("purge_tells_what_an_engine_keeps").await else { return };
+    let Some(mut cluster) = Cluster::docker("purge_reports_networks_that_a_miscounting_engine_keeps").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::docker::{containers, docker, inspect};
 use crate::support::{App, Cluster, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Creates a container of this cluster under a foreign name, whose instance has no row, and returns its id.
 async fn orphan(cluster: &Cluster) -> String {
@@ -26,7 +26,7 @@ async fn orphan(cluster: &Cluster) -> String {
 /// Waits until the worker has removed what was without an owner for longer than the grace.
 async fn wait_for_collection(cluster: &Cluster) {
     let orphan = orphan(cluster).await;
-    poll_until("the orphan removed", A_WHILE, async || {
+    poll_until("the orphan removed", POLL_TIMEOUT, async || {
         let left = docker(cluster, &["ps", "-aq", "--no-trunc"]);
         (!left.contains(&orphan)).then_some(())
     })
@@ -43,7 +43,10 @@ async fn metric(worker: &App, name: &str) -> Option<f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_of_two_host_names_leave_each_others_containers_alone() {
-    let Some(mut cluster) = Cluster::docker("workers_of_two_host_names").await else { return };
+    let Some(mut cluster) = Cluster::docker("workers_of_two_host_names_leave_each_others_containers_alone").await
+    else {
+        return;
+    };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let (_api, client) = cluster.serve();
     let first = cluster.work();
@@ -63,7 +66,7 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
         for part in ["ERROR", foreign, "created_by_host=Some(", "this_host=", &named] {
             assert!(alarm.contains(part), "{part}: {alarm}");
         }
-        poll_until("the gauge", A_WHILE, async || {
+        poll_until("the gauge", POLL_TIMEOUT, async || {
             (metric(worker, "host_foreign_containers").await? > 0.5).then_some(())
         })
         .await;
@@ -82,7 +85,7 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renamed_container_is_started_again_and_deleted() {
-    let Some(cluster) = Cluster::docker("renamed_container").await else { return };
+    let Some(cluster) = Cluster::docker("renamed_container_is_started_again_and_deleted").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -93,7 +96,7 @@ async fn renamed_container_is_started_again_and_deleted() {
     docker(&cluster, &["rename", &format!("app-{id}"), &renamed]);
 
     docker(&cluster, &["kill", &renamed]);
-    poll_until("running again", A_WHILE, async || {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 1 && instance["status"] == "running").then_some(())
     })
@@ -107,7 +110,9 @@ async fn renamed_container_is_started_again_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
-    let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name").await else { return };
+    let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name_is_removed_and_counted_once").await else {
+        return;
+    };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let worker = cluster.work();
 
@@ -115,7 +120,7 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
     // A later round removes another orphan, and nothing that was removed already.
     wait_for_collection(&cluster).await;
 
-    let removed = poll_until("both are counted", A_WHILE, async || {
+    let removed = poll_until("both are counted", POLL_TIMEOUT, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
     })
     .await;
@@ -125,7 +130,9 @@ async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_keeps_foreign_network_and_container_with_our_names() {
-    let Some(cluster) = Cluster::docker("delete_leaves_what_is_foreign").await else { return };
+    let Some(cluster) = Cluster::docker("delete_keeps_foreign_network_and_container_with_our_names").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let instance = client.create_running(json!({"image": cluster.image})).await;

@@ -50,7 +50,7 @@ async fn failed(client: &Client, image: &str) -> (Value, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_on_the_host_is_refused_before_any_request() {
-    let Some(cluster) = Cluster::docker("registry_on_the_host_is_refused").await else { return };
+    let Some(cluster) = Cluster::docker("registry_on_the_host_is_refused_before_any_request").await else { return };
 
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();
@@ -69,7 +69,9 @@ async fn registry_on_the_host_is_refused_before_any_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn allowed_registry_is_used_and_its_text_is_only_logged() {
-    let Some(mut cluster) = Cluster::docker("allowed_registry_is_used").await else { return };
+    let Some(mut cluster) = Cluster::docker("allowed_registry_is_used_and_its_text_is_only_logged").await else {
+        return;
+    };
     let (port, connections) = service_of_the_host().await;
     cluster.set("APP_REGISTRIES", format!("registry.internal, 127.0.0.1:{port}"));
     let (_api, client) = cluster.serve();
@@ -85,7 +87,7 @@ async fn allowed_registry_is_used_and_its_text_is_only_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_image_runs_whatever_registry_its_name_says() {
-    let Some(cluster) = Cluster::docker("image_that_is_here_runs").await else { return };
+    let Some(cluster) = Cluster::docker("local_image_runs_whatever_registry_its_name_says").await else { return };
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();

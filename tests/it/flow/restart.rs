@@ -14,10 +14,10 @@ use super::{
 };
 use crate::support::{Client, Cluster, DroppedStart, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn wait_for_restart(client: &Client, id: &str, times: i64) -> Value {
-    poll_until("running again", A_WHILE, async || {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&format!("/instances/{id}")).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
     })
@@ -52,7 +52,9 @@ fn image_with_volume(cluster: &Cluster, image: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_keeps_container_and_volume_when_a_start_is_cut_off() {
-    let Some(mut cluster) = Cluster::docker("restart_keeps_the_container").await else { return };
+    let Some(mut cluster) = Cluster::docker("restart_keeps_container_and_volume_when_a_start_is_cut_off").await else {
+        return;
+    };
     let image = format!("it-restart-{}:1", std::process::id());
     image_with_volume(&cluster, &image);
     let engine = cluster.docker_host.clone().unwrap();
@@ -104,7 +106,7 @@ async fn restart_needs_neither_image_nor_registry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_joins_a_network_that_was_created_anew() {
-    let Some(cluster) = Cluster::docker("restart_joins_a_network").await else { return };
+    let Some(cluster) = Cluster::docker("restart_joins_a_network_that_was_created_anew").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -128,7 +130,7 @@ async fn restart_joins_a_network_that_was_created_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_that_fails_for_good_keeps_the_container() {
-    let Some(cluster) = Cluster::docker("restart_that_fails_for_good").await else { return };
+    let Some(cluster) = Cluster::docker("restart_that_fails_for_good_keeps_the_container").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -140,7 +142,7 @@ async fn restart_that_fails_for_good_keeps_the_container() {
 
     pause(&cluster).await;
     docker(&cluster, &["kill", &name]);
-    let _taken = poll_until("the port is free", A_WHILE, async || {
+    let _taken = poll_until("the port is free", POLL_TIMEOUT, async || {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, u16::try_from(port).unwrap())).ok()
     })
     .await;
@@ -155,7 +157,9 @@ async fn restart_that_fails_for_good_keeps_the_container() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reason_names_memory_only_when_the_own_process_was_killed() {
-    let Some(cluster) = Cluster::docker("reason_names_memory").await else { return };
+    let Some(cluster) = Cluster::docker("reason_names_memory_only_when_the_own_process_was_killed").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
 

@@ -6,7 +6,9 @@ use crate::support::{Cluster, Registry};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_text_is_cleaned_and_affects_no_other_tenant() {
-    let Some(mut cluster) = Cluster::docker("words_of_a_registry").await else { return };
+    let Some(mut cluster) = Cluster::docker("registry_text_is_cleaned_and_affects_no_other_tenant").await else {
+        return;
+    };
     let (nul, long) = (Registry::refusing("gone\0for good").await, Registry::refusing(&"x".repeat(3_000_000)).await);
     cluster.set("APP_REGISTRIES", format!("{},{}", nul.address, long.address));
     let (_api, client) = cluster.serve();
