@@ -5,10 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use utoipa::{
-    ToSchema,
-    openapi::{Object, ObjectBuilder, Type},
-};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
@@ -25,11 +22,11 @@ use crate::{
         id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid},
         identity::Scope,
         instances::{
-            InstanceSpec, RawInstance, RestartPolicy, Status, create, delete,
+            InstanceSpec, RawInstance, Reason, RestartPolicy, Status, create, delete,
             spec::{Placement, Port},
             store::{self, InstanceFilter, InstanceRecord},
         },
-        queue::{finish, job::JobKind, notify::Channel},
+        queue::{job::JobKind, notify::Channel},
     },
     http::{body, problem::Problem, query::Query},
 };
@@ -101,18 +98,6 @@ pub struct InstanceHost {
     name: String,
     /// Where its published ports are reached; its name when none is set.
     address: String,
-}
-
-/// Why a status or a job is as it is.
-#[derive(Serialize, ToSchema)]
-pub struct Reason {
-    #[schema(schema_with = reason_codes)]
-    code: String,
-    detail: String,
-}
-
-fn reason_codes() -> Object {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(finish::CAUSES)).build()
 }
 
 /// One page of instances.

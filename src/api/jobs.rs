@@ -1,8 +1,10 @@
-//! `/jobs`: what is being done, how far it is, and why it failed.
+//! `/jobs`: lists a tenant's jobs, and shows one with its steps and its error.
+//!
+//! `GET /jobs/{id}?wait=true` answers when the job has ended or the time-out is over. It polls nothing itself: one
+//! statement per process reads the statuses of all jobs that requests wait for (`wait`).
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -10,13 +12,14 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    instances::{Reason, path_id, take_tenant},
+    instances::{path_id, take_tenant},
     parameters::{ById, OnePage, Timeout},
     wait,
 };
 use crate::{
     core::{
         id::{InstanceId, JobId},
+        instances::Reason,
         queue::{
             job::{JobKind, JobStatus},
             step::Step,
@@ -31,27 +34,30 @@ use crate::{
 pub struct Job {
     #[schema(value_type = Uuid)]
     id: JobId,
-    #[schema(value_type = JobKind)]
-    kind: String,
+    kind: JobKind,
     #[schema(value_type = Uuid)]
     instance_id: InstanceId,
-    #[schema(value_type = JobStatus)]
-    status: String,
+    status: JobStatus,
+    /// How many attempts were begun.
     attempt: i32,
+    /// After this many attempts a failure is final.
     max_attempts: i32,
+    /// How often a worker crashed while it held the job.
     crashes: i32,
+    /// When it is or was due.
     #[serde(with = "time::serde::rfc3339")]
     run_at: OffsetDateTime,
-    #[schema(value_type = Vec<Step>)]
-    steps: Value,
-    #[schema(value_type = Option<Reason>)]
-    error: Option<Value>,
+    /// The steps of its newest attempt.
+    steps: Vec<Step>,
+    /// Why it failed.
+    error: Option<Reason>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     started_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     finished_at: Option<OffsetDateTime>,
+    /// The failed job that this one repeats.
     #[schema(value_type = Option<Uuid>)]
     retry_of: Option<JobId>,
 }
@@ -84,7 +90,12 @@ impl From<JobRecord> for Job {
     }
 }
 
+/// Lists jobs.
+///
+/// # Errors
+/// A validation problem for a query that is not valid; `unavailable` when no server can be read.
 #[utoipa::path(get, path = "/jobs", operation_id = "list_jobs", tag = "jobs",
+    summary = "List jobs", description = "Lists the jobs of a tenant, newest first.",
     params(OnePage, ("status" = inline(Option<JobStatus>), Query, description = "Only jobs of this status"),
            ("kind" = inline(Option<JobKind>), Query, description = "Only jobs of this kind"),
            ("instance" = Option<Uuid>, Query, description = "Only jobs of the instance with this id")),
@@ -94,11 +105,10 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let mut query = Query::of(&request)?;
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller);
-    let status = query.take_parsed("status", "must be a job's status", |text| text.parse::<JobStatus>().ok());
     let filter = JobFilter {
         tenant,
-        status: status.map(|status| status.to_string()),
-        kind: query.take("kind"),
+        status: query.take_parsed("status", "must be a job's status", |text| text.parse().ok()),
+        kind: query.take_parsed("kind", "must be a job's kind", |text| text.parse().ok()),
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
     };
     query.finish()?;
@@ -107,7 +117,14 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }
 
+/// Shows a job, with `wait=true` not before it has ended.
+///
+/// # Errors
+/// `not_found` when the tenant has no such job; a validation problem for a query that is not valid; `unavailable` when
+/// the primary cannot be read.
 #[utoipa::path(get, path = "/jobs/{id}", operation_id = "get_job", tag = "jobs",
+    summary = "Get a job",
+    description = "Returns a job; with `wait=true` not before it has ended or the time-out is over.",
     params(ById, ("wait" = Option<bool>, Query, description = "`true`: answer when the job has ended"), Timeout),
     responses((status = 200, description = "The job", body = Job), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
@@ -120,8 +137,8 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let wait = query.take_parsed("wait", "must be true or false", |text| text.parse::<bool>().ok()).unwrap_or_default();
     let deadline = wait::take_deadline(&mut query);
     query.finish()?;
-    while wait && !record.status.parse::<JobStatus>().is_ok_and(JobStatus::has_ended) {
-        let mut waiter = state.job_watch.wait(id.uuid(), &record.status);
+    while wait && !record.status.has_ended() {
+        let mut waiter = state.job_watch.wait(id.uuid(), record.status.as_str());
         tokio::select! {
             () = waiter.changed() => record = load().await?,
             () = tokio::time::sleep_until(deadline) => break,

@@ -81,7 +81,7 @@ impl LeaseTimes {
         self.lease / 6
     }
 
-    /// Returns how long a job waits before its next attempt after its worker crashed.
+    /// Returns how long a job waits after its worker crashed for the first time; the time doubles with each crash.
     pub fn crash_pause(&self) -> Duration {
         self.lease / 30
     }

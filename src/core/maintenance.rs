@@ -16,8 +16,8 @@ use crate::{
     core::{
         db::DualDb,
         queue::{
-            rescue,
-            stats::{self, Queue},
+            rescue, retention,
+            stats::{self, QueueStats},
         },
     },
 };
@@ -35,7 +35,7 @@ pub struct Maintenance {
 
 /// The queue as it was counted last, and when.
 #[derive(Clone)]
-struct Counts(Arc<Mutex<(Option<Queue>, Instant)>>);
+struct Counts(Arc<Mutex<(Option<QueueStats>, Instant)>>);
 
 impl Maintenance {
     /// Returns the maintenance, which does nothing before `run`.
@@ -51,7 +51,7 @@ impl Maintenance {
         loop {
             tick.tick().await;
             self.rescue().await;
-            match stats::queue(&self.db).await {
+            match stats::queue_stats(&self.db).await {
                 Ok(queue) => *self.counts.0.lock() = (Some(queue), Instant::now()),
                 Err(error) => tracing::debug!(%error, "could not count the queue; the next round will"),
             }
@@ -68,12 +68,12 @@ impl Maintenance {
     }
 
     async fn rescue(&self) {
-        match rescue::rescue_expired_leases(&self.db, self.times.lease).await {
+        match rescue::run_round(&self.db, self.times).await {
             Ok(rescued) if rescued != rescue::Rescued::default() => {
                 tracing::info!(?rescued, "rescued");
                 for (what, count) in [
-                    ("lease", rescued.expired_leases),
-                    ("misfit", rescued.fail_unschedulable_jobs),
+                    ("expired_lease", rescued.expired_leases),
+                    ("unschedulable_job", rescued.unschedulable_jobs),
                     ("silent_instance", rescued.silent_instances),
                 ] {
                     metrics::counter!("queue_rescued_total", "what" => what).increment(count as u64);
@@ -85,7 +85,11 @@ impl Maintenance {
     }
 
     async fn delete_old_rows(&self) {
-        for result in [crate::core::idempotency::forget_old(&self.db).await, rescue::forget_old(&self.db).await] {
+        for result in [
+            crate::core::idempotency::forget_old(&self.db).await,
+            retention::delete_finished_jobs(&self.db).await,
+            retention::delete_old_instances(&self.db).await,
+        ] {
             if let Err(error) = result {
                 tracing::warn!(%error, "could not delete old rows; a later round will");
             }
@@ -118,7 +122,7 @@ mod tests {
     fn age_of_the_oldest_due_job_grows_when_rounds_stop() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let counted_at = Instant::now();
-        let queue = Queue { due: 1, oldest_due: Duration::from_secs(2), ..Queue::default() };
+        let queue = QueueStats { due: 1, oldest_due: Duration::from_secs(2), ..QueueStats::default() };
         let counts = Counts(Arc::new(Mutex::new((Some(queue), counted_at))));
 
         metrics::with_local_recorder(&recorder, || counts.report(counted_at + Duration::from_secs(600)));

@@ -8,6 +8,7 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 use actix_web::{dev::ServerHandle, web};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{metrics, renderer, start_maintenance, supervisor};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     },
     core::{
         db::DualDb,
-        id::ClusterId,
+        id::{ClusterId, JobId},
         identity::{
             Identity, PgIdentity,
             api_key::KeyRing,
@@ -131,9 +132,12 @@ fn start_watches(db: &DualDb) -> (Watch, Watch) {
     });
     let (watch, db_of_jobs) = (job_watch.clone(), db.clone());
     supervisor::run("job_watch", async move {
-        let statuses = move |ids| {
-            let db = db_of_jobs.clone();
-            async move { queue::store::statuses(&db, ids).await }
+        let statuses = move |ids: Vec<Uuid>| {
+            let (db, ids) = (db_of_jobs.clone(), ids.into_iter().map(JobId::from).collect());
+            async move {
+                let statuses = queue::store::statuses(&db, ids).await?;
+                Ok(statuses.into_iter().map(|(job, status)| (job.uuid(), status.to_string())).collect())
+            }
         };
         watch.run(statuses).await;
     });

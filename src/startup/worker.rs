@@ -51,7 +51,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     let backends = backends(&backend, cluster).await?;
     redis::check(&redis).await?;
     let (spec, process) = (host_spec(&config), process_info(config.slots));
-    let (me, requeued) = workers::register(&db, &spec, &process, times.boot_silence(), is_alive).await?;
+    let (me, requeued) = workers::register_worker(&db, &spec, &process, times.boot_silence(), is_alive).await?;
     tracing::info!(host = spec.name, id = %me.host, boot = %me.boot, slots = me.slots, requeued, "the worker is registered");
     let subscriber = Subscriber::new(&redis, cluster, me.host)?;
     let health = health::Health::new(db.clone(), times.lease, shutdown.requested.clone());

@@ -22,9 +22,10 @@ use super::{
 };
 use crate::core::{
     db::DbError,
+    instances::{Reason, ReasonCode},
     queue::{
         claim::Claimed,
-        finish::{Cause, Outcome, finish},
+        finish::{Outcome, finish},
         job::JobKind,
         rescue, retry,
     },
@@ -72,7 +73,7 @@ async fn attempt(
     let result = tokio::select! {
         result = tokio::time::timeout(deadline, jobs::perform(worker, job, active)) => result,
         () = active.lost.cancelled() => return None,
-        () = release.cancelled() => return Some(Outcome::Again { after: Duration::ZERO, cause: None, counts: false }),
+        () = release.cancelled() => return Some(Outcome::Retry { after: Duration::ZERO, reason: None, uses_attempt: false }),
     };
     let outcome = match result {
         Ok(Ok(container_id)) => Outcome::Succeeded { container_id: container_id.map(CleanText::from) },
@@ -85,7 +86,7 @@ async fn attempt(
                 () = active.lost.cancelled() => return None,
             }
             let detail = format!("the attempt took longer than {} s", deadline.as_secs()).into();
-            after_fault(job, Fault::GiveUp(Cause { code: "deadline_exceeded", detail }))
+            after_fault(job, Fault::GiveUp(Reason { code: ReasonCode::DeadlineExceeded, detail }))
         }
     };
     metrics::histogram!("job_attempt_seconds", "kind" => job.kind.as_str()).record(started.elapsed());
@@ -93,8 +94,11 @@ async fn attempt(
 }
 
 fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
-    let retry =
-        |cause| Outcome::Again { after: retry::backoff(job.attempt, random_unit()), cause: Some(cause), counts: true };
+    let retry = |reason| Outcome::Retry {
+        after: retry::backoff(job.attempt, random_unit()),
+        reason: Some(reason),
+        uses_attempt: true,
+    };
     match fault {
         // A delete goes on until nothing is left.
         fault if job.kind == JobKind::Delete => retry(fault.cause()),
@@ -106,7 +110,7 @@ fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
 /// Writes that the attempt crashed.
 async fn crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
     let is_written = loop {
-        let result = rescue::crashed(&worker.db, job.lease, worker.config.times.lease).await;
+        let result = rescue::rescue_crashed_job(&worker.db, job.lease, worker.config.times).await;
         if let Some(is_written) = settled(active, result).await {
             break is_written;
         }
@@ -127,7 +131,7 @@ async fn end(
     mut outcome: Outcome,
 ) {
     let is_written = loop {
-        let result = finish(&worker.db, job.lease, job.kind, &outcome, active.steps.all()).await;
+        let result = finish(&worker.db, job.lease, job.kind, &outcome, &active.steps.all()).await;
         if result.as_ref().is_err_and(DbError::is_about_the_data) {
             active.steps.drop_details();
             outcome.drop_details();
@@ -142,7 +146,7 @@ async fn end(
     let label = match &outcome {
         Outcome::Succeeded { .. } => "succeeded",
         Outcome::Failed(_) => "failed",
-        Outcome::Again { .. } => "again",
+        Outcome::Retry { .. } => "retry",
         Outcome::Cancelled => "cancelled",
         Outcome::Superseded => "superseded",
     };
@@ -159,11 +163,11 @@ async fn end(
             // The observer ends only after the jobs.
             let _ = worker.look.send(job.lease.instance);
         }
-        Outcome::Again { after, cause, .. } => {
-            tracing::info!(?cause, ?after, "will be tried again");
+        Outcome::Retry { after, reason, .. } => {
+            tracing::info!(?reason, ?after, "will be tried again");
             worker.wakeups.after(after);
         }
-        Outcome::Failed(cause) => tracing::info!(code = cause.code, detail = %cause.detail, "failed"),
+        Outcome::Failed(reason) => tracing::info!(code = %reason.code, detail = %reason.detail, "failed"),
         Outcome::Cancelled | Outcome::Superseded => {
             tracing::info!(label, "ended");
             // What comes next on the instance waited for this.

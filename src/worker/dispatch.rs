@@ -26,7 +26,7 @@ use crate::{
         db::DbError,
         id::LeaseId,
         queue::{
-            claim::{self, Batch, Claimed, Lease},
+            claim::{self, Batch, ClaimRequest, Claimed, Lease},
             notify::{Subscriber, Wakeup},
             workers,
         },
@@ -190,8 +190,15 @@ impl Dispatch {
     async fn claim(&self, free: usize) -> Result<Batch, DbError> {
         let (worker, lease) = (&self.worker, LeaseId::new());
         let times = worker.config.times;
+        let request = ClaimRequest {
+            worker: worker.me,
+            free_slots: free,
+            lease,
+            lease_ttl: times.lease,
+            job_deadline: worker.config.job_deadline,
+        };
         let sent_at = Instant::now();
-        match claim::claim(&worker.db, worker.me, free, lease, (times.lease, self.worker.config.job_deadline)).await {
+        match claim::claim(&worker.db, &request).await {
             Err(DbError::Unavailable(reason)) => {
                 // It may have been done: ask by the id that only we know, until the lease would be over.
                 while sent_at.elapsed() < times.self_fence() {
@@ -228,7 +235,7 @@ impl Dispatch {
         // Nothing is claimed any more: nothing to watch.
         drop(self.pulse);
         self.tasks.close();
-        if let Err(error) = workers::draining(&self.worker.db, self.worker.me).await {
+        if let Err(error) = workers::mark_draining(&self.worker.db, self.worker.me).await {
             tracing::warn!(%error, "could not say that this worker drains");
         }
         tokio::select! {

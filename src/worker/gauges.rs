@@ -16,8 +16,8 @@ pub(super) async fn run(worker: &ProvisionWorker) {
         tick.tick().await;
         set_slots("busy", worker.leases.count());
         set_slots("free", worker.me.slots.saturating_sub(worker.leases.count()));
-        match stats::committed(&worker.db, worker.me.host).await {
-            Ok((cpu_millis, memory_mib)) => report(worker, cpu_millis, memory_mib),
+        match stats::committed_resources(&worker.db, worker.me.host).await {
+            Ok(committed) => report(worker, committed.cpu_millis, committed.memory_mib),
             Err(error) => tracing::debug!(%error, "could not count what is committed; the next round will"),
         }
     }

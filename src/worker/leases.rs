@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::{
         queue::{
             claim::{Lease, WorkerIdentity},
             heartbeat::heartbeat,
+            step::Step,
         },
     },
 };
@@ -162,7 +162,7 @@ impl Leases {
     }
 
     /// After a heartbeat that Postgres refused because of what one job wrote: that job can only lose itself.
-    async fn beat_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Value>)]) {
+    async fn beat_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) {
         let without_steps: Vec<_> = leases.iter().map(|(lease, _)| (*lease, None)).collect();
         let extended = self.send(jobs, &without_steps).await.is_ok();
         for (active, (lease, steps)) in jobs.iter().zip(leases) {
@@ -185,7 +185,7 @@ impl Leases {
     }
 
     /// Sends one heartbeat and acts on its answer.
-    async fn send(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Value>)]) -> Result<(), DbError> {
+    async fn send(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) -> Result<(), DbError> {
         let sent_at = Instant::now();
         match heartbeat(&self.db, self.me, leases, self.times.lease).await? {
             None => {

@@ -94,7 +94,7 @@ pub async fn run(worker: &Arc<ProvisionWorker>, subscriber: Subscriber, shutdown
 
 /// Records that the worker has stopped, so that the next one of this host need not wait until the lease is over.
 pub async fn deregister(worker: &ProvisionWorker) {
-    if let Err(error) = workers::stopped(&worker.db, worker.me).await {
+    if let Err(error) = workers::mark_stopped(&worker.db, worker.me).await {
         tracing::warn!(%error, "could not deregister; the next worker of this name waits until the lease is over");
     }
 }

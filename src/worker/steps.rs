@@ -5,12 +5,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use crate::core::{
-    queue::step::{Step, StepStatus},
+    queue::step::{Step, StepName, StepStatus},
     text::CleanText,
 };
 
@@ -31,10 +30,10 @@ impl Steps {
     }
 
     /// A step begins.
-    pub fn begin(&self, name: &str) {
+    pub fn begin(&self, name: StepName) {
         self.change(|steps| {
             steps.push(Step {
-                name: name.to_owned(),
+                name,
                 status: StepStatus::Running,
                 started_at: OffsetDateTime::now_utc(),
                 finished_at: None,
@@ -44,7 +43,7 @@ impl Steps {
     }
 
     /// The newest step of that name made progress.
-    pub fn progress(&self, name: &str, detail: CleanText) {
+    pub fn progress(&self, name: StepName, detail: CleanText) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
                 step.detail = Some(detail);
@@ -53,7 +52,7 @@ impl Steps {
     }
 
     /// The newest step of that name ended. `detail`: why it failed.
-    pub fn end(&self, name: &str, status: StepStatus, detail: Option<CleanText>) {
+    pub fn end(&self, name: StepName, status: StepStatus, detail: Option<CleanText>) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
                 step.status = status;
@@ -68,9 +67,9 @@ impl Steps {
     }
 
     /// The steps, if they have changed since the last time.
-    pub fn take_changed(&self) -> Option<Value> {
+    pub fn take_changed(&self) -> Option<Vec<Step>> {
         let mut state = self.state();
-        std::mem::take(&mut state.changed).then(|| to_json(&state.steps))
+        std::mem::take(&mut state.changed).then(|| state.steps.clone())
     }
 
     /// What was taken could not be written: it is still to be written.
@@ -84,8 +83,8 @@ impl Steps {
     }
 
     /// All of them, for the end.
-    pub fn all(&self) -> Value {
-        to_json(&self.state().steps)
+    pub fn all(&self) -> Vec<Step> {
+        self.state().steps.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Step>)) {
@@ -101,10 +100,6 @@ impl Steps {
     }
 }
 
-fn newest<'a>(steps: &'a mut [Step], name: &str) -> Option<&'a mut Step> {
+fn newest(steps: &mut [Step], name: StepName) -> Option<&mut Step> {
     steps.iter_mut().rev().find(|step| step.name == name)
-}
-
-fn to_json(steps: &[Step]) -> Value {
-    serde_json::to_value(steps).unwrap_or_default()
 }

@@ -1,12 +1,14 @@
 //! Connections by intent: a `ReadConn` can only query, a `WriteConn` can also open a transaction.
 //!
-//! A statement dropped or timed out in flight keeps running in the server and would delay the next user of its
-//! connection; so a connection that is not at rest when dropped is closed instead of going back to the pool.
+//! A statement whose future is dropped or timed out keeps running in the server and would delay the next user of its
+//! connection. So a connection with such a statement, or with an open transaction, is closed when it is dropped instead
+//! of going back to the pool.
 //!
-//! Statements are prepared once per connection. When the server no longer takes a prepared one (a column's type changed, a
-//! pooler in between reset the session), it says so before it executes anything. The connection is closed then, all
-//! connections of the pool prepare anew, and the statement runs once more, writes too. In a transaction, of which the server
-//! has undone the rest, only the caller can begin again: it gets `StaleStatement`.
+//! Statements are prepared once per connection. When a prepared statement is out of date (a column's type changed, a
+//! pooler between us and the server reset the session), the server refuses it before it executes anything. Then the
+//! connection is closed, all connections of the pool prepare their statements anew, and the statement runs once more, a
+//! write too. In a transaction, of which the server has undone the rest, only the caller can begin again: it gets
+//! `StaleStatement`.
 
 use std::time::{Duration, Instant};
 
@@ -24,72 +26,72 @@ use super::{
 /// A statement's parameter.
 pub type Param<'a> = &'a (dyn ToSql + Sync);
 
-/// The server gives up after 2 s (`statement_timeout`); a server that hangs cannot, so we do.
-const DEADLINE: Duration = Duration::from_millis(2500);
+/// The server cancels a statement after 2 s (`statement_timeout`); this time-out covers a server that hangs.
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 struct Conn {
     pool: Pool,
     /// Locked while a statement is under way: the connection may be replaced by another one at its end.
-    lent: Mutex<Lent>,
+    checkout: Mutex<Checkout>,
 }
 
-/// A connection out of the pool.
-struct Lent {
+/// A connection that was taken from the pool.
+struct Checkout {
     role: Role,
-    /// `None` when it was closed and no other one could be had.
+    /// `None` when it was closed and the pool had no other one.
     object: Option<Object>,
     in_transaction: bool,
-    /// Why it is closed in the end; `None`: it is at rest, and goes back to the pool.
-    unfit: Option<&'static str>,
+    /// Why it is closed when dropped; `None`: it is idle, and goes back to the pool.
+    discard_cause: Option<&'static str>,
 }
 
 impl Conn {
     async fn open(pool: &Pool) -> Result<Self, DbError> {
         let object = Some(pool.get().await?);
-        let lent = Lent { role: pool.role(), object, in_transaction: false, unfit: None };
-        Ok(Self { pool: pool.clone(), lent: Mutex::new(lent) })
+        let checkout = Checkout { role: pool.role(), object, in_transaction: false, discard_cause: None };
+        Ok(Self { pool: pool.clone(), checkout: Mutex::new(checkout) })
     }
 
     async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
-        let mut lent = self.lent.lock().await;
-        let error = match lent.query(sql, params).await {
+        let mut checkout = self.checkout.lock().await;
+        let error = match checkout.query(sql, params).await {
             Err(error @ DbError::StaleStatement { .. }) => error,
             result => return result,
         };
-        // The other connections were open when this one was: what they have prepared is as old.
+        // The other connections were open when this one was, so their prepared statements are as old.
         self.pool.forget_statements();
-        lent.unfit = Some("stale_statement");
-        if lent.in_transaction {
+        checkout.discard_cause = Some("stale_statement");
+        if checkout.in_transaction {
             return Err(error);
         }
         tracing::info!(%error, "closing the connection and running the statement once more");
-        lent.close();
-        lent.object = Some(self.pool.get().await?);
-        lent.unfit = None;
-        lent.query(sql, params).await
+        checkout.close();
+        checkout.object = Some(self.pool.get().await?);
+        checkout.discard_cause = None;
+        checkout.query(sql, params).await
     }
 }
 
-impl Lent {
+impl Checkout {
     async fn query(&mut self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
-        let Self { role, object, unfit, .. } = self;
+        let Self { role, object, discard_cause, .. } = self;
         let object = object.as_ref().ok_or_else(closed)?;
         let op = async {
             let statement = object.prepare_cached(sql).await?;
             object.query(&statement, params).await
         };
-        within_deadline(*role, unfit, op).await
+        with_timeout(*role, discard_cause, op).await
     }
 
     async fn execute(&mut self, sql: &str) -> Result<(), DbError> {
-        let Self { role, object, unfit, .. } = self;
+        let Self { role, object, discard_cause, .. } = self;
         let object = object.as_ref().ok_or_else(closed)?;
-        within_deadline(*role, unfit, object.batch_execute(sql)).await
+        with_timeout(*role, discard_cause, object.batch_execute(sql)).await
     }
 
-    /// Closes the connection if it is unfit.
+    /// Closes the connection if there is a cause to discard it.
     fn close(&mut self) {
-        let Some(cause) = self.unfit else { return };
+        let Some(cause) = self.discard_cause else { return };
         if let Some(object) = self.object.take() {
             pool::count_discarded(cause, 1);
             drop(Object::take(object));
@@ -97,7 +99,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for Checkout {
     fn drop(&mut self) {
         self.close();
     }
@@ -107,17 +109,17 @@ fn closed() -> DbError {
     DbError::Unavailable("the connection is closed".into())
 }
 
-async fn within_deadline<T>(
+async fn with_timeout<T>(
     role: Role,
-    unfit: &mut Option<&'static str>,
+    discard_cause: &mut Option<&'static str>,
     op: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, DbError> {
-    // Until it has ended: this future may be dropped.
-    let before = unfit.replace("abandoned");
+    // Set until the statement has ended, since this future may be dropped.
+    let before = discard_cause.replace("abandoned");
     let started = Instant::now();
-    let result = match tokio::time::timeout(DEADLINE, op).await {
+    let result = match tokio::time::timeout(STATEMENT_TIMEOUT, op).await {
         Ok(result) => {
-            *unfit = before;
+            *discard_cause = before;
             result.map_err(DbError::from)
         }
         Err(_) => Err(DbError::Unavailable("the database did not answer in time".into())),
@@ -127,7 +129,7 @@ async fn within_deadline<T>(
     result
 }
 
-/// For statements that change nothing.
+/// A connection for statements that change nothing.
 pub struct ReadConn(Conn);
 
 impl ReadConn {
@@ -135,16 +137,16 @@ impl ReadConn {
         Conn::open(pool).await.map(Self)
     }
 
-    /// All rows of a statement.
+    /// Runs a statement and returns all its rows.
     ///
     /// # Errors
-    /// As the server says, or `Unavailable`.
+    /// `Unavailable` when there is no answer in time; otherwise by the server's SQLSTATE.
     pub async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
         self.0.query(sql, params).await
     }
 }
 
-/// For statements that change something, on the primary.
+/// A connection to the primary, for statements that change data.
 pub struct WriteConn(Conn);
 
 impl WriteConn {
@@ -152,36 +154,37 @@ impl WriteConn {
         Conn::open(pool).await.map(Self)
     }
 
-    /// All rows of a statement, which may change data.
+    /// Runs a statement, which may change data, and returns all its rows.
     ///
     /// # Errors
-    /// As the server says, or `Unavailable`: then the outcome is unknown.
+    /// `Unavailable` when there is no answer in time, in which case the outcome is unknown; otherwise by the server's
+    /// SQLSTATE.
     pub async fn query(&self, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
         let result = self.0.query(sql, params).await;
         self.0.pool.close_if_read_only(result)
     }
 
-    /// Opens a transaction. Dropping the connection before `commit` undoes it.
+    /// Opens a transaction. Dropping the connection before `commit` rolls it back.
     ///
     /// # Errors
     /// As for `query`.
     pub async fn begin(&self) -> Result<(), DbError> {
-        let mut lent = self.0.lent.lock().await;
-        lent.execute("begin").await?;
-        lent.in_transaction = true;
-        lent.unfit = Some("abandoned");
+        let mut checkout = self.0.checkout.lock().await;
+        checkout.execute("begin").await?;
+        checkout.in_transaction = true;
+        checkout.discard_cause = Some("abandoned");
         Ok(())
     }
 
-    /// Commits what was done since `begin`.
+    /// Commits the transaction.
     ///
     /// # Errors
     /// As for `query`.
     pub async fn commit(self) -> Result<(), DbError> {
-        let mut lent = self.0.lent.lock().await;
-        lent.execute("commit").await?;
-        lent.in_transaction = false;
-        lent.unfit = None;
+        let mut checkout = self.0.checkout.lock().await;
+        checkout.execute("commit").await?;
+        checkout.in_transaction = false;
+        checkout.discard_cause = None;
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! How connections to Postgres are opened, those of the pools and that of the migrations.
 //!
-//! The options of the URL come first and ours after them, so that ours win. A connection to the primary is refused when its
-//! server takes no writes, with `DbError::ReadOnly`: the driver asks for `transaction_read_only`, which is on while a server
-//! is in recovery and where `default_transaction_read_only` is. Of several hosts in a URL the first that takes writes is used.
+//! Our options follow those of the URL, so that ours win. A connection to the primary is refused with
+//! `DbError::ReadOnly` when its server takes no writes: the driver reads `transaction_read_only`, which is on while a
+//! server is in recovery and where `default_transaction_read_only` is on. Of several hosts in a URL the first one that
+//! takes writes is used.
 
 use tokio_postgres::{
     Config,
@@ -13,10 +14,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::DbError;
 use crate::config::database::PostgresUrl;
 
-/// What a server is to us.
+/// What a server is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Writes, and reads that must see every commit.
     Primary,
+    /// Reads that may be somewhat old.
     Replica,
 }
 
@@ -42,7 +45,8 @@ pub fn config(url: &PostgresUrl, role: Role, application: &str, settings: &str) 
     config
 }
 
-/// Returns the TLS connector for URLs that ask for one: `require` verifies chain and name by the system's authorities.
+/// Returns the TLS connector for a URL that requires TLS: `require` verifies chain and name by the system's
+/// authorities.
 ///
 /// # Errors
 /// `Unavailable` when the certificate authorities cannot be read.

@@ -1,42 +1,70 @@
-//! The errors of statements, by what callers do about them: one table of SQLSTATEs.
+//! The errors of statements, sorted by what a caller can do about them.
+//!
+//! One table maps SQLSTATEs (appendix A of Postgres' manual) to variants. The server's texts are for the log only: they
+//! may quote the statement or its data, so the API's error table answers with texts of its own.
 
 use std::io;
 
 use thiserror::Error;
 
+/// Why a statement failed.
 #[derive(Debug, Error)]
 pub enum DbError {
-    /// No connection, no answer, or the server is starting, stopping or full. After a write: outcome unknown.
+    /// No connection, no answer, or the server is starting, stopping or full. The outcome of a write is unknown.
     #[error("database unavailable: {0}")]
     Unavailable(String),
-    /// The server that should be the primary takes no writes. The statement was not executed, or its answer not used.
+    /// The server that should be the primary takes no writes. The statement was not executed, or its answer is not
+    /// used.
     #[error("the server of DATABASE_URL takes no writes: it is a standby, or read-only")]
     ReadOnly,
-    /// The server no longer takes a prepared statement. It was not executed.
+    /// The server refused a prepared statement that is out of date. It was not executed.
     #[error("a prepared statement is out of date: {code}: {message}")]
-    StaleStatement { code: String, message: String },
-    /// The server undid it because of what others did at the same time; the same may succeed when sent again.
+    StaleStatement {
+        /// The SQLSTATE.
+        code: String,
+        /// The server's text.
+        message: String,
+    },
+    /// The server rolled the statement back because of concurrent transactions; repeated, it may succeed.
     #[error("the statement was rolled back: {code}: {message}")]
-    RolledBack { code: String, message: String },
-    /// Somebody else held a lock for longer than `lock_timeout`.
+    RolledBack {
+        /// The SQLSTATE.
+        code: String,
+        /// The server's text.
+        message: String,
+    },
+    /// Another transaction held a lock for longer than `lock_timeout`.
     #[error("the database row is locked")]
     Locked,
-    /// The statement itself refused the request (`app_refuse`), and undid all it had done.
+    /// The statement refused the request by the SQL function `app_refuse` and was rolled back.
     #[error("{code}: {detail}")]
-    Refused { code: String, detail: String },
-    /// A unique constraint or index, by name. Without the server's text about it, which is not for clients.
+    Refused {
+        /// The first argument of `app_refuse`.
+        code: String,
+        /// The second argument of `app_refuse`.
+        detail: String,
+    },
+    /// The statement violated a unique constraint or index.
     #[error("conflict on {constraint}")]
-    Conflict { constraint: String },
-    /// A statement that is wrong, or met data it did not expect: a bug.
+    Conflict {
+        /// Its name. The server's text about it is left out, since it quotes the data.
+        constraint: String,
+    },
+    /// The statement is wrong or met data that it does not expect: a bug.
     #[error("database error {code}: {message}")]
-    Statement { code: String, message: String },
+    Statement {
+        /// The SQLSTATE, or `driver`.
+        code: String,
+        /// The text of the server or of the driver.
+        message: String,
+    },
     /// The data breaks a rule that this release relies on: a row that must exist is missing, or a value is unknown.
     #[error("the data breaks an invariant: {0}")]
     Invariant(String),
 }
 
 impl DbError {
-    /// For metrics.
+    /// Returns the variant's name in metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
@@ -51,17 +79,18 @@ impl DbError {
         }
     }
 
-    /// Whether the server refused what the statement was to write: sent again with the same data, it fails again.
+    /// Returns whether the server refused the data that the statement was to write: repeated with the same data, it
+    /// fails again.
     pub fn is_about_the_data(&self) -> bool {
         // 22 data exception, 23 integrity constraint, 54 program limit, P0 raised by a function.
         let classes = ["22", "23", "54", "P0"];
         matches!(self, Self::Statement { code, .. } if classes.iter().any(|class| code.starts_with(class)))
     }
 
-    /// Whether another server might do better: worth the fallback to the primary.
+    /// Returns whether the failure is one of the server and not of the statement, so that another server may answer.
     pub fn is_about_the_server(&self) -> bool {
         match self {
-            // A conflict with recovery rolls a read back.
+            // A replica rolls a read back that conflicts with recovery.
             Self::Unavailable(_) | Self::Locked | Self::StaleStatement { .. } | Self::RolledBack { .. } => true,
             Self::ReadOnly
             | Self::Refused { .. }
@@ -71,12 +100,12 @@ impl DbError {
         }
     }
 
-    /// Why a connection could not be opened.
+    /// Returns why a connection could not be opened.
     pub(super) fn of_connecting(error: &tokio_postgres::Error) -> Self {
-        // The driver's own text hides the reason ("error connecting to server"): its source tells.
+        // The driver's own text is "error connecting to server"; its source names the reason.
         let source = std::error::Error::source(error);
         let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-        // So the driver says that `target_session_attrs` is not met. What the system says has a number.
+        // The driver reports an unmet `target_session_attrs` so; errors of the operating system have a number.
         if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()) {
             return Self::ReadOnly;
         }
@@ -84,7 +113,7 @@ impl DbError {
     }
 }
 
-/// What an error of the server means.
+/// The variant for an error of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Unavailable,
@@ -97,14 +126,14 @@ enum Meaning {
     Statement,
 }
 
-/// SQLSTATEs and their classes (appendix A of Postgres' manual); the first row that a code begins with counts.
+/// SQLSTATEs and their classes (appendix A of Postgres' manual); the first row whose text begins the code applies.
 const MEANINGS: &[(&str, Meaning)] = &[
     ("AP001", Meaning::Refused),        // raised by our own `app_refuse`
     ("23505", Meaning::Conflict),       // unique_violation
     ("55P03", Meaning::Locked),         // lock_not_available: `lock_timeout`
     ("25006", Meaning::ReadOnly),       // read_only_sql_transaction
-    ("26000", Meaning::StaleStatement), // invalid_sql_statement_name: something in between reset the session
-    ("42P05", Meaning::StaleStatement), // duplicate_prepared_statement: something in between lent us another's session
+    ("26000", Meaning::StaleStatement), // invalid_sql_statement_name: a pooler in between reset the session
+    ("42P05", Meaning::StaleStatement), // duplicate_prepared_statement: a pooler in between switched the session
     ("0A000", Meaning::StaleStatement), // feature_not_supported: see `meaning`
     ("40003", Meaning::Unavailable),    // statement_completion_unknown
     ("40", Meaning::RolledBack),        // deadlock, serialization failure, a conflict with recovery at a replica
@@ -115,8 +144,8 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("57", Meaning::Unavailable),       // starting, stopping, `statement_timeout`, an operator
 ];
 
-/// Of `0A000` only a cached plan whose result would have another type is no bug. The routine tells which it is, since the
-/// message is in the server's language.
+/// Of `0A000` (feature_not_supported) only a cached plan whose result would have another type is no bug. The routine's
+/// name distinguishes it, since the message is in the server's language.
 fn meaning(code: &str, routine: Option<&str>) -> Meaning {
     if code == "0A000" && routine != Some("RevalidateCachedQuery") {
         return Meaning::Statement;
@@ -128,7 +157,7 @@ impl From<tokio_postgres::Error> for DbError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = error.to_string();
-            // The driver tells of a parameter or a column of the wrong type in words only.
+            // The driver reports a parameter or a column of the wrong type by its text only.
             let ours = ["error serializing", "error deserializing", "invalid column"];
             return if ours.iter().any(|start| text.starts_with(start)) {
                 Self::Statement { code: "driver".into(), message: text }
@@ -159,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sqlstates_mean_what_the_table_says() {
+    fn sqlstates_map_to_their_variants() {
         for (codes, expected) in [
             (&["08000", "08003", "08006", "08P01"][..], Meaning::Unavailable),
             (&["53100", "53200", "53300"], Meaning::Unavailable),
@@ -187,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_row_of_the_table_hides_a_later_one() {
+    fn no_row_of_the_table_shadows_a_later_one() {
         for (n, (code, _)) in MEANINGS.iter().enumerate() {
             let first = MEANINGS.iter().position(|(start, _)| code.starts_with(start));
             assert_eq!(first, Some(n), "{code}");

@@ -1,17 +1,18 @@
-//! One server's pool: bounded, with every time-out set, and closed connections noticed before they are lent.
+//! The connection pool of one server: bounded, with every time-out set; a connection is checked before it is reused.
 //!
-//! A connection of the primary was opened to a server that took writes. When one turns out to take none, all that were
-//! opened before are closed (a promoted server behind the same address cannot be reached otherwise), and each new one is
-//! checked as it is opened.
+//! A connection to the primary was opened to a server that took writes. When a server turns out to take none (a standby
+//! behind the same address, say), all connections that were opened before are closed, since a promoted server could not
+//! be reached through them, and each new connection is checked as it is opened.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, PoolConfig, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
+use parking_lot::RwLock;
 use tokio_postgres::NoTls;
 
 use super::{
@@ -20,24 +21,32 @@ use super::{
 };
 use crate::config::database::PostgresUrl;
 
-/// How long a request waits for a connection, be it one that becomes free or a new one. A server that does not refuse is
-/// busy, not down: waiting beats refusing. Opening takes longest when it matters most, in a burst that needs many at once.
-const WAIT: Duration = Duration::from_secs(2);
-const RECYCLE: Duration = Duration::from_millis(250);
-/// A connection that idled this long may have been cut by something in between: ask it before lending it.
-const SUSPICIOUS_IDLE: Duration = Duration::from_secs(15);
-const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+/// How long a request waits for a connection, be it one that becomes free or a new one. A server that does not refuse
+/// connections is busy, not down, so that waiting beats an error. In a burst that needs many new connections at once,
+/// opening one takes longest.
+const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the check of a connection that is reused may take.
+const RECYCLE_TIMEOUT: Duration = Duration::from_millis(250);
+/// A connection that was idle for longer is checked with a round trip before it is reused: a firewall may have dropped
+/// it.
+const UNCHECKED_IDLE_MAX: Duration = Duration::from_secs(15);
+/// Older connections are closed.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Cheap to clone.
+/// The connections to one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool {
     role: Role,
     pool: deadpool_postgres::Pool,
-    /// What was opened earlier is closed, not lent.
+    /// Connections that were opened earlier are closed, not reused.
     opened_after: Arc<RwLock<Instant>>,
 }
 
 impl Pool {
+    /// Makes a pool; connects to nothing yet.
+    ///
+    /// # Errors
+    /// `Unavailable` when the TLS set-up or the pool cannot be built.
     pub fn new(role: Role, url: &PostgresUrl, max_conns: usize) -> Result<Self, DbError> {
         let read_only = if role == Role::Replica { " -c default_transaction_read_only=on" } else { "" };
         let settings = format!(
@@ -56,24 +65,24 @@ impl Pool {
             None => Manager::from_config(config, NoTls, recycling),
         };
         let mut pool_config = PoolConfig::new(max_conns);
-        // Waiting and connecting share one deadline, in `get`.
-        pool_config.timeouts = Timeouts { wait: None, create: None, recycle: Some(RECYCLE) };
+        // `get` has one time-out for waiting and connecting together.
+        pool_config.timeouts = Timeouts { wait: None, create: None, recycle: Some(RECYCLE_TIMEOUT) };
         let opened_after = Arc::new(RwLock::new(Instant::now()));
         let limit = opened_after.clone();
         let pool = deadpool_postgres::Pool::builder(manager)
             .config(pool_config)
             .runtime(Runtime::Tokio1)
-            .pre_recycle(Hook::async_fn(move |client, lent| {
-                let limit = *limit.read().unwrap_or_else(PoisonError::into_inner);
+            .pre_recycle(Hook::async_fn(move |client, metrics| {
+                let limit = *limit.read();
                 Box::pin(async move {
-                    if lent.created < limit {
+                    if metrics.created < limit {
                         count_discarded("read_only", 1);
                         return Err(HookError::message("opened before the server took no writes"));
                     }
-                    if lent.created.elapsed() > MAX_AGE {
+                    if metrics.created.elapsed() > CONNECTION_AGE_MAX {
                         return Err(HookError::message("too old"));
                     }
-                    if lent.last_used() > SUSPICIOUS_IDLE {
+                    if metrics.last_used() > UNCHECKED_IDLE_MAX {
                         client.check_connection().await.map_err(HookError::Backend)?;
                     }
                     Ok(())
@@ -84,17 +93,22 @@ impl Pool {
         Ok(Self { role, pool, opened_after })
     }
 
+    /// Returns what its server is used for.
     pub fn role(&self) -> Role {
         self.role
     }
 
+    /// Takes a connection, an idle one or a new one.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is none in time; `ReadOnly` when the primary takes no writes.
     pub async fn get(&self) -> Result<Object, DbError> {
-        let asked = Instant::now();
-        let result = tokio::time::timeout(WAIT, self.pool.get()).await;
-        metrics::histogram!("db_checkout_seconds", "role" => self.role.as_str()).record(asked.elapsed());
+        let started = Instant::now();
+        let result = tokio::time::timeout(CHECKOUT_TIMEOUT, self.pool.get()).await;
+        metrics::histogram!("db_checkout_seconds", "role" => self.role.as_str()).record(started.elapsed());
         let reason = match result {
             Ok(Ok(object)) => return Ok(object),
-            Err(_) => "no connection could be had in time".to_owned(),
+            Err(_) => "no connection was available in time".to_owned(),
             Ok(Err(PoolError::Backend(cause))) => match DbError::of_connecting(&cause) {
                 DbError::Unavailable(reason) => reason,
                 other => return Err(other),
@@ -109,10 +123,11 @@ impl Pool {
         self.pool.manager().statement_caches.clear();
     }
 
-    /// Passes a result on; `ReadOnly` closes all connections, idle ones at once and the others as they come back.
+    /// Returns the result unchanged. `ReadOnly` closes all connections, idle ones at once and the others when they come
+    /// back.
     pub fn close_if_read_only<T>(&self, result: Result<T, DbError>) -> Result<T, DbError> {
         if matches!(result, Err(DbError::ReadOnly)) {
-            *self.opened_after.write().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.opened_after.write() = Instant::now();
             let idle = self.pool.retain(|_, _| false).removed.len();
             count_discarded("read_only", idle);
             tracing::warn!(idle, "the primary takes no writes: closed its idle connections; new ones are checked");
@@ -120,6 +135,7 @@ impl Pool {
         result
     }
 
+    /// Sets the gauges of the pool.
     pub fn report(&self) {
         let status = self.pool.status();
         for (name, value) in [
@@ -134,7 +150,7 @@ impl Pool {
     }
 }
 
-/// Counts connections that were closed for a cause, not for their age.
+/// Counts connections that were closed for a cause other than their age.
 pub fn count_discarded(cause: &'static str, count: usize) {
     metrics::counter!("db_conns_discarded_total", "cause" => cause).increment(count as u64);
 }

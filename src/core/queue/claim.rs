@@ -1,274 +1,216 @@
-//! Claiming jobs, with placement: one statement for a whole batch.
+//! Claiming jobs and placing their instances: one statement (`claim.sql`) for a whole batch.
 //!
-//! A job is claimable by a host when it is due, no older job of its instance is unfinished, and its instance lives here
-//! or nowhere yet and fits. Deletes come first; then the next slot goes to the tenant that has the fewest here, so that no
-//! tenant gets more while another one with fewer waits. The caller must not run two claims of one host at once: the sum of
-//! what is committed here is read and added to in one statement, but not locked.
+//! A host can claim a job when the job is due, no older job of its instance is unfinished, and the instance either
+//! lives on this host or has no host yet and fits here. Urgent jobs (deletes) come first. Each further slot goes to the
+//! tenant that has the fewest jobs running on this host, so that a tenant with a long backlog does not delay the
+//! others.
+//!
+//! The caller must not run two claims of one host at the same time: the statement adds up what is committed on the host
+//! and adds to it, but does not lock the sum, and two claims at once could place more than fits.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use cidr::{IpCidr, Ipv4Cidr};
-use serde_json::Value;
-use uuid::Uuid;
+use tokio_postgres::types::Json;
 
 use crate::core::{
-    db::{DbError, DualDb, Row},
-    id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId},
+    db::{DbError, DualDb, Row, column, log_unreadable, seconds},
+    id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId, TenantId},
     instances::{Transition, spec::Port},
     queue::job::JobKind,
 };
 
-/// The worker that claims: one run of one process on one host.
+const CLAIM: &str = include_str!("claim.sql");
+const RECOVER: &str = include_str!("recover.sql");
+
+/// The worker that claims: one run of the worker process of one host.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerIdentity {
+    /// The host.
     pub host: HostId,
+    /// This run of the worker; a claim of an earlier run finds nothing.
     pub boot: BootId,
+    /// The host's epoch, which grows when the host is fenced; a claim with an older one finds nothing.
     pub epoch: i64,
-    /// Jobs that it runs at a time.
+    /// How many jobs it runs at a time.
     pub slots: usize,
 }
 
-/// Proof of one claim: every later statement about the job must show it.
+/// The proof of one claim, which every later statement about the job presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
+    /// The claimed job.
     pub job: JobId,
+    /// The instance it works on.
     pub instance: InstanceId,
-    /// Grows with each claim of the job.
+    /// The fencing token: grows with each claim of the job.
     pub token: i64,
+    /// Random per claim, so that a token that a restored database issues again is no proof.
     pub id: LeaseId,
 }
 
-/// A job that is ours until its lease ends, with all that is needed to do it.
+/// A job that this worker holds until its lease ends, with everything that the work needs.
 #[derive(Clone)]
 pub struct Claimed {
+    /// The proof of the claim.
     pub lease: Lease,
+    /// The tenant that owns the instance.
+    pub tenant: TenantId,
+    /// The work to do.
     pub kind: JobKind,
+    /// The id of the HTTP request that made the job; `None`: the worker made it (a restart).
+    pub request_id: Option<String>,
+    /// The number of this attempt, from 1.
     pub attempt: u32,
+    /// After this many attempts a failure is final.
     pub max_attempts: u32,
+    /// How often a worker crashed while it held the job.
     pub crashes: u32,
-    /// The owner wants the instance gone: anything but a delete has nothing to do.
+    /// The owner has deleted the instance: a job of another kind has nothing to do.
     pub deletion_requested: bool,
+    /// The generation of the instance's spec; it grows with each request of the owner.
     pub generation: i64,
+    /// The image reference.
     pub image: String,
+    /// The command and its arguments; `None`: the image's own.
     pub command: Option<Vec<String>>,
+    /// Environment variables.
     pub env: BTreeMap<String, String>,
+    /// Thousandths of a core.
     pub cpu_millis: i32,
+    /// MiB.
     pub memory_mib: i32,
+    /// The instance's network.
     pub network: NetworkId,
+    /// The network's addresses.
     pub cidr: Ipv4Cidr,
+    /// The instance's address in the network.
     pub address: Ipv4Addr,
+    /// The instance's MAC address in the network.
     pub mac: String,
+    /// Ports to publish on the host.
     pub ports: Vec<Port>,
-    /// Since it was due, at the time of the claim.
+    /// How long the job had been due when it was claimed.
     pub waited: Duration,
-    /// Since it was accepted, at the time of the claim.
+    /// How long ago the job had been accepted when it was claimed.
     pub age: Duration,
 }
 
-/// What one claim brought.
-pub struct Batch {
-    pub jobs: Vec<Claimed>,
-    /// Whether jobs that this host could run may be left: claim again as soon as there is a slot.
-    pub more: bool,
-}
-
-// `env` may hold the tenant's secrets.
+// Without `env`, which may hold the tenant's secrets.
 impl std::fmt::Debug for Claimed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Claimed").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
-// A loose scan over the tenants that wait, then the first few of each that can go. The fewer tenants, the more of each;
-// of deletes as many as there are slots, since they go first. What cannot go now (too big, for another host) is looked
-// past, but not without end: neither it nor a long backlog may make this statement slow.
-const CLAIM: &str = "with recursive me as materialized (
-  select h.id, h.name, h.state, h.labels, h.cpu_millis, h.memory_mib from hosts h
-  where h.id = $1 and h.current_boot = $2 and h.epoch = $3 and h.state in ('active', 'draining')
-    and not exists (select from queue_control q where q.paused and q.scope in ('all', 'host:' || h.id::text))),
-load as materialized (
-  select coalesce(sum(i.cpu_millis), 0) as cpu, coalesce(sum(i.memory_mib), 0) as memory
-  from instances i where i.host_id = $1 and i.status <> 'deleted'),
-busy as (
-  select tenant_id, count(*) as running from jobs where lease_boot = $2 and status = 'running' group by tenant_id),
-tenant (id) as (
-  (select tenant_id from jobs where status = 'queued' order by tenant_id limit 1)
-  union all
-  select (select j.tenant_id from jobs j where j.status = 'queued' and j.tenant_id > t.id order by j.tenant_id limit 1)
-  from tenant t where t.id is not null),
-share as materialized (
-  select greatest(1, 2 * $5::bigint / n) as taken, greatest(100, 10000 / n) as looked_at
-  from (select greatest(1, count(id)) as n from tenant) t),
-eligible as materialized (
-  select e.id, e.instance_id, e.tenant_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory
-  from tenant t cross join share
-  cross join lateral (values (true, $5::bigint), (false, share.taken)) as class (urgent, taken)
-  cross join lateral (
-    select j.id, j.instance_id, j.tenant_id, j.urgent, j.run_at, i.host_id is null as unplaced,
-      case when i.host_id is null then i.cpu_millis else 0 end as cpu,
-      case when i.host_id is null then i.memory_mib else 0 end as memory
-    from (select id, instance_id, tenant_id, urgent, run_at, seq, kind from jobs
-          where status = 'queued' and tenant_id = t.id and urgent = class.urgent and run_at <= now()
-            and (host_id is null or host_id = $1)
-          order by run_at limit share.looked_at) j
-    join instances i on i.id = j.instance_id cross join me cross join load
-    where j.kind = any($4) and (me.state = 'active' or j.urgent)
-      and not exists (select from jobs o where o.instance_id = j.instance_id and o.seq < j.seq
-                      and o.status in ('queued', 'running'))
-      and (i.host_id = me.id
-           or i.host_id is null
-              and coalesce(i.placement ->> 'host', me.name) in (me.name, me.id::text)
-              and me.labels @> coalesce(i.placement -> 'labels', '{}')
-              and (me.cpu_millis is null or load.cpu + i.cpu_millis <= me.cpu_millis)
-              and (me.memory_mib is null or load.memory + i.memory_mib <= me.memory_mib))
-    order by j.run_at limit class.taken) e),
-turns as (
-  select e.id, e.instance_id, e.urgent, e.run_at, e.unplaced, e.cpu, e.memory,
-    coalesce(b.running, 0) + row_number() over (partition by e.tenant_id order by e.urgent desc, e.run_at, e.id) as turn,
-    count(*) over (partition by e.tenant_id) as of_tenant
-  from eligible e left join busy b using (tenant_id)),
-summed as (
-  select t.id, t.instance_id, t.urgent, t.run_at, t.unplaced, t.turn, sum(cpu) over w as cpu_sum, sum(memory) over w as memory_sum
-  from turns t window w as (order by urgent desc, turn, run_at, id rows unbounded preceding)),
-chosen as materialized (
-  select s.id, s.instance_id, s.urgent, s.turn, s.run_at from summed s cross join me cross join load
-  where not s.unplaced
-     or (me.cpu_millis is null or load.cpu + s.cpu_sum <= me.cpu_millis)
-        and (me.memory_mib is null or load.memory + s.memory_sum <= me.memory_mib)
-  order by s.urgent desc, s.turn, s.run_at, s.id limit 2 * $5::bigint),
--- Both rows, and none that somebody else holds: what was waited for may be another's by now, and whoever waits for one
--- while holding many is half of a deadlock. Twice as many were chosen, so that a host that claims at the same time leaves
--- some.
-locked as materialized (
-  select j.id from chosen c join jobs j on j.id = c.id join instances i on i.id = c.instance_id
-  where j.status = 'queued' and j.run_at <= now() and (i.host_id is null or i.host_id = $1)
-  order by c.urgent desc, c.turn, c.run_at, c.id limit $5 for update of i, j skip locked),
-claimed as (
-  update jobs j set status = 'running', attempt = j.attempt + 1, host_id = $1,
-    lease_token = j.lease_token + 1, lease_id = $6, lease_boot = $2, lease_until = now() + make_interval(secs => $7),
-    deadline_at = now() + make_interval(secs => $8), started_at = coalesce(j.started_at, now())
-  from locked l where j.id = l.id
-  returning j.id, j.instance_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token, j.run_at, j.created_at),
-placed as (
-  update instances i set host_id = $1, updated_at = now(),
-    status = coalesce((select t.becomes from unnest($9::text[], $10::text[], $11::text[]) as t (kind, was, becomes)
-                       where t.kind = c.kind and t.was = i.status), i.status)
-  from claimed c where i.id = c.instance_id
-  returning i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr,
-    i.address, i.mac, i.ports),
--- Something was left, or a tenant may have more than was looked for.
-left_over as (
-  select count(*) > (select count(*) from claimed) or max(of_tenant) >= (select taken from share) as more from turns)
-select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
-  extract(epoch from now() - j.run_at)::float8 as waited_s, extract(epoch from now() - j.created_at)::float8 as age_s,
-  i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr, i.address,
-  i.mac, i.ports, left_over.more
-from left_over left join (claimed j join placed i on i.id = j.instance_id) on true";
+/// What to claim, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest {
+    /// The worker that claims.
+    pub worker: WorkerIdentity,
+    /// At most this many jobs.
+    pub free_slots: usize,
+    /// The id of the leases; `recover` finds the jobs by it.
+    pub lease: LeaseId,
+    /// The length of a lease without a heartbeat.
+    pub lease_ttl: Duration,
+    /// How long an attempt may take.
+    pub job_deadline: Duration,
+}
 
-/// Claims at most `free` jobs, in the order that the module's header states. An error means that the outcome is unknown:
-/// `recover` asks.
+/// The result of one claim.
+pub struct Batch {
+    /// The claimed jobs.
+    pub jobs: Vec<Claimed>,
+    /// Whether jobs that this host could run may be left: claim again as soon as there is a free slot.
+    pub more: bool,
+}
+
+/// Claims jobs in the order that the module's header states. Kinds that this release does not know stay queued.
 ///
 /// # Errors
-/// As the database says.
-pub async fn claim(
-    db: &DualDb,
-    me: WorkerIdentity,
-    free: usize,
-    lease: LeaseId,
-    times: (Duration, Duration),
-) -> Result<Batch, DbError> {
-    let (kinds, was, becomes) = Transition::table_by_kind(Transition::Claimed);
-    let known: Vec<&str> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
+/// `Unavailable`: the outcome is unknown, and `recover` finds what was claimed. `ReadOnly`, `Locked`, `RolledBack`:
+/// nothing was claimed. `Statement` or `Invariant` for a bug.
+pub async fn claim(db: &DualDb, request: &ClaimRequest) -> Result<Batch, DbError> {
+    let (kinds, from, to) = Transition::table_by_kind(Transition::Claimed);
     let rows = db
         .write()
         .await?
         .query(
             CLAIM,
             &[
-                &me.host.uuid(),
-                &me.boot.uuid(),
-                &me.epoch,
-                &known,
-                &i64::try_from(free).unwrap_or(i64::MAX),
-                &lease.uuid(),
-                &times.0.as_secs_f64(),
-                &times.1.as_secs_f64(),
+                &request.worker.host,
+                &request.worker.boot,
+                &request.worker.epoch,
+                &JobKind::ALL,
+                &i64::try_from(request.free_slots).unwrap_or(i64::MAX),
+                &request.lease,
+                &request.lease_ttl.as_secs_f64(),
+                &request.job_deadline.as_secs_f64(),
                 &kinds,
-                &was,
-                &becomes,
+                &from,
+                &to,
             ],
         )
         .await?;
-    // One row at least: without a job where none was claimed.
-    let more = rows.first().and_then(|row| row.get::<_, Option<bool>>("more")).unwrap_or_default();
-    Ok(Batch { jobs: readable(&rows, lease), more })
+    // The statement returns at least one row: one without a job where none was claimed.
+    let more = rows.first().map(|row| column(row, "more")).transpose()?.unwrap_or(false);
+    Ok(Batch { jobs: decode_jobs(&rows, request.lease), more })
 }
 
-/// What a claim whose answer was lost had taken.
+/// Returns the jobs that a claim took whose answer was lost.
 ///
 /// # Errors
-/// As the database says.
-pub async fn recover(db: &DualDb, me: WorkerIdentity, lease: LeaseId) -> Result<Vec<Claimed>, DbError> {
-    let rows = db
-        .write()
-        .await?
-        .query(
-            "select j.id as job_id, j.kind, j.attempt, j.max_attempts, j.crashes, j.lease_token,
-               extract(epoch from now() - j.run_at)::float8 as waited_s,
-               extract(epoch from now() - j.created_at)::float8 as age_s,
-               i.id, i.desired, i.generation, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.cidr,
-               i.address, i.mac, i.ports
-             from jobs j join instances i on i.id = j.instance_id
-             where j.lease_id = $1 and j.lease_boot = $2 and j.status = 'running'",
-            &[&lease.uuid(), &me.boot.uuid()],
-        )
-        .await?;
-    Ok(readable(&rows, lease))
+/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated; `Statement` for a bug.
+pub async fn recover(db: &DualDb, worker: WorkerIdentity, lease: LeaseId) -> Result<Vec<Claimed>, DbError> {
+    let rows = db.write().await?.query(RECOVER, &[&lease, &worker.boot]).await?;
+    Ok(decode_jobs(&rows, lease))
 }
 
-/// A row that this version cannot read is that one job's misfortune: its lease runs out, and after a few times it is
-/// failed. The others of the batch go ahead.
-fn readable(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
-    let read = |row: &Row| {
-        let job: Uuid = row.get::<_, Option<Uuid>>("job_id")?;
-        claimed(row, lease).inspect_err(|error| tracing::error!(%error, %job, "cannot read a job")).ok()
+/// Decodes each row. A row that this release cannot read is logged with its job's id and left out: its lease expires,
+/// and after `max_crashes` such claims the job fails. The other jobs of the batch run.
+fn decode_jobs(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
+    let decode = |row: &Row| {
+        let job = column::<Option<JobId>>(row, "id").transpose()?;
+        job.and_then(|job| decode_job(row, job, lease)).inspect_err(|error| log_unreadable(row, "job", error)).ok()
     };
-    rows.iter().filter_map(read).collect()
+    rows.iter().filter_map(decode).collect()
 }
 
-fn claimed(row: &Row, lease: LeaseId) -> Result<Claimed, DbError> {
-    let broken = |what: &str| DbError::Invariant(format!("job row: {what}"));
-    let address: std::net::IpAddr = row.get("address");
-    let (std::net::IpAddr::V4(address), IpCidr::V4(cidr)) = (address, row.get("cidr")) else {
-        return Err(broken("not an IPv4 network"));
+fn decode_job(row: &Row, job: JobId, lease: LeaseId) -> Result<Claimed, DbError> {
+    let (IpAddr::V4(address), IpCidr::V4(cidr)) = (column(row, "address")?, column(row, "cidr")?) else {
+        return Err(DbError::Invariant("columns address, cidr: not IPv4".into()));
     };
-    let number = |name: &str| u32::try_from(row.get::<_, i32>(name)).unwrap_or_default();
-    let seconds = |name: &str| Duration::from_secs_f64(row.get::<_, f64>(name).max(0.0));
-    let json = |name: &str| row.get::<_, Option<Value>>(name).unwrap_or_default();
     Ok(Claimed {
-        lease: Lease {
-            job: row.get::<_, Uuid>("job_id").into(),
-            instance: row.get::<_, Uuid>("id").into(),
-            token: row.get("lease_token"),
-            id: lease,
-        },
-        kind: row.get::<_, &str>("kind").parse().map_err(|_| broken("kind"))?,
-        attempt: number("attempt"),
-        max_attempts: number("max_attempts"),
-        crashes: number("crashes"),
-        deletion_requested: row.get::<_, &str>("desired") == "deleted",
-        generation: row.get("generation"),
-        image: row.get("image"),
-        command: serde_json::from_value(json("command")).map_err(|_| broken("command"))?,
-        env: serde_json::from_value(json("env")).map_err(|_| broken("env"))?,
-        cpu_millis: row.get("cpu_millis"),
-        memory_mib: row.get("memory_mib"),
-        network: row.get::<_, Uuid>("network_id").into(),
+        lease: Lease { job, instance: column(row, "instance_id")?, token: column(row, "lease_token")?, id: lease },
+        tenant: column(row, "tenant_id")?,
+        kind: column(row, "kind")?,
+        request_id: column(row, "request_id")?,
+        attempt: count(row, "attempt")?,
+        max_attempts: count(row, "max_attempts")?,
+        crashes: count(row, "crashes")?,
+        deletion_requested: column(row, "deletion_requested")?,
+        generation: column(row, "generation")?,
+        image: column(row, "image")?,
+        command: column::<Option<Json<_>>>(row, "command")?.map(|Json(command)| command),
+        env: column::<Json<_>>(row, "env")?.0,
+        cpu_millis: column(row, "cpu_millis")?,
+        memory_mib: column(row, "memory_mib")?,
+        network: column(row, "network_id")?,
         cidr,
         address,
-        mac: row.get("mac"),
-        ports: serde_json::from_value(json("ports")).map_err(|_| broken("ports"))?,
-        waited: seconds("waited_s"),
-        age: seconds("age_s"),
+        mac: column(row, "mac")?,
+        ports: column::<Json<_>>(row, "ports")?.0,
+        waited: seconds(row, "waited_s")?,
+        age: seconds(row, "age_s")?,
     })
+}
+
+fn count(row: &Row, name: &str) -> Result<u32, DbError> {
+    let number: i32 = column(row, name)?;
+    u32::try_from(number).map_err(|_| DbError::Invariant(format!("column {name}: {number} is negative")))
 }

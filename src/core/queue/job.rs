@@ -1,11 +1,12 @@
-//! A job's status, and the one function that says what may follow what.
+//! The kinds of jobs, their statuses, and the one function that says which status follows which.
 //!
 //! ```text
-//! queued ─claim─► running ─ok─► succeeded
-//!   ▲               ├─ retryable error, released, lease expired: queued again
-//!   │               ├─ permanent error, attempts or crashes exhausted: failed
-//!   └───────────────┘─ cancel honoured: cancelled
-//! queued ── newer intent: superseded;  fits nowhere, queue deadline: failed
+//! queued ── claim ──► running ── done ──► succeeded
+//!   ▲                   ├─ retryable error, release, lease expired: queued again
+//!   └───────────────────┤
+//!                       ├─ permanent error, attempts or crashes exhausted: failed
+//!                       └─ owner deleted the instance: cancelled, or superseded before the attempt began
+//! queued ── newer job of the instance: superseded;  no host can hold it, queue deadline: failed
 //! ```
 
 use crate::core::text_enum::text_enum;
@@ -23,19 +24,19 @@ text_enum! {
 }
 
 text_enum! {
-    /// A job's status.
+    /// The status of a job.
     pub enum JobStatus as JobStatus {
-        /// Waits to be claimed.
+        /// It waits to be claimed.
         Queued = "queued",
-        /// Is leased to a worker.
+        /// A worker holds it under a lease.
         Running = "running",
-        /// Has done its work.
+        /// Its work is done.
         Succeeded = "succeeded",
-        /// Has failed and is not tried again.
+        /// It has failed and is not tried again.
         Failed = "failed",
-        /// Was stopped because its owner asked for it.
+        /// Its attempt stopped because the owner deleted the instance.
         Cancelled = "cancelled",
-        /// Was replaced by a newer job of the same instance.
+        /// A newer job of the same instance replaced it.
         Superseded = "superseded",
     }
 }
@@ -43,22 +44,27 @@ text_enum! {
 /// What happens to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEvent {
+    /// A worker claimed it.
     Claimed,
+    /// An attempt did its work.
     Succeeded,
-    /// A retryable error, a drain, or a lease that ran out: it waits for its next turn.
+    /// A retryable error, a release by a draining worker, or an expired lease: it waits to be claimed again.
     Requeued,
+    /// An error that is not retried, or the last attempt's error.
     FailedForGood,
+    /// The attempt stopped because the owner deleted the instance.
     CancelHonoured,
+    /// A newer job of the instance made it pointless.
     Superseded,
 }
 
 impl JobStatus {
-    /// Returns whether the job is never worked on again.
+    /// Returns whether the status is final.
     pub const fn has_ended(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
 
-    /// The status after it; `None`: it does not apply here.
+    /// Returns the status after the event; `None` where the event cannot happen.
     pub fn next(self, event: JobEvent) -> Option<Self> {
         match (self, event) {
             (Self::Queued, JobEvent::Claimed) => Some(Self::Running),
@@ -77,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_of_every_status_is_as_documented() {
+    fn next_status_is_as_documented_for_every_event() {
         use {JobEvent as E, JobStatus as S};
         let events = [E::Claimed, E::Succeeded, E::Requeued, E::FailedForGood, E::CancelHonoured, E::Superseded];
         let expected = [
@@ -97,7 +103,7 @@ mod tests {
             for (event, to) in events.into_iter().zip(row) {
                 assert_eq!(from.next(event), to, "{from} on {event:?}");
             }
-            assert_eq!(from.has_ended(), row == [None; 6], "what has ended stays as it is");
+            assert_eq!(from.has_ended(), row == [None; 6], "a final status stays as it is");
         }
     }
 }

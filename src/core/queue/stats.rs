@@ -1,64 +1,80 @@
-//! What there is, counted: the queue for everybody, and what is committed on one host. Read only, for gauges.
+//! Counts for gauges: the queue of the whole cluster, and what is committed on one host. Read only.
 
 use std::time::Duration;
 
 use crate::core::{
-    db::{Consistency, DbError, DualDb},
+    db::{Consistency, DbError, DualDb, column, seconds},
     id::HostId,
 };
 
-/// Counting stops here, so that a long backlog does not make counting it slow.
-const COUNTED: i64 = 10_000;
+/// At most this many queued jobs are counted, so that a long backlog does not make the statement slow.
+const QUEUED_JOBS_MAX: i64 = 10_000;
 
-/// Unfinished jobs.
+/// The unfinished jobs of the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Queue {
-    /// Could be claimed now, 10 000 at most.
+pub struct QueueStats {
+    /// Queued jobs that are due, at most 10 000.
     pub due: i64,
-    /// Wait for their time: retries and restarts, 10 000 at most.
+    /// Queued jobs that are due later (retries and restarts), at most 10 000.
     pub later: i64,
+    /// Running jobs.
     pub running: i64,
-    /// How long the oldest that is due has been so.
+    /// How long the oldest queued job has been due.
     pub oldest_due: Duration,
 }
 
-/// Counts the queue.
+/// Counts the unfinished jobs of the cluster.
 ///
 /// # Errors
-/// As the database says.
-pub async fn queue(db: &DualDb) -> Result<Queue, DbError> {
+/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Statement` or `Invariant` for a bug.
+pub async fn queue_stats(db: &DualDb) -> Result<QueueStats, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                "select count(*) filter (where run_at <= now()), count(*) filter (where run_at > now()),
-                   (select count(*) from jobs where status = 'running'),
-                   coalesce(extract(epoch from now() - (select min(run_at) from jobs where status = 'queued')), 0)::float8
+                "select count(*) filter (where run_at <= now()) as due, count(*) filter (where run_at > now()) as later,
+                   (select count(*) from jobs where status = 'running') as running,
+                   (select coalesce(extract(epoch from now() - min(run_at)), 0)::float8
+                    from jobs where status = 'queued') as oldest_due_s
                  from (select run_at from jobs where status = 'queued' limit $1) queued",
-                &[&COUNTED],
+                &[&QUEUED_JOBS_MAX],
             )
             .await
         })
         .await?;
-    let Some(row) = rows.first() else { return Ok(Queue::default()) };
-    // Negative: the next one is due in the future.
-    let oldest_due = Duration::from_secs_f64(row.get::<_, f64>(3).max(0.0));
-    Ok(Queue { due: row.get(0), later: row.get(1), running: row.get(2), oldest_due })
+    let Some(row) = rows.first() else { return Ok(QueueStats::default()) };
+    Ok(QueueStats {
+        due: column(row, "due")?,
+        later: column(row, "later")?,
+        running: column(row, "running")?,
+        oldest_due: seconds(row, "oldest_due_s")?,
+    })
 }
 
-/// What the instances placed on a host were promised together: thousandths of a core, MiB.
+/// What the instances placed on a host may use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommittedResources {
+    /// Thousandths of a core.
+    pub cpu_millis: i64,
+    /// MiB.
+    pub memory_mib: i64,
+}
+
+/// Adds up what the instances placed on a host may use.
 ///
 /// # Errors
-/// As the database says.
-pub async fn committed(db: &DualDb, host: HostId) -> Result<(i64, i64), DbError> {
+/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Statement` or `Invariant` for a bug.
+pub async fn committed_resources(db: &DualDb, host: HostId) -> Result<CommittedResources, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                "select coalesce(sum(cpu_millis), 0)::bigint, coalesce(sum(memory_mib), 0)::bigint
+                "select coalesce(sum(cpu_millis), 0)::bigint as cpu_millis,
+                   coalesce(sum(memory_mib), 0)::bigint as memory_mib
                  from instances where host_id = $1 and status <> 'deleted'",
-                &[&host.uuid()],
+                &[&host],
             )
             .await
         })
         .await?;
-    Ok(rows.first().map_or((0, 0), |row| (row.get(0), row.get(1))))
+    let Some(row) = rows.first() else { return Ok(CommittedResources::default()) };
+    Ok(CommittedResources { cpu_millis: column(row, "cpu_millis")?, memory_mib: column(row, "memory_mib")? })
 }

@@ -1,73 +1,96 @@
-//! Jobs as they are read back. They change only in `core/protocol`.
+//! Reading jobs for their owner. The statements that change jobs are in the other modules of `queue` and in
+//! `instances`.
+//!
+//! A row that holds a value this release does not know is an error of that row: `get` returns it, and `list` logs the
+//! row's id and leaves the row out.
 
-use serde_json::Value;
 use time::OffsetDateTime;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::{
+    job::{JobKind, JobStatus},
+    step::Step,
+};
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row},
+    db::{Consistency, DbError, DualDb, Row, column, decode_each},
     id::{InstanceId, JobId, TenantId},
+    instances::Reason,
     page::{Page, PageRequest},
 };
 
+const LIST: &str = include_str!("list.sql");
+
+/// A job.
 #[derive(Clone, Debug)]
 pub struct JobRecord {
+    /// The job's id.
     pub id: JobId,
-    pub kind: String,
+    /// The work that it does.
+    pub kind: JobKind,
+    /// The instance it works on.
     pub instance: InstanceId,
-    pub status: String,
+    /// Its status.
+    pub status: JobStatus,
+    /// How many attempts were begun.
     pub attempt: i32,
+    /// After this many attempts a failure is final.
     pub max_attempts: i32,
+    /// How often a worker crashed while it held the job.
     pub crashes: i32,
+    /// When it is or was due.
     pub run_at: OffsetDateTime,
-    /// An array of `Step`.
-    pub steps: Value,
-    /// `{"code","detail"}`.
-    pub error: Option<Value>,
+    /// The steps of its newest attempt.
+    pub steps: Vec<Step>,
+    /// Why it failed.
+    pub error: Option<Reason>,
+    /// The failed job that this one repeats.
     pub retry_of: Option<JobId>,
+    /// When it was accepted.
     pub created_at: OffsetDateTime,
+    /// When its first attempt began.
     pub started_at: Option<OffsetDateTime>,
+    /// When it ended.
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// What a list is narrowed to.
+/// Which jobs to list; `None`: any.
 #[derive(Clone, Debug)]
 pub struct JobFilter {
+    /// Jobs of this tenant.
     pub tenant: TenantId,
-    pub status: Option<String>,
-    pub kind: Option<String>,
+    /// Jobs of this status.
+    pub status: Option<JobStatus>,
+    /// Jobs of this kind.
+    pub kind: Option<JobKind>,
+    /// Jobs of this instance.
     pub instance: Option<InstanceId>,
 }
 
-/// The columns that `record` reads. A result names its columns: see `instance_columns`.
-macro_rules! job_columns {
-    () => {
-        "id, kind, instance_id, status, attempt, max_attempts, crashes, run_at, steps, error, retry_of, created_at, started_at,
-  finished_at"
-    };
-}
-
-/// The tenant's job; another tenant's is none.
+/// Returns the tenant's job; `None` where there is none, or where it is another tenant's.
 ///
 /// # Errors
-/// As the database says.
+/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Invariant` when the row cannot be read; `Statement`
+/// for a bug.
 pub async fn get(db: &DualDb, tenant: TenantId, id: JobId) -> Result<Option<JobRecord>, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
-                concat!("select ", job_columns!(), " from jobs where id = $1 and tenant_id = $2"),
-                &[&id.uuid(), &tenant.uuid()],
+                "select id, kind, instance_id, status, attempt, max_attempts, crashes, run_at, steps, error, retry_of,
+                   created_at, started_at, finished_at
+                 from jobs where id = $1 and tenant_id = $2",
+                &[&id, &tenant],
             )
             .await
         })
         .await?;
-    Ok(rows.first().map(record))
+    rows.first().map(decode_record).transpose()
 }
 
-/// Jobs, newest first.
+/// Returns a page of jobs, newest first.
 ///
 /// # Errors
-/// As the database says.
+/// `Unavailable` or `ReadOnly` when no server can be read; `Statement` or `Invariant` for a bug.
 pub async fn list(
     db: &DualDb,
     consistency: Consistency,
@@ -78,28 +101,12 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
-                // As for instances. The fixed part of an item has at most 512 bytes.
-                concat!(
-                    "select ",
-                    job_columns!(),
-                    ", page_bytes
-                     from (select ",
-                    job_columns!(),
-                    ", bytes, sum(bytes) over (order by id desc) as page_bytes
-                     from (select ",
-                    job_columns!(),
-                    ", least(512 + octet_length(steps::text) + coalesce(octet_length(error::text), 0), $7) as bytes
-                     from jobs
-                     where tenant_id = $1 and id < $5 and ($2::text is null or status = $2)
-                       and ($3::text is null or kind = $3) and ($4::uuid is null or instance_id = $4)
-                     order by id desc limit $6) j) j
-                     where page_bytes - bytes <= $7 order by id desc"
-                ),
+                LIST,
                 &[
-                    &filter.tenant.uuid(),
+                    &filter.tenant,
                     &filter.status,
                     &filter.kind,
-                    &filter.instance.map(InstanceId::uuid),
+                    &filter.instance,
                     &page.before.unwrap_or(Uuid::max()),
                     &page.rows(),
                     &PageRequest::BYTES_MAX,
@@ -108,39 +115,43 @@ pub async fn list(
             .await
         })
         .await?;
-    let rows = rows.iter().map(|row| (record(row), row.get("page_bytes")));
-    Ok(page.finish(rows.collect(), |job: &JobRecord| job.id.uuid()))
+    // The page ends by its rows, and those that cannot be read are left out afterwards: the next cursor stays right.
+    let sized = |row| Ok(((row, column::<JobId>(row, "id")?), column(row, "page_bytes")?));
+    let rows = rows.iter().map(sized).collect::<Result<Vec<_>, DbError>>()?;
+    let page = page.finish(rows, |(_, id)| id.uuid());
+    let items = decode_each(page.items.into_iter().map(|(row, _)| row), "job", decode_record);
+    Ok(Page { items, next_cursor: page.next_cursor })
 }
 
-/// The present status of many jobs in one question, for those who wait.
+/// Returns the present status of each of these jobs, in one statement for all clients that wait.
 ///
 /// # Errors
-/// As the database says.
-pub async fn statuses(db: &DualDb, ids: Vec<Uuid>) -> Result<Vec<(Uuid, String)>, DbError> {
+/// `Unavailable` or `ReadOnly` when the primary cannot be read; `Statement` for a bug.
+pub async fn statuses(db: &DualDb, ids: Vec<JobId>) -> Result<Vec<(JobId, JobStatus)>, DbError> {
     let ids = &ids;
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query("select id, status from jobs where id = any($1)", &[ids]).await
         })
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(decode_each(&rows, "job", |row| Ok((column(row, "id")?, column(row, "status")?))))
 }
 
-fn record(row: &Row) -> JobRecord {
-    JobRecord {
-        id: JobId::from(row.get::<_, Uuid>("id")),
-        kind: row.get("kind"),
-        instance: InstanceId::from(row.get::<_, Uuid>("instance_id")),
-        status: row.get("status"),
-        attempt: row.get("attempt"),
-        max_attempts: row.get("max_attempts"),
-        crashes: row.get("crashes"),
-        run_at: row.get("run_at"),
-        steps: row.get("steps"),
-        error: row.get("error"),
-        retry_of: row.get::<_, Option<Uuid>>("retry_of").map(JobId::from),
-        created_at: row.get("created_at"),
-        started_at: row.get("started_at"),
-        finished_at: row.get("finished_at"),
-    }
+fn decode_record(row: &Row) -> Result<JobRecord, DbError> {
+    Ok(JobRecord {
+        id: column(row, "id")?,
+        kind: column(row, "kind")?,
+        instance: column(row, "instance_id")?,
+        status: column(row, "status")?,
+        attempt: column(row, "attempt")?,
+        max_attempts: column(row, "max_attempts")?,
+        crashes: column(row, "crashes")?,
+        run_at: column(row, "run_at")?,
+        steps: column::<Json<_>>(row, "steps")?.0,
+        error: column::<Option<Json<_>>>(row, "error")?.map(|Json(error)| error),
+        retry_of: column(row, "retry_of")?,
+        created_at: column(row, "created_at")?,
+        started_at: column(row, "started_at")?,
+        finished_at: column(row, "finished_at")?,
+    })
 }

@@ -1,105 +1,120 @@
-//! A worker takes over its host's name: by compare-and-set, so that two with one name cannot both work.
+//! Registering workers: one worker per host, by compare-and-set on `hosts.current_boot`.
 //!
-//! Refused while the previous one was seen a moment ago, unless it said goodbye or its process is gone from this
-//! machine. What the previous one had claimed goes back to the queue at once: nobody else may run it.
+//! Registration is refused while the host's previous worker sent a heartbeat a moment ago, unless that worker has
+//! written that it stopped, or ran on this machine and its process is gone. Jobs that the previous worker had claimed
+//! are requeued in the same transaction, since no other host may run them.
 
 use std::time::Duration;
 
-use serde_json::json;
 use thiserror::Error;
-use uuid::Uuid;
+use tokio_postgres::types::Json;
 
 use super::{claim::WorkerIdentity, rescue};
 use crate::core::{
-    db::{DbError, DualDb},
+    db::{DbError, DualDb, column},
     hosts::HostSpec,
     id::{BootId, HostId},
 };
 
+/// Why a worker could not register.
 #[derive(Debug, Error)]
-pub enum BootError {
-    /// Another worker of this name lives.
+pub enum RegisterError {
+    /// Another worker with this host name is alive.
     #[error(
-        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if this is \
-         another machine, give this one another name; example: APP_HOST_NAME={name}-2"
+        "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if \
+         this is another machine, give this one another name; example: APP_HOST_NAME={name}-2"
     )]
-    NameInUse { name: String, pid: i32, seen_s: f64 },
+    NameInUse {
+        /// The host's name.
+        name: String,
+        /// The process id of the other worker, on its machine.
+        pid: i32,
+        /// Seconds since its last heartbeat.
+        seen_s: f64,
+    },
+    /// The host, by name, may not work.
     #[error("the host \"{0}\" is fenced or retired; an operator has to admit it again")]
     Fenced(String),
+    /// The registration could not be written.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// This process, as it introduces itself.
+/// The process that registers.
 #[derive(Clone, Debug)]
 pub struct ProcessInfo {
-    /// Tells machines apart, so that a pid means something.
+    /// The machine's id; a pid means something on its own machine only.
     pub machine_id: String,
+    /// The process id.
     pub pid: i32,
+    /// The release.
     pub version: &'static str,
+    /// How many jobs it runs at a time.
     pub slots: usize,
 }
 
-/// Registers, and answers the identity to claim with and how many jobs of the previous boot were requeued.
+/// Registers this process as the host's worker. Returns the identity to claim with, and how many jobs of the previous
+/// worker were requeued. `silence`: a previous worker without a heartbeat for this long is taken for dead. `is_alive`:
+/// whether a process of this machine exists.
 ///
 /// # Errors
-/// `NameInUse`, `Fenced`, or as the database says.
-pub async fn register(
+/// `NameInUse` while the previous worker lives; `Fenced` for a host that an operator took out; `Db` with the
+/// statement's error, in which case nothing was written unless the commit's answer was lost.
+pub async fn register_worker(
     db: &DualDb,
     host: &HostSpec,
     process: &ProcessInfo,
     silence: Duration,
     is_alive: impl Fn(i32) -> bool,
-) -> Result<(WorkerIdentity, usize), BootError> {
+) -> Result<(WorkerIdentity, usize), RegisterError> {
     let conn = db.write().await?;
     conn.begin().await?;
     let rows = conn
         .query(
             "with host as (
                insert into hosts (id, name) values ($1, $2)
-               -- Locks the row: of two that register at once, one waits for the other.
+               -- Locks the row: of two workers that register at once, one waits for the other.
                on conflict (name) do update set name = excluded.name
                returning id, state, epoch, current_boot)
-             select host.id, host.state, host.epoch, w.machine_id, w.pid, w.stopped_at is not null as stopped,
-                    extract(epoch from now() - w.last_seen)::float8 as seen_s
+             select host.id, host.state in ('fenced', 'retired') as fenced, host.epoch, w.machine_id, w.pid,
+                    w.stopped_at is not null as stopped, extract(epoch from now() - w.last_seen)::float8 as seen_s
              from host left join workers w on w.boot_id = host.current_boot",
-            &[&HostId::new().uuid(), &host.name],
+            &[&HostId::new(), &host.name],
         )
         .await?;
-    let row = rows.first().ok_or_else(|| DbError::Invariant("no host".into()))?;
-    let state: String = row.get("state");
-    if state == "fenced" || state == "retired" {
-        return Err(BootError::Fenced(host.name.clone()));
+    let row = rows.first().ok_or_else(|| DbError::Invariant("no row of the host that was inserted".into()))?;
+    if column(row, "fenced")? {
+        return Err(RegisterError::Fenced(host.name.clone()));
     }
     if let (Some(machine), Some(pid), Some(seen_s)) = (
-        row.get::<_, Option<String>>("machine_id"),
-        row.get::<_, Option<i32>>("pid"),
-        row.get::<_, Option<f64>>("seen_s"),
+        column::<Option<String>>(row, "machine_id")?,
+        column::<Option<i32>>(row, "pid")?,
+        column::<Option<f64>>(row, "seen_s")?,
     ) {
-        let stopped: bool = row.get("stopped");
+        let stopped: bool = column(row, "stopped")?;
         let gone = machine == process.machine_id && !is_alive(pid);
         if !stopped && !gone && seen_s < silence.as_secs_f64() {
-            return Err(BootError::NameInUse { name: host.name.clone(), pid, seen_s });
+            return Err(RegisterError::NameInUse { name: host.name.clone(), pid, seen_s });
         }
     }
-    let me = WorkerIdentity {
-        host: row.get::<_, Uuid>("id").into(),
+    let worker = WorkerIdentity {
+        host: column(row, "id")?,
         boot: BootId::new(),
-        epoch: row.get("epoch"),
+        epoch: column(row, "epoch")?,
         slots: process.slots,
     };
     conn.query(
         "with host as (
-           update hosts set current_boot = $2, last_seen = now(), cpu_millis = $3, memory_mib = $4, labels = $5, address = $6,
-             state = case when state = 'unreachable' then 'active' else state end
+           update hosts set current_boot = $2, last_seen = now(), cpu_millis = $3, memory_mib = $4, labels = $5,
+             address = $6, state = case when state = 'unreachable' then 'active' else state end
            where id = $1)
          insert into workers (boot_id, host_id, machine_id, pid, version, slots) values ($2, $1, $7, $8, $9, $10)",
         &[
-            &me.host.uuid(),
-            &me.boot.uuid(),
+            &worker.host,
+            &worker.boot,
             &host.cpu_millis,
             &host.memory_mib,
-            &json!(host.labels),
+            &Json(&host.labels),
             &host.address,
             &process.machine_id,
             &process.pid,
@@ -108,31 +123,25 @@ pub async fn register(
         ],
     )
     .await?;
-    let requeued = rescue::requeue_earlier_boots(&conn, me.host, me.boot).await?;
+    let requeued = rescue::rescue_earlier_boots(&conn, worker.host, worker.boot).await?;
     conn.commit().await?;
-    Ok((me, requeued))
+    Ok((worker, requeued))
 }
 
-/// Says that no more jobs are claimed.
+/// Records that the worker claims no more jobs.
 ///
 /// # Errors
-/// As the database says.
-pub async fn draining(db: &DualDb, me: WorkerIdentity) -> Result<(), DbError> {
-    db.write()
-        .await?
-        .query("update workers set state = 'draining' where boot_id = $1", &[&me.boot.uuid()])
-        .await
-        .map(drop)
+/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement` for a bug.
+pub async fn mark_draining(db: &DualDb, worker: WorkerIdentity) -> Result<(), DbError> {
+    let sql = "update workers set state = 'draining' where boot_id = $1";
+    db.write().await?.query(sql, &[&worker.boot]).await.map(drop)
 }
 
-/// Says goodbye, so that the next one need not wait.
+/// Records that the worker has stopped, so that the next worker of the host can register at once.
 ///
 /// # Errors
-/// As the database says.
-pub async fn stopped(db: &DualDb, me: WorkerIdentity) -> Result<(), DbError> {
-    db.write()
-        .await?
-        .query("update workers set state = 'stopped', stopped_at = now() where boot_id = $1", &[&me.boot.uuid()])
-        .await
-        .map(drop)
+/// `Unavailable`, `ReadOnly`, `Locked` or `RolledBack`: the statement may be repeated. `Statement` for a bug.
+pub async fn mark_stopped(db: &DualDb, worker: WorkerIdentity) -> Result<(), DbError> {
+    let sql = "update workers set state = 'stopped', stopped_at = now() where boot_id = $1";
+    db.write().await?.query(sql, &[&worker.boot]).await.map(drop)
 }

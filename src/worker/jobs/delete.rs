@@ -8,13 +8,13 @@ use super::{
 };
 use crate::{
     backend::{Compute, Network},
-    core::queue::claim::Claimed,
+    core::queue::{claim::Claimed, step::StepName},
 };
 
 pub(super) async fn perform(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) -> Result<(), JobError> {
     let instance = job.lease.instance;
-    step(worker, active, "unpublish", worker.network_backend.unpublish(instance)).await?;
-    step(worker, active, "remove", worker.compute.remove(instance)).await?;
-    step(worker, active, "network", worker.network_backend.release_network(job.network)).await?;
+    step(worker, active, StepName::Unpublish, worker.network_backend.unpublish(instance)).await?;
+    step(worker, active, StepName::Remove, worker.compute.remove(instance)).await?;
+    step(worker, active, StepName::Network, worker.network_backend.release_network(job.network)).await?;
     Ok(())
 }

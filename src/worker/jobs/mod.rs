@@ -15,7 +15,11 @@ use crate::{
     backend::{Attempt, BackendError, ContainerSpec, NetworkAttachment, NetworkPlan, PortPlan},
     core::{
         instances::spec::Protocol,
-        queue::{claim::Claimed, job::JobKind, step::StepStatus},
+        queue::{
+            claim::Claimed,
+            job::JobKind,
+            step::{StepName, StepStatus},
+        },
     },
 };
 
@@ -64,7 +68,7 @@ pub(super) async fn abandon(worker: &ProvisionWorker, job: &Claimed, active: &Ar
 async fn step<T>(
     worker: &ProvisionWorker,
     active: &Arc<ActiveJob>,
-    name: &str,
+    name: StepName,
     work: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, JobError> {
     worker.leases.checkpoint(active).await?;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::{Compute, Network},
-    core::queue::claim::Claimed,
+    core::queue::{claim::Claimed, step::StepName},
 };
 
 pub(super) async fn perform(
@@ -21,7 +21,7 @@ pub(super) async fn perform(
 ) -> Result<String, JobError> {
     let (instance, attachment) = (job.lease.instance, attachment(job));
     let (compute, network_backend) = (&worker.compute, &worker.network_backend);
-    let found = step(worker, active, "container", compute.inspect(instance)).await?;
+    let found = step(worker, active, StepName::Container, compute.inspect(instance)).await?;
     let Some(container) = found.filter(|found| found.generation == job.generation) else {
         return provision::perform(worker, job, active).await;
     };
@@ -29,8 +29,8 @@ pub(super) async fn perform(
         network_backend.ensure_network(&attachment.network).await?;
         network_backend.rejoin(instance, &attachment).await
     };
-    step(worker, active, "network", network).await?;
-    step(worker, active, "start", compute.start(instance)).await?;
-    step(worker, active, "publish", network_backend.publish(instance, &attachment)).await?;
+    step(worker, active, StepName::Network, network).await?;
+    step(worker, active, StepName::Start, compute.start(instance)).await?;
+    step(worker, active, StepName::Publish, network_backend.publish(instance, &attachment)).await?;
     Ok(container.container_id)
 }

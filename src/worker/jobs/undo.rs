@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     backend::{Attempt, BackendError, Compute, ContainerState, Network, Observed},
-    core::queue::{claim::Claimed, step::StepStatus},
+    core::queue::{
+        claim::Claimed,
+        step::{StepName, StepStatus},
+    },
 };
 
 /// Does the work, and undoes it when it fails or is called off.
@@ -38,7 +41,7 @@ pub(super) async fn on_failure(
 
 /// What cannot be undone now is undone by the next attempt, by the delete, or by the observer.
 pub(super) async fn undo(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
-    active.steps.begin("undo");
+    active.steps.begin(StepName::Undo);
     let instance = job.lease.instance;
     let undone: Result<(), BackendError> = async {
         let found = worker.compute.inspect(instance).await?;
@@ -52,8 +55,8 @@ pub(super) async fn undo(worker: &ProvisionWorker, job: &Claimed, active: &Arc<A
     }
     .await;
     match undone {
-        Ok(()) => active.steps.end("undo", StepStatus::Undone, None),
-        Err(error) => active.steps.end("undo", StepStatus::Failed, Some(error.to_string().into())),
+        Ok(()) => active.steps.end(StepName::Undo, StepStatus::Undone, None),
+        Err(error) => active.steps.end(StepName::Undo, StepStatus::Failed, Some(error.to_string().into())),
     }
 }
 

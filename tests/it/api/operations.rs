@@ -61,7 +61,7 @@ async fn openapi_and_metrics_are_complete_and_hold_no_ids_or_secrets() {
         "http_requests_total{method=\"GET\",route=\"unknown\",status=\"404\"} 1",
         "http_requests_total{method=\"other\",route=\"/instances\",status=\"405\"} 1",
         "http_request_seconds_bucket{method=\"POST\",route=\"/instances\",le=\"+Inf\"} 1",
-        "queue_notifications_total{outcome=\"rung\"} 1",
+        "queue_notifications_total{outcome=\"sent\"} 1",
     ] {
         assert!(metrics.text.lines().any(|found| found == line), "{line}\n{}", metrics.text);
     }

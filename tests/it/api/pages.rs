@@ -61,7 +61,8 @@ async fn pages_end_before_they_are_too_large() {
     assert_eq!(by_five["items"].as_array().unwrap().len(), 5);
 
     let steps =
-        "jsonb_build_array(jsonb_build_object('name', 'image', 'status', 'failed', 'detail', repeat('x', 2048)))";
+        "jsonb_build_array(jsonb_build_object('name', 'image', 'status', 'failed', 'started_at', '2026-01-01T00:00:00Z',
+            'finished_at', null, 'detail', repeat('x', 2048)))";
     let jobs = "insert into jobs (id, kind, tenant_id, instance_id, generation, seq)
         select gen_random_uuid(), kind, tenant_id, instance_id, generation, n + 1 from jobs, generate_series(1, 699) n";
     run(jobs).await;

@@ -1,6 +1,8 @@
-//! Primary and replica: which of them serves what, and how failures of either affect requests.
+//! Primary and replica: which of them serves what, how failures of either affect requests, and whether all statements of
+//! the project can be prepared.
 
 mod pool;
+mod prepare;
 mod replica;
 mod standby;
 mod statements;

@@ -7,12 +7,13 @@ use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
     instances::delete,
-    queue::claim::WorkerIdentity,
+    queue::{claim::WorkerIdentity, rescue},
 };
 use futures_util::future;
+use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::fixture::{QueueFixture, claim, spec, tenant};
+use super::fixture::{QueueFixture, TIMES, claim, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_claims_never_assign_a_job_twice() {
@@ -248,21 +249,62 @@ async fn claim_respects_fenced_draining_and_superseded_hosts() {
     assert!(fixture.claim_next(worker, 16).await.is_empty());
 }
 
-/// The other jobs of a batch are claimed when a row holds a value that this version cannot read.
+/// A value that this release does not know fails its own job, not the batch: its lease expires until the job fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn unreadable_job_does_not_affect_its_batch() {
+async fn row_that_cannot_be_read_fails_only_its_own_job() {
     let fixture = QueueFixture::new().await;
     let worker = fixture.register_worker("h1", None).await;
 
-    let broken = fixture.create(fixture.tenant, &spec(1)).await;
+    let mut broken = HashSet::new();
+    for change in [
+        r#"command = '{"a": 1}'"#,
+        r#"env = '{"A": 1}'"#,
+        r#"ports = '[{"container": 80, "host": 20000, "protocol": "icmp"}]'"#,
+        "address = '::1'",
+    ] {
+        let instance = fixture.create(fixture.tenant, &spec(1)).await;
+        let update = format!("update instances set {change} where id = '{}'", instance.id);
+        assert_eq!(fixture.sql.execute(&update, &[]).await.unwrap(), 1);
+        broken.insert(instance.job);
+    }
     fixture.create_many(fixture.tenant, &spec(1), 3).await;
-    let query = "update instances set command = '{\"a\": 1}' where id = $1";
-    fixture.sql.execute(query, &[&broken.id.uuid()]).await.unwrap();
 
     let got = fixture.claim_next(worker, 16).await;
 
     assert_eq!(got.len(), 3);
-    assert!(got.iter().all(|job| job.lease.instance != broken.id));
+    for job in got {
+        assert!(!broken.contains(&job.lease.job));
+        fixture.succeed(&job).await;
+    }
+    for _ in 0..3 {
+        let expire = "update jobs set lease_until = now() - interval '1 s' where status = 'running'";
+        assert_eq!(fixture.sql.execute(expire, &[]).await.unwrap(), 4);
+        assert_eq!(rescue::run_round(&fixture.db, TIMES).await.unwrap().expired_leases, 4);
+        fixture.sql.execute("update jobs set run_at = now() where status = 'queued'", &[]).await.unwrap();
+        assert!(fixture.claim_next(worker, 16).await.is_empty());
+    }
+    for job in broken {
+        let job = fixture.job(job).await;
+        assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("attempts_exhausted")), "{job}");
+    }
+}
+
+/// The worker's log lines name the request that made a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn claim_returns_the_request_id_of_its_job() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    let with_request = fixture.create(fixture.tenant, &spec(1)).await.job;
+    fixture.create(fixture.tenant, &spec(1)).await;
+    let update = "update jobs set request_id = case when id = $1 then 'r-1' end";
+    fixture.sql.execute(update, &[&with_request.uuid()]).await.unwrap();
+
+    let claimed = fixture.claim_next(worker, 2).await;
+
+    assert_eq!(claimed.len(), 2);
+    for job in claimed {
+        assert_eq!(job.request_id.as_deref(), (job.lease.job == with_request).then_some("r-1"));
+    }
 }
 
 /// Returns how many rows of jobs and instances were read so far, by the server's statistics; `fixture.db` has one

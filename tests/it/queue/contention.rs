@@ -21,10 +21,9 @@ use app::core::{
     },
 };
 use futures_util::future;
-use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::fixture::{LEASE, QueueFixture, claim, create, register_worker, spec};
+use super::fixture::{LEASE, QueueFixture, TIMES, claim, create, register_worker, spec};
 use crate::support::{cluster::connect, poll_until};
 
 const CLIENTS: usize = 16;
@@ -59,7 +58,7 @@ async fn concurrent_deletes_and_finishes_never_deadlock() {
             let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
                 tick.tick().await;
-                rescue::rescue_expired_leases(&db, LEASE).await.unwrap();
+                rescue::run_round(&db, TIMES).await.unwrap();
             }
         }
     });
@@ -90,12 +89,12 @@ async fn cycle(
     let got = claim(db, worker, 1).await.map_err(|e| text(&e))?.jobs;
     let [provision] = got.as_slice() else { return Err("not claimed".into()) };
     let outcome = match variant {
-        0 => Outcome::Again { after: Duration::from_secs(3600), cause: None, counts: true },
+        0 => Outcome::Retry { after: Duration::from_secs(3600), reason: None, uses_attempt: true },
         _ => Outcome::Succeeded { container_id: Some("c".into()) },
     };
-    let beats: Vec<(_, _)> = vec![(provision.lease, Some(json!([])))];
+    let beats: Vec<(_, _)> = vec![(provision.lease, Some(Vec::new()))];
     let (finished, deleted, again, beat) = tokio::join!(
-        finish(db, provision.lease, provision.kind, &outcome, json!([])),
+        finish(db, provision.lease, provision.kind, &outcome, &[]),
         delete::delete(db, tenant, instance.id, None),
         delete::delete(db, tenant, instance.id, None),
         heartbeat(db, worker, &beats, LEASE),
@@ -110,7 +109,7 @@ async fn cycle(
     let got = claim(db, worker, 1).await.map_err(|e| text(&e))?.jobs;
     let [delete]: &[Claimed] = got.as_slice() else { return Err("the delete was not claimable".into()) };
     let outcome = Outcome::Succeeded { container_id: None };
-    match finish(db, delete.lease, delete.kind, &outcome, json!([])).await {
+    match finish(db, delete.lease, delete.kind, &outcome, &[]).await {
         Ok(true) => Ok(()),
         other => Err(format!("the delete's end: {other:?}")),
     }

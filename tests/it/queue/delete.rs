@@ -102,7 +102,7 @@ async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
     let provision = fixture.claim_next(worker, 1).await.remove(0);
     let deletion = delete::delete(&fixture.db, fixture.tenant, instance.id, None).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
-    fixture.finish(&provision, Outcome::Again { after, cause: None, counts: true }).await;
+    fixture.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
     let job = fixture.job(instance.job).await;
 
     assert_eq!(job["status"], "cancelled", "{job}");

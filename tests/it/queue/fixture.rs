@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use app::{
     config::database::{DatabaseConfig, PostgresUrl},
+    config::lease::LeaseTimes,
     core::{
         db::{DbError, DualDb},
         hosts::HostSpec,
@@ -15,18 +16,19 @@ use app::{
             store::InstanceRecord,
         },
         queue::{
-            claim::{self, Batch, Claimed, WorkerIdentity},
+            claim::{self, Batch, ClaimRequest, Claimed, WorkerIdentity},
             finish::{self, Outcome},
             workers::{self, ProcessInfo},
         },
         tenants,
     },
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::Cluster;
 
 pub const LEASE: Duration = Duration::from_secs(3);
+pub const TIMES: LeaseTimes = LeaseTimes { lease: LEASE };
 
 pub struct QueueFixture {
     pub cluster: Cluster,
@@ -66,7 +68,7 @@ impl QueueFixture {
 
     /// Finishes the job; panics when the lease was lost.
     pub async fn finish(&self, job: &Claimed, outcome: Outcome) {
-        assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, json!([])).await.unwrap());
+        assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, &[]).await.unwrap());
     }
 
     pub async fn succeed(&self, job: &Claimed) {
@@ -102,7 +104,14 @@ pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Resul
 }
 
 pub async fn claim(db: &DualDb, me: WorkerIdentity, free: usize) -> Result<Batch, DbError> {
-    claim::claim(db, me, free, LeaseId::new(), (LEASE, Duration::from_secs(600))).await
+    let request = ClaimRequest {
+        worker: me,
+        free_slots: free,
+        lease: LeaseId::new(),
+        lease_ttl: LEASE,
+        job_deadline: Duration::from_secs(600),
+    };
+    claim::claim(db, &request).await
 }
 
 pub fn spec(memory_mib: i32) -> InstanceSpec {

@@ -4,13 +4,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use app::core::{
-    instances::delete,
+    instances::{Reason, ReasonCode, delete},
     queue::{
         claim::{Claimed, Lease, WorkerIdentity},
-        finish::{Cause, Outcome, finish},
+        finish::{Outcome, finish},
         heartbeat::heartbeat,
         job::JobKind,
         rescue,
+        step::{Step, StepName, StepStatus},
     },
 };
 use proptest::{
@@ -19,10 +20,10 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::fixture::{LEASE, QueueFixture, claim, spec};
+use super::fixture::{LEASE, QueueFixture, TIMES, claim, spec};
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum Action {
     Claim {
         worker: usize,
     },
@@ -50,7 +51,7 @@ enum How {
     Stopped,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn action() -> impl Strategy<Value = Action> {
     let worker = 0..2usize;
     // The newest leases are the most likely to be valid.
     let which = prop_oneof![3 => Just(0usize), 1 => 1..4usize];
@@ -62,11 +63,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(How::Stopped)
     ];
     prop_oneof![
-        5 => worker.clone().prop_map(|worker| Step::Claim { worker }),
-        2 => (worker.clone(), which.clone()).prop_map(|(worker, which)| Step::Heartbeat { worker, which }),
-        4 => (worker, which, how).prop_map(|(worker, which, how)| Step::Finish { worker, which, how }),
-        2 => Just(Step::Expire),
-        1 => Just(Step::Delete),
+        5 => worker.clone().prop_map(|worker| Action::Claim { worker }),
+        2 => (worker.clone(), which.clone()).prop_map(|(worker, which)| Action::Heartbeat { worker, which }),
+        4 => (worker, which, how).prop_map(|(worker, which, how)| Action::Finish { worker, which, how }),
+        2 => Just(Action::Expire),
+        1 => Just(Action::Delete),
     ]
 }
 
@@ -96,9 +97,9 @@ fn invariants_hold_under_arbitrary_interleavings() {
         (fixture, workers)
     });
     let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
-    let steps = proptest::collection::vec(step(), 1..=12);
-    let outcome = TestRunner::new(config).run(&steps, |steps| {
-        runtime.block_on(run(&fixture, workers, &steps));
+    let actions = proptest::collection::vec(action(), 1..=12);
+    let outcome = TestRunner::new(config).run(&actions, |actions| {
+        runtime.block_on(run(&fixture, workers, &actions));
         Ok(())
     });
     if let Err(error) = outcome {
@@ -109,13 +110,13 @@ fn invariants_hold_under_arbitrary_interleavings() {
     runtime.block_on(async move { drop(fixture) });
 }
 
-async fn run(fixture: &QueueFixture, workers: [WorkerIdentity; 2], steps: &[Step]) {
+async fn run(fixture: &QueueFixture, workers: [WorkerIdentity; 2], actions: &[Action]) {
     // Rows that a failed case left must not be found by this case's claims.
     fixture.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
     let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
     let mut case = Case { fixture, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
-    for step in steps {
-        case.take(*step).await;
+    for action in actions {
+        case.take(*action).await;
         case.check().await;
     }
     case.come_to_rest().await;
@@ -130,29 +131,29 @@ impl Case<'_> {
         State { instance: row.get(0), jobs: row.get(1), addresses: row.get(2) }
     }
 
-    async fn take(&mut self, step: Step) {
-        match step {
-            Step::Claim { worker } => self.claim(worker).await,
-            Step::Heartbeat { worker, which } => {
+    async fn take(&mut self, action: Action) {
+        match action {
+            Action::Claim { worker } => self.claim(worker).await,
+            Action::Heartbeat { worker, which } => {
                 let Some(lease) = self.claims[worker].get(which).map(|claimed| claimed.lease) else { return };
                 let (before, alive) = (self.state().await, self.is_alive(lease).await);
-                let beats = [(lease, Some(json!([{"by": worker}])))];
+                let beats = [(lease, Some(vec![step_of(worker)]))];
                 let ours = heartbeat(&self.fixture.db, self.workers[worker], &beats, LEASE).await.unwrap();
                 assert_eq!(ours.as_ref().is_some_and(|ours| ours.contains_key(&lease.job)), alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
-            Step::Finish { worker, which, how } => {
+            Action::Finish { worker, which, how } => {
                 let Some(claimed) = self.claims[worker].get(which).cloned() else { return };
                 let (before, alive) = (self.state().await, self.is_alive(claimed.lease).await);
                 let outcome = outcome(how, &claimed, &before);
-                let wrote = finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                let wrote = finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
                 assert_eq!(wrote, alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
-            Step::Expire => {
+            Action::Expire => {
                 self.expire().await;
             }
-            Step::Delete => {
+            Action::Delete => {
                 let before = self.state().await;
                 let deletion =
                     delete::delete(&self.fixture.db, self.fixture.tenant, self.instance, None).await.unwrap();
@@ -189,7 +190,7 @@ impl Case<'_> {
         )
         .await
         .unwrap();
-        rescue::rescue_expired_leases(&self.fixture.db, LEASE).await.unwrap();
+        rescue::run_round(&self.fixture.db, TIMES).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
@@ -234,7 +235,7 @@ impl Case<'_> {
                 self.claim(worker).await;
                 let Some(claimed) = self.claims[worker].first().cloned() else { continue };
                 let outcome = outcome(How::Success, &claimed, &self.state().await);
-                finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, json!([])).await.unwrap();
+                finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
                 self.check().await;
             }
         }
@@ -255,9 +256,20 @@ fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
         How::Stopped if deletion_requested => Outcome::Cancelled,
         How::Success | How::Stopped => Outcome::Succeeded { container_id: Some("c".into()) },
         How::Failure if claimed.kind != JobKind::Delete => {
-            Outcome::Failed(Cause { code: "image_not_found", detail: "no".into() })
+            Outcome::Failed(Reason { code: ReasonCode::ImageNotFound, detail: "no".into() })
         }
-        How::Failure | How::Again => Outcome::Again { after, cause: None, counts: true },
-        How::Released => Outcome::Again { after, cause: None, counts: false },
+        How::Failure | How::Again => Outcome::Retry { after, reason: None, uses_attempt: true },
+        How::Released => Outcome::Retry { after, reason: None, uses_attempt: false },
+    }
+}
+
+/// A step that a worker writes with its heartbeat.
+fn step_of(worker: usize) -> Step {
+    Step {
+        name: StepName::Image,
+        status: StepStatus::Running,
+        started_at: time::OffsetDateTime::UNIX_EPOCH,
+        finished_at: None,
+        detail: Some(worker.to_string().into()),
     }
 }

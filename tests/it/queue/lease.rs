@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     crash::{column, wait_for_step},
-    fixture::{LEASE, QueueFixture, spec},
+    fixture::{LEASE, QueueFixture, TIMES, spec},
     simulated_host::{assert_exactly_once, ledger},
 };
 use crate::support::{Cluster, poll_until, proxy::Proxy};
@@ -187,7 +187,7 @@ async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
         .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
         .await
         .unwrap();
-    assert_eq!(rescue::rescue_expired_leases(&fixture.db, LEASE).await.unwrap().expired_leases, 1);
+    assert_eq!(rescue::run_round(&fixture.db, TIMES).await.unwrap().expired_leases, 1);
     fixture.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
     let claimed = fixture.claim_next(next, 2).await;
     assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
@@ -209,7 +209,7 @@ async fn heartbeat_that_commits_first_prevents_a_rescue() {
     let mut beating = fixture.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();
-    let rescued = rescue::rescue_expired_leases(&fixture.db, LEASE).await.unwrap();
+    let rescued = rescue::run_round(&fixture.db, TIMES).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(rescued.expired_leases, 0);
     let beats = heartbeat(&fixture.db, worker, &[(job.lease, None)], LEASE).await.unwrap().unwrap();

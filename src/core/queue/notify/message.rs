@@ -1,24 +1,30 @@
-//! The bell's message. No facts, no secrets: whoever reads it asks Postgres.
+//! The message in a Redis list. It carries ids only: workers read the facts from Postgres.
 
 use serde_json::json;
 
 use crate::core::{id::JobId, queue::job::JobKind};
 
-/// The wake-up for one job. Workers do not read it: they claim whatever is next. It names the job for those who look at a
-/// list, and for workers of an earlier release.
+/// The wake-up for one job.
+///
+/// A worker does not decode it: it claims the jobs that are next in Postgres. The message names the job for operators
+/// who inspect a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProvisionJob {
+    /// The job that was queued.
     pub job: JobId,
+    /// The kind of that job.
     pub kind: JobKind,
 }
 
 impl ProvisionJob {
+    /// Makes the message for a job.
     pub fn new(job: JobId, kind: JobKind) -> Self {
         Self { job, kind }
     }
 
+    /// Returns the message as JSON, `{"v":1,"job":…,"kind":…}`.
     pub fn encode(&self) -> String {
-        json!({"v": 1, "job": self.job, "kind": self.kind.as_str()}).to_string()
+        json!({"v": 1, "job": self.job, "kind": self.kind}).to_string()
     }
 }
 

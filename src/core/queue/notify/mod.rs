@@ -1,7 +1,9 @@
-//! The doorbell: Redis lists tell workers at once that Postgres has a job for them.
+//! Best-effort wake-ups: Redis lists that let a worker claim a job at once instead of at its next poll.
 //!
-//! A message carries a job's id and nothing to believe. Losing, repeating or reordering messages is harmless: workers
-//! poll, and a claim decides. `Notifier` pushes, `Subscriber` pops; both are all that is known of the Redis client here.
+//! The API pushes a message per accepted job (`Notifier`), and each worker waits on two lists (`Subscriber`): that of
+//! its host and that of jobs without a host. A message decides nothing, since the claim in Postgres does. So a lost
+//! message costs one poll interval, and a repeated or reordered one costs a claim that finds nothing. Only these two
+//! types use the Redis client.
 
 mod message;
 mod notifier;
@@ -13,18 +15,18 @@ pub use subscriber::{Subscriber, Wakeup};
 
 use crate::core::id::{ClusterId, HostId};
 
-/// Whom a bell is for.
+/// The workers that a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Channel {
-    /// The host where the instance lives.
+    /// The worker of the host where the instance lives.
     Host(HostId),
-    /// Any host: the instance is not placed yet.
+    /// The worker of any host: the instance has no host yet.
     Any,
 }
 
 impl Channel {
-    /// The list's name. The cluster's id keeps two installations on one Redis apart.
-    fn list(self, cluster: ClusterId) -> String {
+    /// Returns the Redis key of the list. The cluster's id keeps two installations on one Redis apart.
+    fn redis_key(self, cluster: ClusterId) -> String {
         match self {
             Self::Host(host) => format!("app:{cluster}:q:{{host:{host}}}"),
             Self::Any => format!("app:{cluster}:q:{{any}}"),

@@ -1,12 +1,14 @@
-//! Ringing: one push, best effort, within 100 ms. Failure is harmless, so it is counted and not reported.
+//! Sending wake-ups: one `RPUSH` per job within 100 ms. A failure is counted and not returned, since the workers' poll
+//! finds the job.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use fred::{clients::Client, interfaces::ListInterface};
+use parking_lot::Mutex;
 
 use super::{Channel, ProvisionJob};
 use crate::{
@@ -18,15 +20,17 @@ use crate::{
     },
 };
 
-/// How long a caller waits for Redis at most.
-const BUDGET: Duration = Duration::from_millis(100);
-/// A list this long rings loud enough: workers that have a backlog do not read it. What was known of a length is
-/// forgotten after a moment.
-const LOUD_ENOUGH: i64 = 64;
-const MEMORY: Duration = Duration::from_secs(1);
-/// After a failure nobody waits for Redis for this long.
-const BREAK: Duration = Duration::from_secs(1);
+/// How long a request waits for Redis at most.
+const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);
+/// Stop pushing once the list holds this many entries: workers with a backlog claim straight from Postgres and do not
+/// read the list.
+const LIST_LENGTH_MAX: i64 = 64;
+/// How long a known length of a list is believed.
+const LIST_LENGTH_TTL: Duration = Duration::from_secs(1);
+/// How long after a failure no push is attempted, so that the other requests do not wait for Redis.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Pushes wake-ups. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     client: Client,
@@ -37,49 +41,79 @@ pub struct Notifier {
 #[derive(Default)]
 struct State {
     lengths: HashMap<Channel, (i64, Instant)>,
-    broken_until: Option<Instant>,
+    paused_until: Option<Instant>,
+}
+
+impl State {
+    fn allows_push(&self, channel: Channel, now: Instant) -> bool {
+        let is_full = self
+            .lengths
+            .get(&channel)
+            .is_some_and(|(length, at)| *length >= LIST_LENGTH_MAX && now - *at < LIST_LENGTH_TTL);
+        !is_full && self.paused_until.is_none_or(|until| now >= until)
+    }
 }
 
 impl Notifier {
+    /// Makes a notifier, which connects in the background.
+    ///
     /// # Errors
-    /// When the client cannot be built; not when Redis is away.
+    /// When the client cannot be built; not when Redis cannot be reached.
     pub fn new(config: &RedisConfig, cluster: ClusterId) -> Result<Self, RedisError> {
-        Ok(Self { client: redis::client(config, BUDGET)?, cluster, state: Arc::default() })
+        Ok(Self { client: redis::client(config, NOTIFY_TIMEOUT)?, cluster, state: Arc::default() })
     }
 
-    /// The client, for health checks.
+    /// Returns the client, for health checks.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Tells that a job waits.
+    /// Wakes a worker of the channel up for a job that was queued.
     pub async fn notify(&self, channel: Channel, job: JobId, kind: JobKind) {
         let now = Instant::now();
-        let skip = {
-            let state = self.state();
-            let loud = state.lengths.get(&channel).is_some_and(|(n, at)| *n >= LOUD_ENOUGH && now - *at < MEMORY);
-            loud || state.broken_until.is_some_and(|until| now < until)
-        };
-        if skip {
+        if !self.state.lock().allows_push(channel, now) {
             metrics::counter!("queue_notifications_total", "outcome" => "skipped").increment(1);
             return;
         }
-        let push = self.client.rpush::<i64, _, _>(channel.list(self.cluster), ProvisionJob::new(job, kind).encode());
-        let outcome = match tokio::time::timeout(BUDGET, push).await {
+        let message = ProvisionJob::new(job, kind).encode();
+        let push = self.client.rpush::<i64, _, _>(channel.redis_key(self.cluster), message);
+        let outcome = match tokio::time::timeout(NOTIFY_TIMEOUT, push).await {
             Ok(Ok(length)) => {
-                self.state().lengths.insert(channel, (length, now));
-                "rung"
+                self.state.lock().lengths.insert(channel, (length, now));
+                "sent"
             }
             failed => {
-                self.state().broken_until = Some(Instant::now() + BREAK);
-                tracing::debug!(?failed, "redis did not take the bell; a poll will find the job");
+                self.state.lock().paused_until = Some(Instant::now() + RETRY_INTERVAL);
+                tracing::debug!(?failed, %job, "redis did not accept the wake-up; a worker's poll will find the job");
                 "failed"
             }
         };
         metrics::counter!("queue_notifications_total", "outcome" => outcome).increment(1);
     }
+}
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::id::HostId;
+
+    #[test]
+    fn push_is_skipped_while_list_is_known_to_be_full() {
+        let now = Instant::now();
+        let with_length = |length| State { lengths: [(Channel::Any, (length, now))].into(), paused_until: None };
+
+        assert!(with_length(LIST_LENGTH_MAX - 1).allows_push(Channel::Any, now));
+        assert!(!with_length(LIST_LENGTH_MAX).allows_push(Channel::Any, now));
+        assert!(with_length(LIST_LENGTH_MAX).allows_push(Channel::Any, now + LIST_LENGTH_TTL));
+        assert!(with_length(LIST_LENGTH_MAX).allows_push(Channel::Host(HostId::new()), now));
+    }
+
+    #[test]
+    fn push_is_skipped_for_a_while_after_a_failure() {
+        let until = Instant::now() + RETRY_INTERVAL;
+        let state = State { lengths: HashMap::new(), paused_until: Some(until) };
+
+        assert!(!state.allows_push(Channel::Any, until - Duration::from_millis(1)));
+        assert!(state.allows_push(Channel::Any, until));
     }
 }

@@ -1,4 +1,7 @@
-//! Listening: one blocking pop at a time on a connection of its own, with a time limit outside the client's.
+//! Receiving wake-ups: one blocking pop at a time, on a connection of its own, with a time-out outside the client.
+//!
+//! A blocking command stalls every other command on its connection. The client's own time-outs do not apply to it, and
+//! a server that hangs would hold it without end, so `recv` has a time-out of its own and then reconnects.
 
 use std::{
     collections::HashMap,
@@ -21,57 +24,63 @@ use crate::{
     },
 };
 
-/// How long one pop blocks in Redis.
-const BLOCK: Duration = Duration::from_secs(2);
-/// A server that hangs holds a pop for ever: past this the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long Redis lets one pop wait.
+const POP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A pop without an answer for this long means that the server hangs: the connection is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Waits on the lists of one host.
 pub struct Subscriber {
     client: Client,
     lists: Vec<String>,
 }
 
-/// What a pop brought.
+/// Why `recv` returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wakeup {
-    /// Messages: there are jobs to claim.
+    /// There were messages: claim.
     Jobs,
+    /// There was no message within two seconds.
     Timeout,
-    /// Redis does not answer; poll more often.
+    /// Redis does not answer: poll Postgres more often until it does.
     Disconnected,
 }
 
 impl Subscriber {
+    /// Makes a subscriber, which connects in the background.
+    ///
     /// # Errors
-    /// When the client cannot be built; not when Redis is away.
+    /// When the client cannot be built; not when Redis cannot be reached.
     pub fn new(config: &RedisConfig, cluster: ClusterId, host: HostId) -> Result<Self, RedisError> {
-        let lists = [Channel::Host(host), Channel::Any].map(|channel| channel.list(cluster)).to_vec();
+        let lists = [Channel::Host(host), Channel::Any].map(|channel| channel.redis_key(cluster)).to_vec();
         Ok(Self { client: redis::waiting_client(config)?, lists })
     }
 
-    /// Waits for messages and removes at most `most` of one list, this host's own first.
-    pub async fn recv(&self, most: usize) -> Wakeup {
-        let asked = Instant::now();
-        let most = i64::try_from(most.max(1)).unwrap_or(i64::MAX);
+    /// Waits for messages and removes at most `limit` from one list, this host's own first.
+    pub async fn recv(&self, limit: usize) -> Wakeup {
+        let sent_at = Instant::now();
+        let limit = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
         let pop = self.client.blmpop::<Option<HashMap<String, Vec<String>>>, _>(
-            BLOCK.as_secs_f64(),
+            POP_TIMEOUT.as_secs_f64(),
             self.lists.clone(),
             LMoveDirection::Left,
-            Some(most),
+            Some(limit),
         );
-        match tokio::time::timeout(PATIENCE, pop).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, pop).await {
             Ok(Ok(None)) => Wakeup::Timeout,
-            // Which jobs they name does not matter: they may be taken by now, and the claim decides.
+            // The ids in the messages are not used: other workers may have these jobs by now, and the claim decides.
             Ok(Ok(Some(_))) => Wakeup::Jobs,
-            // fred turns the null of a pop that brought nothing into this error; that server answered, and in time.
-            Ok(Err(error)) if *error.kind() == ErrorKind::Timeout && asked.elapsed() >= BLOCK / 2 => Wakeup::Timeout,
+            // fred turns the null of a pop without messages into this error; that server did answer, and in time.
+            Ok(Err(error)) if *error.kind() == ErrorKind::Timeout && sent_at.elapsed() >= POP_TIMEOUT / 2 => {
+                Wakeup::Timeout
+            }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "redis does not answer");
+                tracing::debug!(%error, "redis does not answer; polling postgres for jobs");
                 Wakeup::Disconnected
             }
             Err(_) => {
-                tracing::debug!("redis hangs; reconnecting");
-                // In the background: it may wait for the old connection.
+                tracing::debug!("redis hangs; reconnecting, and polling postgres for jobs");
+                // In the background, since it may wait for the old connection.
                 let client = self.client.clone();
                 tokio::spawn(async move { client.force_reconnection().await });
                 Wakeup::Disconnected
