@@ -1,20 +1,26 @@
-//! Key, then scope: before anything else of a request is looked at.
+//! Authentication and authorization: a request's key, its rate limit and its scope are checked before anything else is
+//! read.
+//!
+//! Every route has an entry in `api::routes` that says which scope it needs. A path without an entry, or a method that
+//! the path does not have, is answered only to callers with a valid key. A refusal is a response and not an error, so
+//! that the middleware around this one treats it like any other.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use actix_web::{
     Error, HttpMessage, HttpRequest, ResponseError,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{
-        Method,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
-    },
+    http::header::{self, HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     web,
 };
 
-use super::{Access, ApiState, error::ApiError, routes};
+use super::{
+    access::{Access, AccessTable},
+    error::ApiError,
+    state::ApiState,
+};
 use crate::{
     core::identity::{Caller, IdentityError, IdentityService, rate_limit::Allowance},
     http::{
@@ -25,16 +31,16 @@ use crate::{
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Authenticates and authorizes one request; handlers find the caller by `caller`.
+/// Authenticates and authorizes one request. Handlers get the caller from `caller`.
 ///
 /// # Errors
-/// Those from inside. A refusal is a response, so that what is wrapped around it treats it like any other.
+/// Those of the wrapped service.
 pub async fn middleware<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let Judged { verdict, allowance, stale } = authorize(&request).await;
-    let mut response = match verdict {
+    let Authorization { result, allowance, is_stale } = authorize(&request).await;
+    let mut response = match result {
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
@@ -59,7 +65,7 @@ pub async fn middleware<B: MessageBody>(
             insert(headers, header::RETRY_AFTER, &whole(allowance.retry_after).to_string());
         }
     }
-    if stale {
+    if is_stale {
         insert(headers, HeaderName::from_static("x-identity-stale"), "1");
     }
     Ok(response)
@@ -71,18 +77,18 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Whether a request may go on, and what its answer has to tell.
-struct Judged {
-    /// The caller; `None` where none is needed, or nothing is served.
-    verdict: Result<Option<Arc<Caller>>, ApiError>,
+/// Whether a request may go on, and what the headers of its answer say.
+struct Authorization {
+    /// The caller; `None` where none is needed, or for a path or method that does not exist.
+    result: Result<Option<Arc<Caller>>, ApiError>,
     allowance: Option<Allowance>,
-    /// The key was accepted though the primary has not been heard of for a while.
-    stale: bool,
+    /// The key was accepted while the primary could not be read for a while; it may have been revoked.
+    is_stale: bool,
 }
 
-async fn authorize(request: &ServiceRequest) -> Judged {
+async fn authorize(request: &ServiceRequest) -> Authorization {
     let access = access(request);
-    let unlimited = |verdict| Judged { verdict, allowance: None, stale: false };
+    let unlimited = |result| Authorization { result, allowance: None, is_stale: false };
     if access == Some(Access::Public) {
         return unlimited(Ok(None));
     }
@@ -94,45 +100,30 @@ async fn authorize(request: &ServiceRequest) -> Judged {
         Ok(caller) => caller,
         Err(error) => return unlimited(Err(ApiError::Identity(error))),
     };
-    // Counted whatever becomes of it: a refusal costs as well.
+    // Counted before the scope is checked: a refusal costs as well.
     let allowance = state.limiter.count(&caller).await;
-    let verdict = if allowance.is_some_and(|allowance| !allowance.allowed) {
-        Err(Problem::new(Code::RateLimited, "the key asks too often; see Retry-After").into())
+    let result = if allowance.is_some_and(|allowance| !allowance.allowed) {
+        Err(Problem::new(Code::RateLimited, "the rate limit of the key is used up; see Retry-After").into())
     } else {
         match access {
             Some(Access::Scope(scope)) if !caller.may(scope) => {
                 Err(Problem::new(Code::Forbidden, format!("the key lacks the scope {scope}")).into())
             }
             Some(_) => Ok(Some(caller)),
-            // For a handler without an entry in the table, nobody is the caller.
+            // A handler without an entry in the table gets no caller.
             None => Ok(None),
         }
     };
-    Judged { verdict, allowance, stale: state.identity.is_stale() }
+    Authorization { result, allowance, is_stale: state.identity.is_stale() }
 }
 
-/// `None`: no such path, or not with this method; still only for those with a key.
+/// Returns who may call the request's route; `None`: there is no such path, or it does not have this method.
 fn access(request: &ServiceRequest) -> Option<Access> {
-    thread_local! {
-        static TABLE: HashMap<&'static str, Vec<(Method, Access)>> = routes().into_iter().fold(
-            HashMap::new(),
-            |mut table, route| {
-                table.entry(route.path).or_default().push((route.method, route.access));
-                table
-            },
-        );
-    }
-    let pattern = route::pattern(request.request())?;
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    TABLE.with(|table| {
-        let here = table.get(&*pattern)?;
-        let exact = here.iter().find(|(known, _)| known == method).map(|(_, access)| *access);
-        // A wrong method on a public path is for everybody to see.
-        let all_public = here.iter().all(|(_, access)| *access == Access::Public);
-        exact.or(all_public.then_some(Access::Public))
-    })
+    let table = request.app_data::<web::Data<AccessTable>>().expect("configured together with the routes");
+    table.get(&route::pattern(request.request())?, request.method())
 }
 
+/// Returns the key that the request presents, from `X-API-Key` or `Authorization: Bearer`.
 fn presented(request: &HttpRequest) -> Option<String> {
     let headers = request.headers();
     if let Some(key) = headers.get(&X_API_KEY) {
@@ -143,7 +134,7 @@ fn presented(request: &HttpRequest) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().to_owned())
 }
 
-/// The caller that the middleware found.
+/// Returns the caller that the middleware authenticated.
 pub fn caller(request: &HttpRequest) -> Arc<Caller> {
     request.extensions().get::<Arc<Caller>>().expect("every route but the public ones has a caller").clone()
 }

@@ -10,7 +10,12 @@ use utoipa::{
 };
 
 use crate::{
-    core::{db::DbError, identity::IdentityError, instances::create::AcceptError, invalid::Invalid},
+    core::{
+        db::DbError,
+        identity::{IdentityError, KeyError},
+        instances::create::AcceptError,
+        invalid::Invalid,
+    },
     http::problem::{Code, Problem, ProblemBody},
 };
 
@@ -22,6 +27,8 @@ pub enum ApiError {
     Identity(IdentityError),
     #[error(transparent)]
     Accept(#[from] AcceptError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -38,9 +45,11 @@ impl ApiError {
             Self::Identity(IdentityError::Busy) => {
                 Problem::new(Code::Unavailable, "too many keys are being looked up; try again")
             }
-            Self::Identity(IdentityError::Db(error)) | Self::Db(error) | Self::Accept(AcceptError::Db(error)) => {
-                db(error)
-            }
+            Self::Identity(IdentityError::Db(error))
+            | Self::Db(error)
+            | Self::Accept(AcceptError::Db(error))
+            | Self::Key(KeyError::Db(error)) => db(error),
+            Self::Key(error) => key(error),
             Self::Accept(AcceptError::NameTaken) => {
                 Problem::new(Code::NameTaken, "another instance of this tenant has the name")
             }
@@ -50,15 +59,13 @@ impl ApiError {
             Self::Accept(AcceptError::AddressExhausted) => {
                 Problem::new(Code::AddressExhausted, "every address of the network is in use")
             }
-            Self::Accept(AcceptError::PortTaken(detail)) => Problem::new(Code::PortTaken, detail.as_str()),
+            Self::Accept(error @ (AcceptError::PortTaken { .. } | AcceptError::NoFreePort)) => {
+                Problem::new(Code::PortTaken, error.to_string())
+            }
             Self::Accept(AcceptError::QuotaExceeded(detail)) => Problem::new(Code::QuotaExceeded, detail.as_str()),
             Self::Accept(AcceptError::KeyReused) => {
                 Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
             }
-            Self::Accept(AcceptError::ReplayLost) => Problem::new(
-                Code::InvalidState,
-                "the key was made, but the secrets changed since and it cannot be shown again; revoke it and make another",
-            ),
             Self::Accept(AcceptError::KeyInProgress) => Problem::new(
                 Code::IdempotencyInProgress,
                 "the first request with this Idempotency-Key has not ended; send it again",
@@ -75,6 +82,34 @@ impl IntoResponses for ApiError {
             .description("Refused, or failed: `code` says why, `status` repeats the status.")
             .content("application/problem+json", body);
         BTreeMap::from([("default".to_owned(), problem.build().into())])
+    }
+}
+
+fn key(error: &KeyError) -> Problem {
+    match error {
+        KeyError::Db(error) => db(error),
+        KeyError::Invalid(errors) => Problem::invalid(errors.clone()),
+        KeyError::NotFound => Problem::not_found(),
+        KeyError::UnknownTenant => {
+            Problem::invalid(vec![Invalid::new("/tenant_id", "not_found", "there is no such tenant")])
+        }
+        KeyError::Grant(error) => Problem::new(Code::Forbidden, error.to_string()),
+        KeyError::Revoked => Problem::new(Code::InvalidState, "the key is revoked"),
+        KeyError::RevokedOrExpired => Problem::new(Code::InvalidState, "the key is revoked or expired"),
+        KeyError::Contended => {
+            Problem::new(Code::InvalidState, "other requests keep changing the key; nothing was changed, try again")
+        }
+        KeyError::IdempotencyKeyReused => {
+            Problem::new(Code::IdempotencyKeyReused, "the Idempotency-Key was sent before with another request")
+        }
+        KeyError::IdempotencyInProgress => Problem::new(
+            Code::IdempotencyInProgress,
+            "the first request with this Idempotency-Key has not ended; send it again",
+        ),
+        KeyError::ReplayLost => Problem::new(
+            Code::InvalidState,
+            "the key was created, but the secrets have changed since and it cannot be shown again; revoke it and create another",
+        ),
     }
 }
 

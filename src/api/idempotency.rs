@@ -1,10 +1,9 @@
-//! The `Idempotency-Key` header, and what requests with the same key are compared by.
+//! The `Idempotency-Key` header; what it means is in `core::idempotency`.
 
 use actix_web::HttpRequest;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::instances::path_id;
+use super::parameters::path_id;
 use crate::{
     core::{idempotency::IdempotencyKey, invalid::Invalid},
     http::{problem::Problem, route},
@@ -12,24 +11,21 @@ use crate::{
 
 const NAME: &str = "Idempotency-Key";
 
-/// The header's key, if there is one. `body` is compared as JSON: the order of fields does not matter.
+/// Reads the header's key, if there is one. `body`: the request's body, which requests with the key are compared by.
 ///
 /// # Errors
-/// 422 unless it is 1 to 255 visible ASCII characters.
+/// 422 unless the header is sent once and has 1 to 255 visible ASCII characters.
 pub fn key(request: &HttpRequest, body: &Value) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = request.headers().get_all(NAME);
     let Some(value) = values.next() else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    if values.next().is_some() || !(1..=255).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        let detail = "must be 1 to 255 visible ASCII characters, once";
-        return Err(Problem::invalid(vec![Invalid::new(format!(":{NAME}"), "invalid", detail)]));
-    }
-    // serde_json's maps are sorted, so equal documents are equal texts.
-    let request_hash = Sha256::digest(body.to_string().as_bytes()).into();
-    Ok(Some(IdempotencyKey { key: text.to_owned(), route: route(request), request_hash }))
+    // Neither a value that is not ASCII nor a second one is a key.
+    let text = value.to_str().ok().filter(|_| values.next().is_none()).unwrap_or_default();
+    IdempotencyKey::parse(text, route(request), body)
+        .map(Some)
+        .map_err(|error| Problem::invalid(vec![Invalid::new(format!(":{NAME}"), "invalid", error.to_string())]))
 }
 
-/// The method and the path, in one spelling: a path may be sent with percent-encoding, and its id in upper case.
+/// Returns method and path in one spelling: a path may be sent with percent-encoding, and its id in upper case.
 fn route(request: &HttpRequest) -> String {
     let pattern = route::pattern(request).unwrap_or_default();
     let path = path_id(request).map_or_else(|_| pattern.to_string(), |id| pattern.replace("{id}", &id.to_string()));

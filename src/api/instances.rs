@@ -1,74 +1,85 @@
-//! `/instances`: asked for, looked at, deleted.
+//! `/instances`: creates, lists, shows and deletes instances.
+//!
+//! A handler parses the request, calls `InstanceService`, and turns the record into the view that clients see. The service
+//! commits and notifies; nothing is decided here but the order of checks: existence (404) comes before query and body.
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use std::collections::BTreeMap;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, ETag, EntityTag, Header, IfNoneMatch},
+    web,
+};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{
     ApiState,
-    accepted::{Accepted, accepted},
     auth::caller,
     error::ApiError,
     idempotency,
-    parameters::{ById, OnePage, Repeatable, Timeout},
+    parameters::{ById, OnePage, Repeatable, Timeout, path_id, take_tenant},
     wait,
 };
 use crate::{
     core::{
-        id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id, parse_uuid},
-        identity::Scope,
+        id::{HostId, InstanceId, JobId, NetworkId, TenantId, name_or_id},
+        idempotency::IdempotencyKey,
         instances::{
-            InstanceSpec, RawInstance, Reason, RestartPolicy, Status, create, delete,
+            RawInstance, Reason, RestartPolicy, Status,
+            service::{AcceptedRequest, Origin},
             spec::{Placement, Port},
-            store::{self, InstanceFilter, InstanceRecord},
+            store::{InstanceFilter, InstanceRecord},
         },
-        queue::{job::JobKind, notify::Channel},
     },
-    http::{body, problem::Problem, query::Query},
+    http::{
+        body,
+        problem::{Code, Problem},
+        query::Query,
+        request_id,
+    },
 };
 
-/// An instance has at most so many labels.
+/// The number of labels that a list can be filtered by: an instance has no more of them.
 const LABEL_FILTERS_MAX: usize = 64;
-/// How long a job may wait for a host with room.
-const QUEUE_DEADLINE_S: f64 = 600.0;
+/// When a client may look at an accepted request, in seconds.
+const RETRY_AFTER_S: &str = "1";
 
 /// An instance.
 #[derive(Serialize, ToSchema)]
 pub struct Instance {
     #[schema(value_type = Uuid)]
     id: InstanceId,
+    /// Unique per tenant among instances that are not deleted.
     name: String,
     #[schema(value_type = Uuid)]
     tenant_id: TenantId,
     image: String,
-    #[schema(value_type = Option<Vec<String>>)]
-    command: Option<Value>,
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    env: Value,
+    /// The image's own when null.
+    command: Option<Vec<String>>,
+    env: BTreeMap<String, String>,
+    /// Thousandths of a core.
     cpu_millis: i32,
     memory_mib: i32,
     network: InstanceNetwork,
-    #[schema(value_type = Vec<Port>)]
-    ports: Value,
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    labels: Value,
-    #[schema(value_type = RestartPolicy)]
-    restart_policy: String,
-    #[schema(value_type = Placement)]
-    placement: Value,
-    #[schema(value_type = Status)]
-    status: String,
-    #[schema(value_type = Option<Reason>)]
-    status_reason: Option<Value>,
+    ports: Vec<Port>,
+    labels: BTreeMap<String, String>,
+    restart_policy: RestartPolicy,
+    placement: Placement,
+    status: Status,
+    /// Why it has this status, where there is more to say.
+    status_reason: Option<Reason>,
+    /// Null until it is placed.
     host: Option<InstanceHost>,
-    /// The newest intent's job.
+    /// The job of the newest accepted request.
     #[schema(value_type = Uuid)]
     job_id: JobId,
+    /// How often the process was started again by its restart policy.
     restart_count: i32,
+    /// The exit code of the process, when it has ended.
     exit_code: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -107,6 +118,14 @@ pub struct InstanceList {
     next_cursor: Option<String>,
 }
 
+/// An accepted request: instance and job were committed before this was sent.
+#[derive(Serialize, ToSchema)]
+pub struct Accepted {
+    #[schema(value_type = Uuid)]
+    job_id: JobId,
+    instance: Instance,
+}
+
 impl From<InstanceRecord> for Instance {
     fn from(record: InstanceRecord) -> Self {
         Self {
@@ -130,10 +149,10 @@ impl From<InstanceRecord> for Instance {
             placement: record.placement,
             status: record.status,
             status_reason: record.status_reason,
-            host: record.host.map(|(id, name, address)| InstanceHost {
-                id,
-                address: address.unwrap_or_else(|| name.clone()),
-                name,
+            host: record.host.map(|host| InstanceHost {
+                id: host.id,
+                address: host.address.unwrap_or_else(|| host.name.clone()),
+                name: host.name,
             }),
             job_id: record.job,
             restart_count: record.restart_count,
@@ -146,12 +165,24 @@ impl From<InstanceRecord> for Instance {
     }
 }
 
-/// The id in the path; what is not a UUID names nothing.
-pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
-    let text = request.match_info().get("id").unwrap_or_default();
-    parse_uuid(text).map_err(|_| Problem::not_found())
+/// Answers 202 with the job, and with headers that say where and when to look.
+fn accepted(accepted: AcceptedRequest) -> HttpResponse {
+    let AcceptedRequest { instance, job, replayed } = accepted;
+    let mut response = HttpResponse::Accepted();
+    response.insert_header((header::LOCATION, format!("/instances/{}", instance.id)));
+    response.insert_header((header::RETRY_AFTER, RETRY_AFTER_S));
+    if replayed {
+        response.insert_header(("Idempotent-Replayed", "true"));
+    }
+    response.json(Accepted { job_id: job, instance: instance.into() })
 }
 
+/// Describes this request to the service. `request_id`: of `request_id::current`, empty outside a request.
+fn origin<'a>(tenant: TenantId, idempotency: Option<&'a IdempotencyKey>, request_id: &'a str) -> Origin<'a> {
+    Origin { tenant, idempotency, request_id: Some(request_id).filter(|id| !id.is_empty()) }
+}
+
+/// Creates an instance: accepts the request and queues the job that provisions it.
 #[utoipa::path(post, path = "/instances", operation_id = "create_instance", tag = "instances",
     request_body = RawInstance, params(Repeatable),
     responses((status = 202, description = "Accepted: the instance and the job that provisions it", body = Accepted),
@@ -161,34 +192,19 @@ pub async fn create(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
+    let tenant = caller(&request).tenant;
     Query::of(&request)?.finish()?;
     let body = body::json::<RawInstance>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
-    let range = &state.instances.port_range;
-    let spec = InstanceSpec::parse(body.value, range).map_err(Problem::invalid)?;
-    let create = create::Create {
-        tenant: caller.tenant,
-        spec: &spec,
-        idempotency: idempotency.as_ref(),
-        port_range: range.clone(),
-        queue_deadline_s: QUEUE_DEADLINE_S,
-    };
-    match create::create(&state.db, &create).await? {
-        create::Accepted::New(record) => {
-            let notify = state.notifier.notify(Channel::Any, record.job, JobKind::Provision);
-            tokio::join!(state.read_your_writes.record_write(caller.tenant), notify);
-            Ok(accepted(record.job, *record, false))
-        }
-        create::Accepted::Replayed(replay) => {
-            // Its first answer may have been lost before the write was noted.
-            state.read_your_writes.record_write(caller.tenant).await;
-            let record = store::get(&state.db, caller.tenant, replay.instance).await?.ok_or_else(Problem::not_found)?;
-            Ok(accepted(replay.job, record, true))
-        }
-    }
+    let spec = state.instances.parse(body.value).map_err(Problem::invalid)?;
+
+    let request_id = request_id::current();
+    let request = state.instances.create(origin(tenant, idempotency.as_ref(), &request_id), &spec).await?;
+
+    Ok(accepted(request.ok_or_else(Problem::not_found)?))
 }
 
+/// Lists instances, newest first.
 #[utoipa::path(get, path = "/instances", operation_id = "list_instances", tag = "instances",
     params(OnePage, ("status" = inline(Option<Status>), Query,
                      description = "Only instances of this status; deleted ones are listed with `deleted` only"),
@@ -198,49 +214,40 @@ pub async fn create(
            ("host" = Option<String>, Query, description = "Only instances on this host, by name or id")),
     responses((status = 200, description = "A page of instances, newest first", body = InstanceList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
     let mut query = Query::of(&request)?;
     let page = query.take_page();
-    let tenant = take_tenant(&mut query, &caller);
-    let status = query.take_parsed("status", "must be an instance's status", |text| text.parse::<Status>().ok());
-    let mut labels = Vec::new();
-    for label in query.take_all("label") {
-        match label.split_once('=') {
-            Some((name, value)) if !name.is_empty() => labels.push(json!({ name: value })),
-            _ => query.refuse("label", "invalid", "must be name=value"),
-        }
-    }
-    // Each is looked for in each instance.
-    if labels.len() > LABEL_FILTERS_MAX {
-        query.refuse("label", "too_long", &format!("may be given at most {LABEL_FILTERS_MAX} times"));
-    }
     let filter = InstanceFilter {
-        tenant,
-        status: status.map(|status| status.to_string()),
+        tenant: take_tenant(&mut query, &caller(&request)),
+        status: query.take_parsed("status", "must be an instance's status", |text| text.parse().ok()),
+        labels: take_labels(&mut query),
         name: query.take("name"),
-        labels,
         network: query.take("network").map(name_or_id),
         host: query.take("host").map(name_or_id),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, filter, page).await?;
+
+    let page = state.instances.list(&filter, page).await?;
+
     let items = page.items.into_iter().map(Instance::from).collect();
     Ok(HttpResponse::Ok().json(InstanceList { items, next_cursor: page.next_cursor }))
 }
 
-/// Whose things a list shows: the caller's, or for an admin any tenant's.
-pub(super) fn take_tenant(query: &mut Query, caller: &crate::core::identity::Caller) -> TenantId {
-    let asked = query.take_parsed("tenant_id", "must be a tenant's id", |text| text.parse::<TenantId>().ok());
-    match asked {
-        Some(tenant) if tenant == caller.tenant || caller.may(Scope::Admin) => tenant,
-        Some(_) => {
-            query.refuse("tenant_id", "invalid", "only an admin may name another tenant");
-            caller.tenant
+fn take_labels(query: &mut Query) -> Vec<(String, String)> {
+    let mut labels = Vec::new();
+    for label in query.take_all("label") {
+        match label.split_once('=') {
+            Some((name, value)) if !name.is_empty() => labels.push((name.to_owned(), value.to_owned())),
+            _ => query.refuse("label", "invalid", "must be name=value"),
         }
-        None => caller.tenant,
     }
+    // Postgres compares each of them with the labels of each instance.
+    if labels.len() > LABEL_FILTERS_MAX {
+        query.refuse("label", "too_long", &format!("may be given at most {LABEL_FILTERS_MAX} times"));
+    }
+    labels
 }
 
+/// Shows an instance, with `wait` not before it has a status.
 #[utoipa::path(get, path = "/instances/{id}", operation_id = "get_instance", tag = "instances",
     params(ById, ("wait" = inline(Option<Status>), Query,
                   description = "Answer when the status is this one, or cannot become it without another request"),
@@ -248,21 +255,18 @@ pub(super) fn take_tenant(query: &mut Query, caller: &crate::core::identity::Cal
     responses((status = 200, description = "The instance", body = Instance),
               (status = 304, description = "Not changed since the answer with this ETag"), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
+    let tenant = caller(&request).tenant;
     let id = InstanceId::from(path_id(&request)?);
-    let load =
-        async || store::get(&state.db, caller.tenant, id).await?.ok_or_else(|| ApiError::from(Problem::not_found()));
+    let load = async || state.instances.get(tenant, id).await?.ok_or_else(|| ApiError::from(Problem::not_found()));
     let mut record = load().await?;
     let mut query = Query::of(&request)?;
     let target = query.take_parsed("wait", "must be an instance's status", |text| text.parse::<Status>().ok());
     let deadline = wait::take_deadline(&mut query);
     query.finish()?;
+
     if let Some(target) = target {
-        loop {
-            if is_settled(&record, target) || state.stopping.is_cancelled() {
-                break;
-            }
-            let mut waiter = state.instance_watch.wait(id.uuid(), &record.status);
+        while !is_settled(&record, target) && !state.stopping.is_cancelled() {
+            let mut waiter = state.instance_watch.wait(id.uuid(), record.status.as_str());
             tokio::select! {
                 () = waiter.changed() => record = load().await?,
                 () = tokio::time::sleep_until(deadline) => break,
@@ -270,51 +274,55 @@ pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
             }
         }
     }
-    let body = serde_json::to_string(&Instance::from(record)).map_err(|error| {
-        tracing::error!(%error, "an instance that cannot be shown");
-        Problem::new(crate::http::problem::Code::Internal, "the request id leads to the log")
+
+    with_etag(&request, &Instance::from(record))
+}
+
+/// Returns whether there is nothing to wait for: the status is reached, or out of reach without another request.
+fn is_settled(instance: &InstanceRecord, target: Status) -> bool {
+    instance.status == target || !instance.status.can_become(target, instance.restart_policy)
+}
+
+/// Answers 200 with an ETag of the body, or 304 when the client has an answer with this ETag.
+fn with_etag(request: &HttpRequest, view: &Instance) -> Result<HttpResponse, ApiError> {
+    let body = serde_json::to_string(view).map_err(|error| {
+        tracing::error!(%error, instance = %view.id, "could not serialize an instance, answering 500");
+        Problem::new(Code::Internal, "the request id leads to the log")
     })?;
     let digest = Sha256::digest(body.as_bytes());
-    let etag = format!("\"{}\"", data_encoding::HEXLOWER.encode(&digest[..16]));
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if known.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim().trim_start_matches("W/") == etag) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
+    let tag = EntityTag::new_strong(data_encoding::HEXLOWER.encode(&digest[..16]));
+    let is_known = match IfNoneMatch::parse(request) {
+        Ok(IfNoneMatch::Any) => true,
+        Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+        // A header that is no list of tags matches nothing.
+        Err(_) => false,
+    };
+    if is_known {
+        return Ok(HttpResponse::NotModified().insert_header(ETag(tag)).finish());
     }
-    Ok(HttpResponse::Ok().insert_header((header::ETAG, etag)).content_type("application/json").body(body))
+    Ok(HttpResponse::Ok().insert_header(ETag(tag)).content_type("application/json").body(body))
 }
 
-/// Whether there is nothing to wait for: the status is reached, or is out of reach without another request.
-fn is_settled(instance: &InstanceRecord, target: Status) -> bool {
-    match (instance.status.parse::<Status>(), instance.restart_policy.parse()) {
-        (Ok(status), Ok(policy)) => status == target || !status.can_become(target, policy),
-        // Of a newer release: what can follow is not known here.
-        _ => true,
-    }
-}
-
+/// Deletes an instance: accepts the request and queues the job that removes its container.
 #[utoipa::path(delete, path = "/instances/{id}", operation_id = "delete_instance", tag = "instances",
     params(ById, Repeatable),
     responses((status = 202, description = "Accepted: the instance and the job that deletes it", body = Accepted),
               ApiError))]
 pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
-    let caller = caller(&request);
+    let tenant = caller(&request).tenant;
     let id = InstanceId::from(path_id(&request)?);
     let checked = Query::of(&request).and_then(Query::finish).and_then(|()| idempotency::key(&request, &Value::Null));
     let idempotency = match checked {
         Ok(idempotency) => idempotency,
-        // Existence is judged before the query.
+        // Whether the instance exists comes before what is wrong with the query.
         Err(problem) => {
-            store::get(&state.db, caller.tenant, id).await?.ok_or_else(Problem::not_found)?;
+            state.instances.get(tenant, id).await?.ok_or_else(Problem::not_found)?;
             return Err(problem.into());
         }
     };
-    let deletion = delete::delete(&state.db, caller.tenant, id, idempotency.as_ref()).await?;
-    let deletion = deletion.ok_or_else(Problem::not_found)?;
-    let notify = async {
-        if let Some(host) = deletion.host {
-            state.notifier.notify(Channel::Host(host), deletion.job, JobKind::Delete).await;
-        }
-    };
-    tokio::join!(state.read_your_writes.record_write(caller.tenant), notify);
-    Ok(accepted(deletion.job, deletion.instance, deletion.replayed))
+
+    let request_id = request_id::current();
+    let request = state.instances.delete(origin(tenant, idempotency.as_ref(), &request_id), id).await?;
+
+    Ok(accepted(request.ok_or_else(Problem::not_found)?))
 }

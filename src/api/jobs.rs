@@ -12,8 +12,7 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    instances::{path_id, take_tenant},
-    parameters::{ById, OnePage, Timeout},
+    parameters::{ById, OnePage, Timeout, path_id, take_tenant},
     wait,
 };
 use crate::{
@@ -112,7 +111,7 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
         instance: query.take_parsed("instance", "must be an instance's id", |text| text.parse().ok()),
     };
     query.finish()?;
-    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, filter, page).await?;
+    let page = store::list(&state.db, state.read_your_writes.consistency_for(tenant).await, filter, page).await?;
     let items = page.items.into_iter().map(Job::from).collect();
     Ok(HttpResponse::Ok().json(JobList { items, next_cursor: page.next_cursor }))
 }

@@ -1,8 +1,13 @@
-//! `/keys`: made (shown once), listed (never shown again), revoked.
+//! `/keys`: created and rotated (shown once), listed, changed and revoked.
+//!
+//! Handlers read the request, call `ApiKeyService` and show the result; validation and grants are in `core::identity`.
+//! A key that the caller does not manage is 404 before anything is said of query, body or `Idempotency-Key`.
+
+use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -11,64 +16,81 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    grants::{authorize, check_expiry, check_limits, check_name, check_scopes, may_change, may_have, may_see_again},
     idempotency,
-    instances::{path_id, take_tenant},
-    key_change::{KeyChangeRequest, asked, authorized, existing, managed, target},
-    parameters::{ById, OnePage, Repeatable},
+    parameters::{ById, OnePage, Repeatable, path_id, take_tenant},
 };
 use crate::{
-    config::identity::RateLimit,
     core::{
         id::{KeyId, TenantId},
+        idempotency::IdempotencyKey,
         identity::{
-            Caller, Scope,
+            Caller, CreatedKey, KeyError, KeyLimits, KeyRecord, Scope,
             cache::Propagation,
-            change::{self, KeyPatch, Rotated},
-            create::{self, AcceptedKey},
-            rate_limit,
-            store::{self, KeyRecord},
+            draft::{KeyDraft, KeyPatchDraft, LimitsDraft, parse_grace},
         },
-        invalid::Invalid,
     },
-    http::{body, problem::Problem, query::Query, timestamp::Timestamp},
+    http::{
+        body::{self, Json},
+        query::Query,
+        timestamp::Timestamp,
+    },
 };
 
 /// The body of `POST /keys`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
-    pub(super) name: String,
-    /// Not empty; only such as the caller's key holds.
+    /// 1 to 255 bytes.
+    name: String,
+    /// Not empty; only scopes that the caller's key has.
     #[schema(value_type = Vec<Scope>, example = json!(["instances:read"]))]
-    pub(super) scopes: Vec<String>,
-    /// Refused before this moment.
-    pub(super) not_before: Option<Timestamp>,
-    /// Refused from this moment on.
-    pub(super) expires_at: Option<Timestamp>,
-    /// Another tenant's; admin only.
-    pub(super) tenant_id: Option<Uuid>,
-    /// How often it may ask; absent: as often as the caller's.
-    pub(super) limits: Option<Limits>,
+    scopes: Vec<String>,
+    /// The key is refused before this moment.
+    not_before: Option<Timestamp>,
+    /// The key is refused from this moment on.
+    expires_at: Option<Timestamp>,
+    /// Another tenant, which owns the key; for admins.
+    tenant_id: Option<Uuid>,
+    /// How often the key may be used; absent: as often as the caller's.
+    limits: Option<Limits>,
 }
 
-/// How often a key may ask, instead of `RATE_LIMIT_RPS` and `RATE_LIMIT_BURST`.
+impl From<CreateKey> for KeyDraft {
+    fn from(body: CreateKey) -> Self {
+        Self {
+            name: body.name,
+            scopes: body.scopes,
+            limits: body.limits.map(LimitsDraft::from),
+            not_before: body.not_before.map(Timestamp::utc),
+            expires_at: body.expires_at.map(Timestamp::utc),
+            tenant: body.tenant_id.map(TenantId::from),
+        }
+    }
+}
+
+/// How often a key may be used, instead of `RATE_LIMIT_RPS` and `RATE_LIMIT_BURST`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Requests per second; 0: no limit.
-    pub(super) rps: f64,
+    rps: f64,
     /// Requests at once.
-    pub(super) burst: u32,
+    burst: u32,
 }
 
-impl Limits {
-    pub(super) fn stored(self) -> serde_json::Value {
-        rate_limit::stored(RateLimit { rps: self.rps, burst: self.burst })
+impl From<Limits> for LimitsDraft {
+    fn from(Limits { rps, burst }: Limits) -> Self {
+        Self { rps, burst }
     }
 }
 
-/// A key, without itself.
+impl Limits {
+    fn own(limits: KeyLimits) -> Option<Self> {
+        limits.as_own().map(|limit| Self { rps: limit.rps, burst: limit.burst })
+    }
+}
+
+/// A key, without its text.
 #[derive(Serialize, ToSchema)]
 pub struct Key {
     #[schema(value_type = Uuid)]
@@ -76,8 +98,7 @@ pub struct Key {
     name: String,
     #[schema(value_type = Uuid)]
     tenant_id: TenantId,
-    #[schema(value_type = Vec<Scope>)]
-    scopes: Vec<&'static str>,
+    scopes: Vec<Scope>,
     #[serde(with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
 }
@@ -92,26 +113,26 @@ pub struct ListedKey {
     hint: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
-    /// Written every half minute.
+    /// Up to half a minute late.
     #[serde(with = "time::serde::rfc3339::option")]
     last_used_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     revoked_at: Option<OffsetDateTime>,
-    /// `null`: the general ones.
+    /// `null`: the general limits.
     limits: Option<Limits>,
 }
 
-/// The body of `PATCH /keys/{id}`: what is absent stays.
+/// The body of `PATCH /keys/{id}`. Absent fields stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchKey {
     name: Option<String>,
-    /// Not empty; only such as the caller's key holds.
+    /// Not empty; only scopes that the caller's key has.
     #[schema(value_type = Option<Vec<Scope>>)]
     scopes: Option<Vec<String>>,
-    /// `null`: it never expires.
+    /// `null`: the key never expires.
     expires_at: Option<Timestamp>,
-    /// `null`: the general ones.
+    /// `null`: the general limits.
     limits: Option<Limits>,
 }
 
@@ -124,31 +145,31 @@ pub struct RotateKey {
     grace_s: Option<i64>,
 }
 
-/// A week.
-const GRACE_S_MAX: u32 = 604_800;
-
-/// When a change is in force that Redis could not be told of.
+/// A change that is committed and not in force everywhere yet.
 #[derive(Serialize, ToSchema)]
 pub struct Pending {
     propagation: PropagationStatus,
+    /// When it is in force at the latest.
     #[serde(with = "time::serde::rfc3339")]
     effective_by: OffsetDateTime,
 }
 
+/// Whether a change is in force everywhere.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PropagationStatus {
+    /// Some processes may still use the key as it was, until `effective_by`.
     Pending,
 }
 
-/// A key just made.
+/// A new key.
 #[derive(Serialize, ToSchema)]
 pub struct NewKey {
     #[serde(flatten)]
     fields: Key,
-    /// Shown this once.
+    /// The key itself, shown this once.
     key: String,
-    /// Of a rotation whose old key some may still accept for a moment.
+    /// After a rotation: the change of the old key is not in force everywhere yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     propagation: Option<PropagationStatus>,
     #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
@@ -162,19 +183,26 @@ pub struct KeyList {
     next_cursor: Option<String>,
 }
 
-fn texts(scopes: &[Scope]) -> Vec<&'static str> {
-    scopes.iter().map(|scope| scope.as_str()).collect()
-}
-
 impl From<&Caller> for Key {
     fn from(caller: &Caller) -> Self {
-        let scopes = texts(&caller.scopes);
         Self {
             id: caller.key,
             name: caller.name.clone(),
             tenant_id: caller.tenant,
-            scopes,
+            scopes: caller.scopes.clone(),
             expires_at: caller.expires_at,
+        }
+    }
+}
+
+impl From<KeyRecord> for Key {
+    fn from(record: KeyRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name,
+            tenant_id: record.tenant,
+            scopes: record.scopes,
+            expires_at: record.expires_at,
         }
     }
 }
@@ -186,16 +214,9 @@ impl From<KeyRecord> for ListedKey {
             created_at: record.created_at,
             last_used_at: record.last_used_at,
             revoked_at: record.revoked_at,
-            limits: serde_json::from_value(record.limits.clone()).ok(),
+            limits: Limits::own(record.limits),
             key: record.into(),
         }
-    }
-}
-
-impl From<KeyRecord> for Key {
-    fn from(record: KeyRecord) -> Self {
-        let scopes = texts(&record.scopes);
-        Self { id: record.id, name: record.name, tenant_id: record.tenant, scopes, expires_at: record.expires_at }
     }
 }
 
@@ -218,40 +239,49 @@ pub async fn create(
     Query::of(&request)?.finish()?;
     let body = body::json::<CreateKey>(&request, payload).await?;
     let idempotency = idempotency::key(&request, &body.sent)?;
-    let spec = authorize(body.value, &caller, &state.limiter)?;
-    match create::create(&state.db, &state.ring, caller.tenant, &spec, idempotency.as_ref()).await? {
-        Some(made) => {
-            if made.replayed {
-                may_see_again(&caller, &state.limiter, &made.record)?;
-            }
-            state.read_your_writes.record_write(made.record.tenant).await;
-            Ok(shown(made, None))
-        }
-        None => {
-            let unknown = Invalid::new("/tenant_id", "not_found", "there is no such tenant");
-            Err(Problem::invalid(vec![unknown]).into())
-        }
-    }
+    let spec = KeyDraft::from(body.value).validate(OffsetDateTime::now_utc()).map_err(KeyError::Invalid)?;
+    Ok(shown(state.keys.create(&caller, spec, idempotency.as_ref()).await?, None))
 }
 
 #[utoipa::path(get, path = "/keys", operation_id = "list_keys", tag = "keys", params(OnePage),
-    responses((status = 200, description = "A page of keys, newest first, without revoked ones", body = KeyList), ApiError))]
+    responses((status = 200, description = "A page of keys, newest first, without revoked ones", body = KeyList),
+              ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let mut query = Query::of(&request)?;
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, Some(tenant), page).await?;
+    let page = state.keys.list(tenant, page).await?;
     let items = page.items.into_iter().map(ListedKey::from).collect();
     Ok(HttpResponse::Ok().json(KeyList { items, next_cursor: page.next_cursor }))
 }
 
 #[utoipa::path(get, path = "/keys/{id}", operation_id = "get_key", tag = "keys", params(ById),
-    responses((status = 200, description = "The key, without itself", body = ListedKey), ApiError))]
+    responses((status = 200, description = "The key, without its text", body = ListedKey), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
-    let record = existing(&state, &caller(&request), path_id(&request)?.into()).await?;
+    let record = state.keys.get(&caller(&request), path_id(&request)?.into()).await?;
     Query::of(&request)?.finish()?;
     Ok(HttpResponse::Ok().json(ListedKey::from(record)))
+}
+
+/// A request to change a key.
+struct KeyChangeRequest<T> {
+    caller: Arc<Caller>,
+    /// The key as it is now.
+    key: KeyRecord,
+    body: Json<T>,
+    idempotency: Option<IdempotencyKey>,
+}
+
+impl<T: DeserializeOwned> KeyChangeRequest<T> {
+    async fn read(request: &HttpRequest, state: &ApiState, payload: web::Payload) -> Result<Self, ApiError> {
+        let caller = caller(request);
+        let key = state.keys.get(&caller, path_id(request)?.into()).await?;
+        Query::of(request)?.finish()?;
+        let body = body::json::<T>(request, payload).await?;
+        let idempotency = idempotency::key(request, &body.sent)?;
+        Ok(Self { caller, key, body, idempotency })
+    }
 }
 
 #[utoipa::path(patch, path = "/keys/{id}", operation_id = "update_key", tag = "keys", request_body = PatchKey,
@@ -263,39 +293,28 @@ pub async fn patch(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let KeyChangeRequest { caller, key, body, idempotency } = asked::<PatchKey>(&request, &state, payload).await?;
-    let (id, tenant) = (key.id, key.tenant);
-    let mut wrong = Vec::new();
-    if let Some(name) = &body.value.name {
-        check_name(name, &mut wrong);
-    }
-    let scopes = body.value.scopes.as_deref().map(|texts| check_scopes(texts, &mut wrong));
-    let expires_at = body.value.expires_at.map(Timestamp::utc);
-    check_expiry(expires_at, &mut wrong);
-    check_limits(body.value.limits, &mut wrong);
-    if !wrong.is_empty() {
-        return Err(Problem::invalid(wrong).into());
-    }
-    // `null` is not the same as absent: it never expires.
-    let expires_at = body.sent.get("expires_at").map(|_| expires_at);
-    let limits =
-        body.sent.get("limits").map(|_| body.value.limits.map_or_else(|| serde_json::json!({}), Limits::stored));
-    let patch = KeyPatch { name: body.value.name, scopes, expires_at, limits };
-    let patched = authorized(&state, &caller, key, "the key is revoked", async |key| {
-        may_change(&caller, &state.limiter, key, &patch)?;
-        Ok(change::patch(&state.db, target(key, &caller, idempotency.as_ref()), &patch).await?)
-    })
-    .await?;
-    state.read_your_writes.record_write(tenant).await;
-    let (mut response, effective_by) = match state.identity.propagate(&patched.changes, true).await {
-        Propagation::Complete => (HttpResponse::Ok(), None),
-        Propagation::Pending { effective_by } => (HttpResponse::Accepted(), Some(effective_by)),
+    let change = KeyChangeRequest::<PatchKey>::read(&request, &state, payload).await?;
+    let KeyChangeRequest { caller, key, body, idempotency } = change;
+    let Json { sent, value } = body;
+    // `null` is not the same as an absent field: it clears the value.
+    let draft = KeyPatchDraft {
+        name: value.name,
+        scopes: value.scopes,
+        expires_at: sent.get("expires_at").map(|_| value.expires_at.map(Timestamp::utc)),
+        limits: sent.get("limits").map(|_| value.limits.map(LimitsDraft::from)),
     };
-    mark(&mut response, patched.replayed);
-    Ok(match effective_by {
-        None => response.json(ListedKey::from(existing(&state, &caller, id).await?)),
-        Some(effective_by) => response.json(Pending { propagation: PropagationStatus::Pending, effective_by }),
-    })
+    let patch = draft.validate(OffsetDateTime::now_utc()).map_err(KeyError::Invalid)?;
+    let id = key.id;
+    let changed = state.keys.change(&caller, key, &patch, idempotency.as_ref()).await?;
+    match changed.propagation {
+        Propagation::Complete => {
+            let record = state.keys.get(&caller, id).await?;
+            Ok(marked(HttpResponse::Ok(), changed.replayed).json(ListedKey::from(record)))
+        }
+        Propagation::Pending { effective_by } => {
+            Ok(marked(HttpResponse::Accepted(), changed.replayed).json(pending(effective_by)))
+        }
+    }
 }
 
 #[utoipa::path(post, path = "/keys/{id}/rotate", operation_id = "rotate_key", tag = "keys", request_body = RotateKey,
@@ -306,48 +325,37 @@ pub async fn rotate(
     state: web::Data<ApiState>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let KeyChangeRequest { caller, key: old, body, idempotency } =
-        asked::<RotateKey>(&request, &state, payload).await?;
-    let grace_s = u32::try_from(body.value.grace_s.unwrap_or_default()).ok().filter(|grace_s| *grace_s <= GRACE_S_MAX);
-    let Some(grace_s) = grace_s else {
-        let wrong = Invalid::new("/grace_s", "out_of_range", format!("must be from 0 to {GRACE_S_MAX}"));
-        return Err(Problem::invalid(vec![wrong]).into());
-    };
-    let Rotated { new, changes } = authorized(&state, &caller, old, "the key is revoked or expired", async |old| {
-        may_have(&caller, &state.limiter, old)?;
-        let target = target(old, &caller, idempotency.as_ref());
-        Ok(change::rotate(&state.db, &state.ring, target, grace_s).await?)
-    })
-    .await?;
-    if new.replayed {
-        may_see_again(&caller, &state.limiter, &new.record)?;
-    }
-    state.read_your_writes.record_write(new.record.tenant).await;
-    let effective_by = match state.identity.propagate(&changes, true).await {
+    let rotation = KeyChangeRequest::<RotateKey>::read(&request, &state, payload).await?;
+    let KeyChangeRequest { caller, key, body, idempotency } = rotation;
+    let grace_s = body.value.grace_s.unwrap_or_default();
+    let grace_s = parse_grace(grace_s).map_err(|wrong| KeyError::Invalid(vec![wrong]))?;
+    let rotation = state.keys.rotate(&caller, key, grace_s, idempotency.as_ref()).await?;
+    let effective_by = match rotation.propagation {
         Propagation::Complete => None,
         Propagation::Pending { effective_by } => Some(effective_by),
     };
-    Ok(shown(new, effective_by))
+    Ok(shown(rotation.new, effective_by))
 }
 
-/// The one answer with a key in it. `effective_by`: of a change that is not in force everywhere yet.
-fn shown(made: AcceptedKey, effective_by: Option<OffsetDateTime>) -> HttpResponse {
-    let mut response = HttpResponse::Created();
-    mark(&mut response, made.replayed);
-    let key = made.key.expose_secret().to_owned();
+/// Answers with the text of a key. `effective_by`: when the change of the old key is in force everywhere, if it is not
+/// yet.
+fn shown(created: CreatedKey, effective_by: Option<OffsetDateTime>) -> HttpResponse {
+    let key = created.key.expose_secret().to_owned();
     let propagation = effective_by.map(|_| PropagationStatus::Pending);
-    let answer = NewKey { fields: made.record.into(), key, propagation, effective_by };
+    let answer = NewKey { fields: created.record.into(), key, propagation, effective_by };
+    let mut response = marked(HttpResponse::Created(), created.replayed);
     response.insert_header(("Cache-Control", "no-store")).json(answer)
 }
 
-fn mark(response: &mut HttpResponseBuilder, replayed: bool) {
+fn marked(mut response: HttpResponseBuilder, replayed: bool) -> HttpResponseBuilder {
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
+    response
 }
 
-fn pending(effective_by: OffsetDateTime) -> HttpResponse {
-    HttpResponse::Accepted().json(Pending { propagation: PropagationStatus::Pending, effective_by })
+fn pending(effective_by: OffsetDateTime) -> Pending {
+    Pending { propagation: PropagationStatus::Pending, effective_by }
 }
 
 #[utoipa::path(delete, path = "/keys/{id}", operation_id = "revoke_key", tag = "keys",
@@ -361,23 +369,20 @@ pub async fn revoke(request: HttpRequest, state: web::Data<ApiState>) -> Result<
     let checked = Query::of(&request).and_then(|mut query| {
         let wait = query.take_parsed("wait", "must be true or false", |text| text.parse::<bool>().ok());
         query.finish()?;
-        // Revoking twice is the same: the header is checked, and needs no record.
+        // Revoking twice does the same as once: the header is checked, and needs no record.
         idempotency::key(&request, &serde_json::Value::Null)?;
         Ok(wait.unwrap_or(true))
     });
     let wait = match checked {
         Ok(wait) => wait,
-        // Existence is judged before the query.
+        // A key that does not exist is 404 whatever the query says.
         Err(problem) => {
-            existing(&state, &caller, id).await?;
+            state.keys.get(&caller, id).await?;
             return Err(problem.into());
         }
     };
-    let changes = store::revoke(&state.db, managed(&caller), id, caller.key).await?;
-    let (tenant, changes) = changes.ok_or_else(Problem::not_found)?;
-    state.read_your_writes.record_write(tenant).await;
-    match state.identity.propagate(&changes, wait).await {
+    match state.keys.revoke(&caller, id, wait).await? {
         Propagation::Complete => Ok(HttpResponse::NoContent().finish()),
-        Propagation::Pending { effective_by } => Ok(pending(effective_by)),
+        Propagation::Pending { effective_by } => Ok(HttpResponse::Accepted().json(pending(effective_by))),
     }
 }

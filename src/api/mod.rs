@@ -3,16 +3,14 @@
 //! Order of judgement: key, scope, existence, query, body. A handler parses, asks `core`, and shows; it decides nothing.
 //! `docs/api.md` is the contract; `/openapi.json` is generated from here, and a test compares it with the table.
 
-mod accepted;
+mod access;
 mod auth;
 pub mod docs;
 mod error;
-mod grants;
 mod health;
 mod idempotency;
 mod instances;
 mod jobs;
-mod key_change;
 mod keys;
 mod metrics;
 mod networks;
@@ -27,18 +25,12 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
+pub use access::Access;
 pub use state::ApiState;
 
-use crate::{core::identity::Scope, http::problem::Problem};
+use access::AccessTable;
 
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Public,
-    /// Any valid key.
-    Key,
-    Scope(Scope),
-}
+use crate::{core::identity::Scope, http::problem::Problem};
 
 /// One route.
 pub struct Route {
@@ -84,6 +76,8 @@ fn get() -> Handler {
 
 /// Adds all routes, behind the question whose key it is.
 pub fn configure(config: &mut ServiceConfig, state: &web::Data<ApiState>) {
+    let table = routes().into_iter().map(|route| (route.path, route.method, route.access));
+    config.app_data(web::Data::new(AccessTable::new(table)));
     config.app_data(state.clone());
     config.service(open().wrap(from_fn(auth::middleware)));
 }

@@ -1,4 +1,4 @@
-//! `/networks`: where a tenant's instances have their addresses.
+//! `/networks`: lists and shows the networks that a tenant's instances have their addresses in.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -9,8 +9,7 @@ use super::{
     ApiState,
     auth::caller,
     error::ApiError,
-    instances::{path_id, take_tenant},
-    parameters::{ById, OnePage},
+    parameters::{ById, OnePage, path_id, take_tenant},
 };
 use crate::{
     core::{
@@ -53,6 +52,7 @@ impl From<NetworkRecord> for Network {
     }
 }
 
+/// Lists networks, newest first.
 #[utoipa::path(get, path = "/networks", operation_id = "list_networks", tag = "networks", params(OnePage),
     responses((status = 200, description = "A page of networks, newest first", body = NetworkList), ApiError))]
 pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
@@ -60,11 +60,12 @@ pub async fn list(request: HttpRequest, state: web::Data<ApiState>) -> Result<Ht
     let page = query.take_page();
     let tenant = take_tenant(&mut query, &caller(&request));
     query.finish()?;
-    let page = store::list(&state.db, state.read_your_writes.of(tenant).await, Some(tenant), page).await?;
+    let page = store::list(&state.db, state.read_your_writes.consistency_for(tenant).await, Some(tenant), page).await?;
     let items = page.items.into_iter().map(Network::from).collect();
     Ok(HttpResponse::Ok().json(NetworkList { items, next_cursor: page.next_cursor }))
 }
 
+/// Shows a network.
 #[utoipa::path(get, path = "/networks/{id}", operation_id = "get_network", tag = "networks", params(ById),
     responses((status = 200, description = "The network", body = Network), ApiError))]
 pub async fn show(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {

@@ -3,8 +3,17 @@
 
 #![allow(dead_code, reason = "no value is made of these")]
 
+use actix_web::HttpRequest;
 use utoipa::IntoParams;
 use uuid::Uuid;
+
+use crate::{
+    core::{
+        id::{TenantId, parse_uuid},
+        identity::{Caller, Scope},
+    },
+    http::{problem::Problem, query::Query},
+};
 
 /// `/{id}`
 #[derive(IntoParams)]
@@ -46,4 +55,26 @@ pub struct Timeout {
     /// How long `wait` may hold the answer back, in seconds; cut at 60.
     #[param(required = false, value_type = f64, minimum = 0, default = 30)]
     timeout: Option<f64>,
+}
+
+/// Returns the id in the path.
+///
+/// # Errors
+/// `not_found` when it is no UUID: it names nothing.
+pub(super) fn path_id(request: &HttpRequest) -> Result<Uuid, Problem> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    parse_uuid(text).map_err(|_| Problem::not_found())
+}
+
+/// Takes the tenant whose items a list shows: the caller's, or for an admin any tenant.
+pub(super) fn take_tenant(query: &mut Query, caller: &Caller) -> TenantId {
+    let named = query.take_parsed("tenant_id", "must be a tenant's id", |text| text.parse::<TenantId>().ok());
+    match named {
+        Some(tenant) if tenant == caller.tenant || caller.may(Scope::Admin) => tenant,
+        Some(_) => {
+            query.refuse("tenant_id", "invalid", "only an admin may name another tenant");
+            caller.tenant
+        }
+        None => caller.tenant,
+    }
 }

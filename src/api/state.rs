@@ -1,15 +1,13 @@
 //! What handlers need. Nothing here is state of a client: any replica answers any request.
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::wait::Watch,
-    config::instances::InstanceConfig,
     core::{
         db::DualDb,
-        identity::{Identity, api_key::KeyRing, rate_limit::Limiter},
+        identity::{ApiKeyService, Identity, rate_limit::RateLimiter},
+        instances::InstanceService,
         queue::notify::Notifier,
         read_your_writes::ReadYourWrites,
     },
@@ -19,10 +17,10 @@ use crate::{
 pub struct ApiState {
     pub db: DualDb,
     pub identity: Identity,
-    pub limiter: Limiter,
-    pub ring: Arc<KeyRing>,
+    pub limiter: RateLimiter,
+    pub keys: ApiKeyService,
     pub notifier: Notifier,
-    pub instances: InstanceConfig,
+    pub instances: InstanceService,
     pub instance_watch: Watch,
     pub job_watch: Watch,
     pub read_your_writes: ReadYourWrites,

@@ -1,35 +1,42 @@
-//! The backends there are, as closed enums: which one is chosen at start, the rest of the program does not care.
+//! The backends as closed enums: configuration chooses one at startup, and the rest of the program does not depend on
+//! which.
 //!
-//! Promises: each call goes to the chosen backend unchanged; clones share it.
-//! Refuses: a trait object; the traits' futures have no common type.
+//! Each call is passed to the chosen backend unchanged; clones share it. They are enums and not trait objects, because
+//! the futures that the traits return have no common type.
 
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
 use super::{
-    BackendError, Changed, Compute, ContainerSpec, Network, NetworkAttachment, NetworkPlan, Observed, Progress,
-    Released,
+    BackendError, Compute, Container, ContainerChange, ContainerSpec, Network, NetworkAttachment, NetworkPlan,
+    Progress, Released,
     docker::{DockerCompute, DockerNetwork},
     simulated::{SimulatedCompute, SimulatedNetwork},
 };
 use crate::core::id::{InstanceId, NetworkId};
 
+/// The compute backend that configuration chose.
 #[derive(Clone)]
 pub enum AnyCompute {
+    /// A Docker engine.
     Docker(DockerCompute),
+    /// Files of the state directory.
     Simulated(SimulatedCompute),
 }
 
+/// The network backend that configuration chose.
 #[derive(Clone)]
 pub enum AnyNetwork {
+    /// The bridge networks of a Docker engine.
     Docker(DockerNetwork),
+    /// Files of the state directory.
     Simulated(SimulatedNetwork),
 }
 
-/// Awaits the same call on whichever it is. Its future is on the heap: bollard's are tens of kilobytes, and every future
-/// that awaits one by value would hold a copy, which overflows a thread's stack in a debug build.
-macro_rules! chosen {
+/// Awaits a call on the chosen backend. The call's future is on the heap: bollard's futures are tens of kilobytes, and
+/// every future that awaits one by value would hold a copy, which overflows a thread's stack in a debug build.
+macro_rules! delegate {
     ($self:ident.$call:ident($($argument:expr),*)) => {
         match $self {
             Self::Docker(backend) => Box::pin(backend.$call($($argument),*)).await,
@@ -39,46 +46,49 @@ macro_rules! chosen {
 }
 
 impl AnyCompute {
-    /// The runtime's version; proves that it answers.
+    /// Returns the runtime's version.
+    ///
+    /// # Errors
+    /// `Unavailable` when the runtime does not answer.
     pub async fn version(&self) -> Result<String, BackendError> {
-        chosen!(self.version())
+        delegate!(self.version())
     }
 }
 
 impl Compute for AnyCompute {
     async fn ensure_image(&self, image: &str, progress: Progress<'_>) -> Result<(), BackendError> {
-        chosen!(self.ensure_image(image, progress))
+        delegate!(self.ensure_image(image, progress))
     }
 
     async fn create(&self, spec: &ContainerSpec, attachment: &NetworkAttachment) -> Result<String, BackendError> {
-        chosen!(self.create(spec, attachment))
+        delegate!(self.create(spec, attachment))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.start(instance))
+        delegate!(self.start(instance))
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
-        chosen!(self.stop(instance, grace))
+        delegate!(self.stop(instance, grace))
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.remove(instance))
+        delegate!(self.remove(instance))
     }
 
-    async fn discard(&self, container: &Observed) -> Result<(), BackendError> {
-        chosen!(self.discard(container))
+    async fn discard(&self, container: &Container) -> Result<(), BackendError> {
+        delegate!(self.discard(container))
     }
 
-    async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-        chosen!(self.inspect(instance))
+    async fn inspect(&self, instance: InstanceId) -> Result<Option<Container>, BackendError> {
+        delegate!(self.inspect(instance))
     }
 
-    async fn list(&self) -> Result<Vec<Observed>, BackendError> {
-        chosen!(self.list())
+    async fn list(&self) -> Result<Vec<Container>, BackendError> {
+        delegate!(self.list())
     }
 
-    fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
+    fn changes(&self) -> BoxStream<'static, Result<ContainerChange, BackendError>> {
         match self {
             Self::Docker(backend) => backend.changes(),
             Self::Simulated(backend) => backend.changes(),
@@ -88,26 +98,26 @@ impl Compute for AnyCompute {
 
 impl Network for AnyNetwork {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
-        chosen!(self.ensure_network(network))
+        delegate!(self.ensure_network(network))
     }
 
     async fn rejoin(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
-        chosen!(self.rejoin(instance, attachment))
+        delegate!(self.rejoin(instance, attachment))
     }
 
     async fn publish(&self, instance: InstanceId, attachment: &NetworkAttachment) -> Result<(), BackendError> {
-        chosen!(self.publish(instance, attachment))
+        delegate!(self.publish(instance, attachment))
     }
 
     async fn unpublish(&self, instance: InstanceId) -> Result<(), BackendError> {
-        chosen!(self.unpublish(instance))
+        delegate!(self.unpublish(instance))
     }
 
     async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
-        chosen!(self.release_network(network))
+        delegate!(self.release_network(network))
     }
 
     async fn networks(&self) -> Result<Vec<NetworkId>, BackendError> {
-        chosen!(self.networks())
+        delegate!(self.networks())
     }
 }

@@ -44,7 +44,7 @@ pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<E
     for network in networks {
         match network_backend.release_network(network).await? {
             Released::Gone => print(&format!("removed network {network}")),
-            Released::Used => print(&format!("kept network {network}: a container is in it")),
+            Released::InUse => print(&format!("kept network {network}: a container is in it")),
             Released::Stuck(reason) => {
                 print(&format!("kept network {network}: {reason}"));
                 stuck.push(network);

@@ -1,16 +1,23 @@
-//! Redis that does not answer must not cost each request its time-out: after three failures in a row nobody asks for a
-//! second, doubling to ten; then one asks, and its success lets everybody in again. In a row, not as a share: one that is
-//! short of processor time sees failures too, and Postgres would not be quicker (ADR 14).
+//! A circuit breaker: a Redis that does not answer must not cost every request its time-out.
+//!
+//! ```text
+//! closed ── 3 failures in a row ──► open, for 1 s ── pause over ──► one probe ── success ──► closed
+//!                                     ▲                                 │
+//!                                     └── failure: twice as long, at most 10 s
+//! ```
+//! It counts failures in a row, not their share: a process that is short of processor time sees some failures too, and
+//! would be no faster with Postgres (ADR 14). A crate was not used, since those known count shares or wrap the call.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-const FAILURES: u32 = 3;
+use parking_lot::Mutex;
+
+/// Failures in a row that open the breaker.
+const FAILURES_MAX: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// A circuit breaker, closed at first.
 #[derive(Debug, Default)]
 pub struct Breaker(Mutex<State>);
 
@@ -24,22 +31,22 @@ struct State {
 struct Open {
     until: Instant,
     pause: Duration,
-    /// Somebody is trying.
+    /// Whether the probe was given out.
     probing: bool,
 }
 
 impl Breaker {
-    /// Whether to ask Redis now. Once a pause is over, only one is told so.
+    /// Returns whether to use Redis now. Of the callers after a pause only one gets `true`, and makes the probe.
     pub fn allows(&self, now: Instant) -> bool {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         match &mut state.open {
             None => true,
             Some(open) if now >= open.until && !open.probing => {
                 open.probing = true;
                 true
             }
-            // A probe that was dropped must not block for ever.
-            Some(open) if now >= open.until + LONGEST_PAUSE => {
+            // The task that made the probe may have been dropped: give out another one.
+            Some(open) if now >= open.until + PAUSE_MAX => {
                 open.until = now;
                 true
             }
@@ -47,30 +54,29 @@ impl Breaker {
         }
     }
 
+    /// Records a success, which closes the breaker.
     pub fn succeeded(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.failures = 0;
         state.open = None;
     }
 
+    /// Records a failure at `now`.
     pub fn failed(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.failures += 1;
         let pause = match state.open {
-            Some(open) if open.probing => (open.pause * 2).min(LONGEST_PAUSE),
+            Some(open) if open.probing => (open.pause * 2).min(PAUSE_MAX),
             Some(_) => return,
-            None if state.failures >= FAILURES => FIRST_PAUSE,
+            None if state.failures >= FAILURES_MAX => FIRST_PAUSE,
             None => return,
         };
         state.open = Some(Open { until: now + pause, pause, probing: false });
     }
 
+    /// Returns whether it is open, also while its probe is under way.
     pub fn is_open(&self) -> bool {
-        self.state().open.is_some()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().open.is_some()
     }
 }
 
@@ -79,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_opens_after_three_failures_tries_once_and_closes_on_success() {
+    fn breaker_opens_after_three_failures_and_closes_on_success() {
         let (breaker, start) = (Breaker::default(), Instant::now());
         breaker.failed(start);
         breaker.failed(start);
@@ -96,16 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn pauses_stop_growing_and_a_lost_probe_is_replaced() {
+    fn pause_stops_growing_and_a_lost_probe_is_replaced() {
         let (breaker, mut now) = (Breaker::default(), Instant::now());
         (0..3).for_each(|_| breaker.failed(now));
         for _ in 0..8 {
-            now += LONGEST_PAUSE;
+            now += PAUSE_MAX;
             assert!(breaker.allows(now));
             breaker.failed(now);
         }
-        assert!(!breaker.allows(now + LONGEST_PAUSE / 2) && breaker.allows(now + LONGEST_PAUSE));
-        assert!(!breaker.allows(now + LONGEST_PAUSE), "the probe is under way");
-        assert!(breaker.allows(now + 2 * LONGEST_PAUSE), "or was lost");
+        assert!(!breaker.allows(now + PAUSE_MAX / 2) && breaker.allows(now + PAUSE_MAX));
+        assert!(!breaker.allows(now + PAUSE_MAX), "the probe is under way");
+        assert!(breaker.allows(now + 2 * PAUSE_MAX), "or was lost");
     }
 }

@@ -1,7 +1,6 @@
-//! Identifiers: one newtype per noun, so that no bare UUID crosses a function.
+//! Identifiers: one type per noun, so that an id of one noun cannot be passed where another one is meant.
 //!
-//! All are UUIDs in text and in Postgres. New ones are version 7, so they sort by creation time.
-//! Refuses: converting one kind into another.
+//! All are UUIDs in text, in JSON and in Postgres. New ones are version 7, so they sort by the time of their creation.
 
 use std::{error::Error, fmt, str::FromStr};
 
@@ -10,16 +9,16 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::{Uuid, fmt::Hyphenated};
 
-/// Reads a UUID in its usual form, in upper or lower case. The other forms (in braces, without hyphens, as a URN) are no
-/// ids here: one thing would have several names.
+/// Reads a UUID in its usual form, in upper or lower case. The other forms (in braces, without hyphens, as a URN) are
+/// refused, since one resource would have several paths.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is no UUID in that form.
 pub fn parse_uuid(text: &str) -> Result<Uuid, uuid::Error> {
     text.parse::<Hyphenated>().map(Hyphenated::into_uuid)
 }
 
-/// A name or an id as it is stored: an id in lower case.
+/// Returns a name or an id as it is stored: an id in lower case.
 pub fn name_or_id(text: String) -> String {
     parse_uuid(&text).map_or(text, |id| id.to_string())
 }
@@ -32,13 +31,13 @@ macro_rules! ids {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new, time-ordered id.
+            /// Returns a new id, which sorts after earlier ones.
             #[allow(clippy::new_without_default, reason = "a default id would be a random one")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The UUID itself, for a statement's parameter.
+            /// Returns the UUID itself.
             pub const fn uuid(self) -> Uuid {
                 self.0
             }

@@ -1,42 +1,86 @@
-//! Idempotency records: the first request with a key does the work, the others get its answer.
+//! Idempotency keys: the first request with a key does the work, and later ones get its answer.
 //!
-//! The record is written by the accepting statement itself, so it exists exactly when the work does. It holds ids only;
-//! a replay shows their present state. Good for 24 h, whether or not it was deleted since.
+//! The statement that accepts a request writes the record itself, so a record exists exactly when the work does. It holds
+//! ids only (for a key, also the salt that the key is derived from); a replay shows the present state of what they name. A
+//! record counts for 24 hours, whether or not `delete_expired` has removed it since.
+//!
+//! Requests with one key that arrive at the same time wait for each other at the record's row. The second one finds the
+//! record of the first, or gives up after `lock_timeout` with `DbError::Locked`, which means that the first is in progress.
 
 use serde_json::Value;
-use uuid::Uuid;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
 
 use crate::core::{
-    db::{DbError, DualDb, WriteConn},
+    db::{DbError, DualDb, WriteConn, column},
     id::{InstanceId, JobId, TenantId},
 };
 
-/// The header's key with what it is compared by.
-#[derive(Clone, Debug)]
+/// The longest key, in characters.
+const KEY_LENGTH_MAX: usize = 255;
+
+/// An idempotency key, with the request that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
+    /// The key, as the client sent it.
     pub key: String,
     /// Method and path: the same key on another route is another key.
     pub route: String,
-    /// SHA-256 of the canonical request.
+    /// SHA-256 of the request's body as JSON, with sorted fields: the order of fields does not matter.
     pub request_hash: [u8; 32],
 }
 
-/// What the first request with this key led to.
+/// A key that is not 1 to 255 visible ASCII characters.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("must be 1 to {KEY_LENGTH_MAX} visible ASCII characters, once")]
+pub struct InvalidKey;
+
+impl IdempotencyKey {
+    /// Checks a key. `route`: method and path in one spelling; `body`: what requests with the key are compared by.
+    ///
+    /// # Errors
+    /// `InvalidKey`.
+    pub fn parse(key: &str, route: String, body: &Value) -> Result<Self, InvalidKey> {
+        if !(1..=KEY_LENGTH_MAX).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidKey);
+        }
+        // The maps of serde_json are sorted, so equal documents are equal texts.
+        let request_hash = Sha256::digest(body.to_string().as_bytes()).into();
+        Ok(Self { key: key.to_owned(), route, request_hash })
+    }
+}
+
+/// Returns key, route and hash for the parameters of a statement that writes the record. The key is `None` where the request
+/// has none; such a statement writes no record.
+pub fn columns(key: Option<&IdempotencyKey>) -> (Option<&str>, &str, &[u8]) {
+    match key {
+        Some(key) => (Some(&key.key), &key.route, &key.request_hash),
+        None => (None, "", &[]),
+    }
+}
+
+/// The ids that the first request with a key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
+    /// The instance.
     pub instance: InstanceId,
+    /// The job.
     pub job: JobId,
 }
 
 /// Why there is nothing to replay.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoReplay {
     /// The key was used for another request.
     Reused,
-    /// There is no record of the last 24 h: the first request's transaction is not over, or there was none.
+    /// There is no record of the last 24 hours: the first request's transaction has not ended, or there was no request.
     InProgress,
 }
 
+/// Reads the record of a request about an instance.
+///
+/// # Errors
+/// `Invariant` when the record has no such ids; others of `DualDb::write` and of the statement.
 pub(super) async fn read(
     db: &DualDb,
     tenant: TenantId,
@@ -44,16 +88,21 @@ pub(super) async fn read(
 ) -> Result<Result<Replay, NoReplay>, DbError> {
     let answer = match answer(&db.write().await?, tenant, key).await? {
         Ok(answer) => answer,
-        Err(none) => return Ok(Err(none)),
+        Err(no_replay) => return Ok(Err(no_replay)),
     };
-    let id = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| text.parse::<Uuid>().ok());
-    match (id("instance_id"), id("job_id")) {
-        (Some(instance), Some(job)) => Ok(Ok(Replay { instance: instance.into(), job: job.into() })),
-        _ => Err(DbError::Invariant("an idempotency record without ids".into())),
+    let id = |name: &str| answer.get(name).and_then(Value::as_str);
+    let instance = id("instance_id").and_then(|text| text.parse().ok());
+    let job = id("job_id").and_then(|text| text.parse().ok());
+    match instance.zip(job) {
+        Some((instance, job)) => Ok(Ok(Replay { instance, job })),
+        None => Err(DbError::Invariant("an idempotency record without ids".into())),
     }
 }
 
-/// What was recorded for this key and this request.
+/// Reads what was recorded for this key and this request.
+///
+/// # Errors
+/// Those of the statement.
 pub(super) async fn answer(
     conn: &WriteConn,
     tenant: TenantId,
@@ -63,21 +112,21 @@ pub(super) async fn answer(
         .query(
             "select request_hash, answer from idempotency
              where tenant_id = $1 and route = $2 and key = $3 and created_at > now() - interval '24 hours'",
-            &[&tenant.uuid(), &key.route, &key.key],
+            &[&tenant, &key.route, &key.key],
         )
         .await?;
     let Some(row) = rows.first() else { return Ok(Err(NoReplay::InProgress)) };
-    if row.get::<_, &[u8]>(0) != key.request_hash.as_slice() {
+    if column::<&[u8]>(row, "request_hash")? != key.request_hash.as_slice() {
         return Ok(Err(NoReplay::Reused));
     }
-    Ok(Ok(row.get(1)))
+    Ok(Ok(column(row, "answer")?))
 }
 
-/// Forgets records older than 24 h, a batch at a time.
+/// Deletes at most 1000 records that are older than 24 hours.
 ///
 /// # Errors
-/// As the database says.
-pub async fn forget_old(db: &DualDb) -> Result<(), DbError> {
+/// Those of `DualDb::write` and of the statement.
+pub async fn delete_expired(db: &DualDb) -> Result<(), DbError> {
     db.write()
         .await?
         .query(
@@ -87,4 +136,41 @@ pub async fn forget_old(db: &DualDb) -> Result<(), DbError> {
         )
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(key: &str, body: &Value) -> Result<IdempotencyKey, InvalidKey> {
+        IdempotencyKey::parse(key, "POST /instances".into(), body)
+    }
+
+    #[test]
+    fn key_is_1_to_255_visible_ascii_characters() {
+        for good in ["k", "a-b_c~!", &"x".repeat(255)] {
+            assert!(parse(good, &Value::Null).is_ok(), "{good}");
+        }
+        for bad in ["", " ", "a b", "a\n", "é", "\u{7f}", &"x".repeat(256)] {
+            assert_eq!(parse(bad, &Value::Null), Err(InvalidKey), "{bad}");
+        }
+    }
+
+    #[test]
+    fn body_is_compared_without_the_order_of_fields() {
+        let read = |text: &str| parse("k", &serde_json::from_str(text).expect("JSON")).expect("a key");
+
+        assert_eq!(read(r#"{"a": 1, "b": [2]}"#), read(r#"{"b":[2],"a":1}"#));
+        assert_ne!(read(r#"{"a": 1}"#), read(r#"{"a": 2}"#));
+    }
+
+    #[test]
+    fn columns_of_a_request_without_a_key_are_empty() {
+        let key = parse("k", &json!({})).expect("a key");
+
+        assert_eq!(columns(Some(&key)), (Some("k"), "POST /instances", &key.request_hash[..]));
+        assert_eq!(columns(None), (None, "", &[][..]));
+    }
 }

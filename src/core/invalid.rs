@@ -1,4 +1,4 @@
-//! What is wrong with a request, with its place: so that all of it can be told at once.
+//! One thing that is wrong with a request, with its place: parsers collect them, and the answer 422 lists them all.
 
 use serde::Serialize;
 use utoipa::{
@@ -6,7 +6,7 @@ use utoipa::{
     openapi::{Object, ObjectBuilder, Type},
 };
 
-/// Every `code` of an `Invalid`.
+/// Every code of an `Invalid`.
 pub const CODES: [&str; 7] =
     ["required", "invalid", "out_of_range", "too_long", "duplicate", "unknown_field", "not_found"];
 
@@ -19,12 +19,15 @@ fn codes() -> Object {
 pub struct Invalid {
     /// A JSON pointer into the body (`/ports/0/host`), or `?name` for a query parameter, `:name` for a header.
     pub pointer: String,
+    /// What is wrong, out of the closed set `CODES`.
     #[schema(schema_with = codes)]
     pub code: &'static str,
+    /// What would be right, for people.
     pub detail: String,
 }
 
 impl Invalid {
+    /// Makes an entry. `code`: one of `CODES`.
     pub fn new(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
         debug_assert!(CODES.contains(&code), "{code} is not documented");
         Self { pointer: pointer.into(), code, detail: detail.into() }

@@ -15,6 +15,7 @@ use crate::{
     config::lease::LeaseTimes,
     core::{
         db::DualDb,
+        idempotency,
         queue::{
             rescue, retention,
             stats::{self, QueueStats},
@@ -86,7 +87,7 @@ impl Maintenance {
 
     async fn delete_old_rows(&self) {
         for result in [
-            crate::core::idempotency::forget_old(&self.db).await,
+            idempotency::delete_expired(&self.db).await,
             retention::delete_finished_jobs(&self.db).await,
             retention::delete_old_instances(&self.db).await,
         ] {

@@ -1,23 +1,23 @@
-//! The control plane's nouns and the protocol in which they meet.
+//! The control plane without its edges: nothing here knows HTTP, containers or the command line.
 //!
-//! Nouns do not import each other. They meet in `protocol` (one statement each, one lock order), in the worker, and in
-//! the database's foreign keys. Nothing here knows HTTP or containers.
+//! `identity`, `db` and `queue` are shared by the API and the workers. The nouns (`instances`, `networks`, `tenants`,
+//! `hosts`) hold their types, their statements and a service; where a statement changes two nouns, it lies with the one that
+//! the client named. The other modules are values and rules that several of them use.
 
 pub mod breaker;
 pub mod db;
 pub mod hosts;
 pub mod id;
+pub mod idempotency;
 pub mod identity;
 pub mod instances;
 pub mod invalid;
-pub mod read_your_writes;
-
+pub mod label;
 pub mod maintenance;
-
-pub mod idempotency;
 pub mod networks;
 pub mod page;
 pub mod queue;
+pub mod read_your_writes;
 pub mod redis;
 pub mod tenants;
 pub mod text;

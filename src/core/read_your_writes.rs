@@ -1,14 +1,18 @@
-//! How fresh a tenant's lists must be: a caller sees its own writes, others' may lag behind.
+//! Read your writes: which server a tenant's lists are read from, so that a caller sees its own writes in them.
 //!
-//! Promises: a tenant that wrote within the last five seconds, through whichever process, has its lists from the
-//! primary. What Redis does not know for certain (it is away, it lost its data, it missed a write) is taken for a write.
-//! Without a read replica nothing is noted and nobody is asked. Refuses: measuring how far the replica lags.
+//! The read replica may lag. A process that commits a write records it in its memory and in Redis, for the other processes
+//! (`record_write`); a list of a tenant that wrote within the last five seconds is read from the primary
+//! (`consistency_for`). Where no replica is configured, nothing is recorded and every read goes to the primary.
+//!
+//! Whatever Redis does not know for certain counts as a write, so that its failures cost the primary some reads and never
+//! hide a write: a server that does not answer, that was restarted or lost its data (it has another run id than the one it
+//! stored), and one that missed a write (the process that could not record it records a write of *any* tenant as soon as it
+//! can). The lag of the replica is not measured: one that lags longer than five seconds is out of order.
 
 use std::{
     collections::HashMap,
-    fmt::Display,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -19,30 +23,32 @@ use fred::{
     interfaces::KeysInterface,
     types::{Expiration, scripts::Script},
 };
+use parking_lot::Mutex;
 
 use super::{
     breaker::Breaker,
     db::Consistency,
     id::{ClusterId, TenantId},
-    redis::{self, RedisError},
+    redis::{self, RedisError, RedisKey},
 };
 use crate::config::redis::RedisConfig;
 
-/// A replica that lags longer than this is out of order.
-const WINDOW: Duration = Duration::from_secs(5);
-const WINDOW_MS: i64 = 5_000;
+/// How long a write counts.
+const WRITE_TTL: Duration = Duration::from_secs(5);
+const WRITE_TTL_MS: i64 = 5_000;
+/// Above this number of tenants in memory, those whose write no longer counts are removed.
 const PRUNE_ABOVE: usize = 10_000;
-/// How long a write waits for Redis at most: as long as for the bell, which is rung meanwhile.
-const TELL: Duration = Duration::from_millis(100);
+/// How long a write waits for Redis at most: as long as for the notification, which is sent at the same time.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a list waits for Redis at most.
-const ASK: Duration = Duration::from_millis(50);
-const RETRY: Duration = Duration::from_millis(200);
-/// In place of a tenant: everybody.
-const ALL: &str = "all";
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(50);
+/// The pause between two attempts to record a write of any tenant.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-// A server that was started or emptied a moment ago, or took another's place, has not heard of every write: for as long
-// as a write counts, anybody may have written.
-const WROTE: &str = "
+// KEYS: the tenant's write, a write of any tenant, the server's run id. ARGV: how long a write counts, in ms. A server that
+// was started, emptied or promoted a moment ago does not know every write: for as long as a write counts, any tenant may
+// have written.
+const HAS_WRITTEN: &str = "
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if redis.call('GET', KEYS[3]) ~= run then
   redis.call('SET', KEYS[3], run)
@@ -50,7 +56,7 @@ if redis.call('GET', KEYS[3]) ~= run then
 end
 return redis.call('EXISTS', KEYS[1], KEYS[2])";
 
-/// Which tenants wrote a moment ago: noted here, and in Redis for the other processes. Cheap to clone.
+/// The tenants that wrote within the last five seconds. Cheap to clone.
 #[derive(Clone)]
 pub struct ReadYourWrites(Option<Arc<Inner>>);
 
@@ -59,79 +65,80 @@ struct Inner {
     client: Client,
     cluster: ClusterId,
     breaker: Breaker,
-    record_write: Script,
-    suspecting: AtomicBool,
+    has_written: Script,
+    /// Whether a task tries to record a write of any tenant.
+    recording_any: AtomicBool,
 }
 
 impl ReadYourWrites {
-    /// `has_replica`: whether there is a read replica, so that lists can lag at all.
+    /// Makes the record. `has_replica`: whether lists can lag at all.
     ///
     /// # Errors
-    /// When the client cannot be built; not when Redis is away.
+    /// When the client cannot be built; not when Redis cannot be reached.
     pub fn new(has_replica: bool, config: &RedisConfig, cluster: ClusterId) -> Result<Self, RedisError> {
         if !has_replica {
             return Ok(Self(None));
         }
         Ok(Self(Some(Arc::new(Inner {
             local: Mutex::default(),
-            client: redis::client(config, TELL)?,
+            client: redis::client(config, RECORD_TIMEOUT)?,
             cluster,
             breaker: Breaker::default(),
-            record_write: Script::from_lua(WROTE),
-            suspecting: AtomicBool::default(),
+            has_written: Script::from_lua(HAS_WRITTEN),
+            recording_any: AtomicBool::default(),
         }))))
     }
 
-    /// Notes a committed write of what belongs to this tenant; to be awaited before it is answered.
+    /// Records a committed write of a tenant. The request's answer must not be sent before it returns, after 100 ms at most.
     pub async fn record_write(&self, tenant: TenantId) {
         let Some(inner) = &self.0 else { return };
-        inner.note(tenant);
-        if inner.breaker.is_open() || !inner.tell(tenant).await {
-            inner.suspect_all();
+        inner.record_locally(tenant);
+        if inner.breaker.is_open() || !inner.record(RedisKey::RecentWrite(tenant)).await {
+            inner.record_any_in_background();
         }
     }
 
-    /// What a list for this tenant may be read from.
-    pub async fn of(&self, tenant: TenantId) -> Consistency {
+    /// Returns what a list of this tenant must be read with, after 50 ms at most.
+    pub async fn consistency_for(&self, tenant: TenantId) -> Consistency {
         match &self.0 {
-            Some(inner) if inner.noted(tenant) || inner.may_have_written(tenant).await => Consistency::Primary,
+            Some(inner) if inner.wrote_here(tenant) || inner.may_have_written(tenant).await => Consistency::Primary,
             _ => Consistency::Any,
         }
     }
 }
 
 impl Inner {
-    fn note(&self, tenant: TenantId) {
-        let mut writers = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record_locally(&self, tenant: TenantId) {
+        let mut writers = self.local.lock();
         if writers.len() > PRUNE_ABOVE {
-            writers.retain(|_, at| at.elapsed() < WINDOW);
+            writers.retain(|_, at| at.elapsed() < WRITE_TTL);
         }
         writers.insert(tenant, Instant::now());
     }
 
-    fn noted(&self, tenant: TenantId) -> bool {
-        let writers = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        writers.get(&tenant).is_some_and(|at| at.elapsed() < WINDOW)
+    fn wrote_here(&self, tenant: TenantId) -> bool {
+        self.local.lock().get(&tenant).is_some_and(|at| at.elapsed() < WRITE_TTL)
     }
 
-    /// Whether Redis has taken it.
-    async fn tell(&self, who: impl Display) -> bool {
-        let set = self.client.set::<(), _, _>(self.name(who), 1, Some(Expiration::PX(WINDOW_MS)), None, false);
-        self.authorized(TELL, set).await.is_some()
+    /// Records a write in Redis; returns whether Redis confirmed it.
+    async fn record(&self, key: RedisKey<'_>) -> bool {
+        let expiration = Some(Expiration::PX(WRITE_TTL_MS));
+        let set = self.client.set::<(), _, _>(key.name(self.cluster), 1, expiration, None, false);
+        self.within(RECORD_TIMEOUT, set).await.is_some()
     }
 
-    /// A write that Redis does not know of: as soon as it can be told anything, it is told that anybody may have written.
-    /// Sent whatever the breaker says: a server that hangs reads it as soon as it goes on.
-    fn suspect_all(self: &Arc<Self>) {
-        if self.suspecting.swap(true, Ordering::Relaxed) {
+    /// Records a write of any tenant as soon as Redis can be reached, since it may have missed one. The command is sent even
+    /// while the breaker is open: a server that hangs executes it as soon as it goes on.
+    fn record_any_in_background(self: &Arc<Self>) {
+        if self.recording_any.swap(true, Ordering::Relaxed) {
             return;
         }
         let inner = self.clone();
         tokio::spawn(async move {
-            while !inner.tell(ALL).await {
-                tokio::time::sleep(RETRY).await;
+            while !inner.record(RedisKey::AnyRecentWrite).await {
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            inner.suspecting.store(false, Ordering::Relaxed);
+            inner.recording_any.store(false, Ordering::Relaxed);
         });
     }
 
@@ -139,31 +146,29 @@ impl Inner {
         if !self.breaker.allows(Instant::now()) {
             return true;
         }
-        let keys = vec![self.name(tenant), self.name(ALL), self.name("run")];
-        let ask = self.record_write.evalsha_with_reload::<i64, _, _>(&self.client, keys, vec![WINDOW_MS]);
-        self.authorized(ASK, ask).await != Some(0)
+        let keys = [RedisKey::RecentWrite(tenant), RedisKey::AnyRecentWrite, RedisKey::RecentWriteServer];
+        let keys = keys.map(|key| key.name(self.cluster)).to_vec();
+        let script = self.has_written.evalsha_with_reload::<i64, _, _>(&self.client, keys, vec![WRITE_TTL_MS]);
+        self.within(LOOKUP_TIMEOUT, script).await != Some(0)
     }
 
-    /// The answer, if there is one in time; the breaker hears of it.
-    async fn authorized<T>(
+    /// Runs a command; returns its answer if there is one in time. The breaker counts the outcome.
+    async fn within<T>(
         &self,
-        limit: Duration,
-        asked: impl Future<Output = Result<T, fred::error::Error>>,
+        timeout: Duration,
+        command: impl Future<Output = Result<T, fred::error::Error>>,
     ) -> Option<T> {
-        match tokio::time::timeout(limit, asked).await {
+        match tokio::time::timeout(timeout, command).await {
             Ok(Ok(answer)) => {
                 self.breaker.succeeded();
                 Some(answer)
             }
             failed => {
                 self.breaker.failed(Instant::now());
-                tracing::debug!(failed = ?failed.map(|answer| answer.err()), "redis does not tell who wrote");
+                let error = failed.map(Result::err);
+                tracing::debug!(?error, "redis does not answer; reading from primary until it does");
                 None
             }
         }
-    }
-
-    fn name(&self, who: impl Display) -> String {
-        format!("app:{}:record_write:{who}", self.cluster)
     }
 }

@@ -1,14 +1,14 @@
-//! Text whose author is not this program: messages of a registry, an engine or an image.
+//! Text from outside this program: messages of a registry, an engine or an image.
 //!
-//! Such text can hold anything: Postgres refuses U+0000 in `jsonb`, a line break forges log lines, and a message of
-//! megabytes would be written with every heartbeat. `CleanText` can only be made through `new`, so a field of this type
-//! guarantees one line of at most `TEXT_MAX` bytes without control characters.
+//! Such text can hold anything. Postgres refuses U+0000 in `jsonb`, a line break forges log lines, and a message of
+//! megabytes would be written with every heartbeat. A `CleanText` is only made by `new`, so a field of this type is one line
+//! of at most `TEXT_MAX` bytes without control characters.
 
 use std::{fmt, ops::Deref};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest text that is kept, in bytes of UTF-8.
+/// The longest text, in bytes of UTF-8.
 pub const TEXT_MAX: usize = 2048;
 const ELLIPSIS: &str = "…";
 
@@ -18,14 +18,14 @@ const ELLIPSIS: &str = "…";
 pub struct CleanText(String);
 
 impl CleanText {
-    /// Replaces each control character and line separator by a space, and cuts at a character's boundary; an ellipsis
-    /// within the limit marks the cut.
+    /// Cleans a text: each control character and line separator becomes a space, and what exceeds the limit is cut off at a
+    /// character's boundary. An ellipsis, within the limit, marks the cut.
     pub fn new(text: &str) -> Self {
         let clean = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
         // A replacement is never longer than what it replaces, so the start of the text is enough.
         let fits = text.len() <= TEXT_MAX;
-        let kept = if fits { text } else { &text[..text.floor_char_boundary(TEXT_MAX - ELLIPSIS.len())] };
-        let mut cleaned: String = kept.chars().map(clean).collect();
+        let start = if fits { text } else { &text[..text.floor_char_boundary(TEXT_MAX - ELLIPSIS.len())] };
+        let mut cleaned: String = start.chars().map(clean).collect();
         if !fits {
             cleaned.push_str(ELLIPSIS);
         }
@@ -64,11 +64,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_become_spaces_and_all_else_stays() {
+    fn control_characters_become_spaces() {
         for (text, expected) in [
             ("", ""),
             ("plain, with ümläuts and 漢字", "plain, with ümläuts and 漢字"),
-            ("gone\0for good", "gone for good"),
+            ("a\0b", "a b"),
             ("two\r\nlines\tand a tab", "two  lines and a tab"),
             ("\u{1b}[31mred\u{7f}\u{85}end", " [31mred  end"),
             ("line\u{2028}paragraph\u{2029}end", "line paragraph end"),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn long_text_is_cut_at_a_character_with_an_ellipsis_within_the_limit() {
+    fn long_text_is_cut_at_a_character_with_an_ellipsis() {
         let exact = "x".repeat(TEXT_MAX);
         assert_eq!(&*CleanText::new(&exact), exact);
 

@@ -19,14 +19,14 @@ use crate::{
     },
     core::{
         db::DualDb,
-        id::{ClusterId, JobId},
+        id::{ClusterId, InstanceId, JobId},
         identity::{
-            Identity, PgIdentity,
+            ApiKeyService, Identity, PgIdentity,
             api_key::KeyRing,
             cache::{CachedIdentity, Start, entry::EntrySigner},
-            rate_limit::Limiter,
+            rate_limit::RateLimiter,
         },
-        instances,
+        instances::{self, InstanceService},
         queue::{self, notify::Notifier},
         read_your_writes::ReadYourWrites,
         redis,
@@ -90,27 +90,38 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     let ring = Arc::new(KeyRing::new(&parts.secrets));
     let (config, max_conns) = (parts.identity, parts.max_conns);
     let cached = cached_identity(&parts.db, parts.cluster, &parts.redis, parts.secrets, config, max_conns)?;
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    // The propagator is needed without a cache, too: other processes may cache the keys that this one changes.
+    let keys = ApiKeyService::new(
+        parts.db.clone(),
+        ring.clone(),
+        config.rate_limit,
+        cached.propagator(),
+        read_your_writes.clone(),
+    );
     let identity = if config.cache {
-        cached.ask_once().await;
-        let (invalidations, outbox, gauges) = (cached.clone(), cached.revoker(), cached.clone());
+        cached.refresh_once().await;
+        let (invalidations, outbox, gauges) = (cached.clone(), cached.propagator(), cached.clone());
         supervisor::run("key_cache", async move { invalidations.run().await });
         supervisor::run("key_outbox", async move { outbox.run().await });
         metrics.on_scrape("key_cache", move || gauges.report());
         Identity::Cached(cached)
     } else {
-        // This process caches no keys, but others may: they must learn of the keys that it revokes.
-        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring.clone()), cached.revoker())
+        Identity::Postgres(PgIdentity::new(parts.db.clone(), ring))
     };
     start_maintenance(&metrics, &parts.db, parts.times);
     let (instance_watch, job_watch) = start_watches(&parts.db);
+    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
+    let port_range = parts.instances.port_range;
+    let instances = InstanceService::new(parts.db.clone(), notifier.clone(), read_your_writes.clone(), port_range);
     let state = web::Data::new(ApiState {
         identity: identity.clone(),
-        limiter: Limiter::new(config.rate_limit, &parts.redis, parts.cluster),
-        read_your_writes: ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?,
+        limiter: RateLimiter::new(config.rate_limit, &parts.redis, parts.cluster),
+        read_your_writes,
         db: parts.db,
-        ring,
+        keys,
         notifier,
-        instances: parts.instances,
+        instances,
         instance_watch,
         job_watch,
         metrics: renderer(metrics),
@@ -124,9 +135,12 @@ fn start_watches(db: &DualDb) -> (Watch, Watch) {
     let (instance_watch, job_watch) = (Watch::default(), Watch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
-        let statuses = move |ids| {
-            let db = db_of_instances.clone();
-            async move { instances::store::statuses(&db, ids).await }
+        let statuses = move |ids: Vec<Uuid>| {
+            let (db, ids) = (db_of_instances.clone(), ids.into_iter().map(InstanceId::from).collect::<Vec<_>>());
+            async move {
+                let statuses = instances::store::statuses(&db, &ids).await?;
+                Ok(statuses.into_iter().map(|(id, status)| (id.uuid(), status.to_string())).collect())
+            }
         };
         watch.run(statuses).await;
     });
@@ -176,9 +190,7 @@ fn serve(
 
 /// Opens the connections to Redis that an HTTP thread has for itself.
 fn open_thread(state: &ApiState) -> Result<(), redis::RedisError> {
-    if let Identity::Cached(cached) = &state.identity {
-        cached.open_thread()?;
-    }
+    state.identity.open_thread()?;
     state.limiter.open_thread()
 }
 

@@ -1,7 +1,15 @@
-//! One attempt of a job: done under its lease and deadline, judged, and written.
+//! One attempt of a job: runs it under its lease and its deadline, and writes how it ended.
 //!
-//! An attempt that panics counts as a crash, as if the worker had died of it, and is written at once: its slot and its lease
-//! are free again, and nothing else that the worker does is touched.
+//! | what happens | what is written |
+//! |---|---|
+//! | the work is done | `Succeeded` |
+//! | a backend fails, or the deadline passes | `Retry` or `Failed`, by `fault` and the attempts that are left |
+//! | the owner deletes the instance | `Superseded` before the work began, `Cancelled` after its undo |
+//! | the worker drains, and the job does not finish in time | `Retry` that uses no attempt |
+//! | the attempt panics | a crash, as if the worker had died, but at once: slot and lease are free again |
+//! | the lease is lost | nothing: another worker may hold the job |
+//!
+//! While Postgres is unavailable the end is written again and again, until it succeeds or the lease is lost.
 
 use std::{
     any::Any,
@@ -14,11 +22,11 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProvisionWorker,
     fault::Fault,
-    jobs::{self, JobError},
+    jitter::random_unit,
+    jobs::{self, step::JobError},
     leases::{ActiveJob, StopReason},
-    random::random_unit,
+    provision_worker::ProvisionWorker,
 };
 use crate::core::{
     db::DbError,
@@ -32,12 +40,29 @@ use crate::core::{
     text::CleanText,
 };
 
-/// While Postgres is away, how long until the end is written again.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How long cleaning up after a deadline may take.
-const UNDO: Duration = Duration::from_secs(30);
+/// The pause before the end of an attempt is written again.
+const FINISH_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the undo of an attempt may take whose deadline has passed.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Does the job and writes how it ended. `release`: it is to be given back.
+/// How an attempt ended, for the log.
+struct Ended {
+    outcome: &'static str,
+    reason: Option<Reason>,
+    retry_after: Option<Duration>,
+}
+
+impl Ended {
+    fn new(outcome: &'static str) -> Self {
+        Self { outcome, reason: None, retry_after: None }
+    }
+
+    fn lease_lost() -> Self {
+        Self::new("lease_lost")
+    }
+}
+
+/// Runs the job and writes how it ended. `release`: the job is to be queued again.
 pub(super) async fn run(
     worker: &ProvisionWorker,
     job: &Claimed,
@@ -45,21 +70,36 @@ pub(super) async fn run(
     active: &Arc<ActiveJob>,
     release: &CancellationToken,
 ) {
+    let started = Instant::now();
+    tracing::info!(waited_ms = milliseconds(job.waited), "claimed job");
     let attempt = async {
-        if let Some(outcome) = attempt(worker, job, active, release).await {
-            end(worker, job, claimed_at, active, outcome).await;
+        match perform(worker, job, active, release).await {
+            Some(outcome) => write_end(worker, job, claimed_at, active, outcome).await,
+            None => Ended::lease_lost(),
         }
     };
-    // What it shared is not left half changed: locks recover from poisoning, and files and rows are replaced whole.
-    if let Err(panic) = AssertUnwindSafe(attempt).catch_unwind().await {
-        let panic = CleanText::new(text_of(&*panic));
-        tracing::error!(%panic, "the attempt panicked; counting it as a crash of the worker");
-        crash(worker, job, active).await;
-    }
+    // A panic leaves nothing half changed that others share: locks protect single assignments, and files and rows are
+    // replaced whole.
+    let ended = match AssertUnwindSafe(attempt).catch_unwind().await {
+        Ok(ended) => ended,
+        Err(panic) => {
+            let panic = CleanText::new(panic_message(&*panic));
+            tracing::error!(%panic, "attempt panicked; recording it as a crash of the worker");
+            write_crash(worker, job, active).await
+        }
+    };
+    tracing::info!(
+        outcome = ended.outcome,
+        duration_ms = milliseconds(started.elapsed()),
+        code = ended.reason.as_ref().map(|reason| reason.code.as_str()),
+        detail = ended.reason.as_ref().map(|reason| tracing::field::display(&reason.detail)),
+        retry_after_ms = ended.retry_after.map(milliseconds),
+        "finished job"
+    );
 }
 
-/// One attempt. `None`: the lease is lost, nothing may be written.
-async fn attempt(
+/// Does the work. Returns `None` when the lease is lost: nothing may be written then.
+async fn perform(
     worker: &ProvisionWorker,
     job: &Claimed,
     active: &Arc<ActiveJob>,
@@ -73,63 +113,68 @@ async fn attempt(
     let result = tokio::select! {
         result = tokio::time::timeout(deadline, jobs::perform(worker, job, active)) => result,
         () = active.lost.cancelled() => return None,
-        () = release.cancelled() => return Some(Outcome::Retry { after: Duration::ZERO, reason: None, uses_attempt: false }),
+        () = release.cancelled() => {
+            return Some(Outcome::Retry { after: Duration::ZERO, reason: None, uses_attempt: false });
+        }
     };
     let outcome = match result {
         Ok(Ok(container_id)) => Outcome::Succeeded { container_id: container_id.map(CleanText::from) },
-        Ok(Err(JobError::Halted(StopReason::Lost))) => return None,
-        Ok(Err(JobError::Halted(StopReason::Cancelled))) => Outcome::Cancelled,
-        Ok(Err(JobError::Backend(error))) => after_fault(job, Fault::from(&error)),
+        Ok(Err(JobError::Stopped(StopReason::LeaseLost))) => return None,
+        Ok(Err(JobError::Stopped(StopReason::Cancelled))) => Outcome::Cancelled,
+        Ok(Err(JobError::Backend(error))) => outcome_of_fault(job, Fault::from(&error)),
         Err(_) => {
+            tracing::warn!(deadline_s = deadline.as_secs(), "attempt exceeded its deadline; undoing it");
             tokio::select! {
-                _ = tokio::time::timeout(UNDO, jobs::abandon(worker, job, active)) => {}
+                _ = tokio::time::timeout(UNDO_TIMEOUT, jobs::undo_unfinished(worker, job, active)) => {}
                 () = active.lost.cancelled() => return None,
             }
-            let detail = format!("the attempt took longer than {} s", deadline.as_secs()).into();
-            after_fault(job, Fault::GiveUp(Reason { code: ReasonCode::DeadlineExceeded, detail }))
+            let detail = format!("the attempt took longer than {} s", deadline.as_secs());
+            outcome_of_fault(job, Fault::GiveUp(Reason::new(ReasonCode::DeadlineExceeded, detail)))
         }
     };
     metrics::histogram!("job_attempt_seconds", "kind" => job.kind.as_str()).record(started.elapsed());
     Some(outcome)
 }
 
-fn after_fault(job: &Claimed, fault: Fault) -> Outcome {
+fn outcome_of_fault(job: &Claimed, fault: Fault) -> Outcome {
     let retry = |reason| Outcome::Retry {
         after: retry::backoff(job.attempt, random_unit()),
         reason: Some(reason),
         uses_attempt: true,
     };
     match fault {
-        // A delete goes on until nothing is left.
-        fault if job.kind == JobKind::Delete => retry(fault.cause()),
-        Fault::Retry(cause) if !retry::exhausted(job.kind, job.attempt, job.max_attempts) => retry(cause),
-        Fault::Retry(cause) | Fault::GiveUp(cause) => Outcome::Failed(cause),
+        // A delete is retried without a limit, whatever the error: otherwise its container would stay for good.
+        fault if job.kind == JobKind::Delete => retry(fault.into_reason()),
+        Fault::Retry(reason) if !retry::exhausted(job.kind, job.attempt, job.max_attempts) => retry(reason),
+        Fault::Retry(reason) | Fault::GiveUp(reason) => Outcome::Failed(reason),
     }
 }
 
 /// Writes that the attempt crashed.
-async fn crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
+async fn write_crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) -> Ended {
     let is_written = loop {
         let result = rescue::rescue_crashed_job(&worker.db, job.lease, worker.config.times).await;
         if let Some(is_written) = settled(active, result).await {
             break is_written;
         }
     };
-    if is_written {
-        count(job, "crashed");
-        // What comes next on the instance waited for this.
-        worker.wakeups.after(Duration::ZERO);
+    if !is_written {
+        return Ended::lease_lost();
     }
+    count_end(job, "crashed");
+    // The next job of the instance waited for the end of this one.
+    worker.timers.wake_after(Duration::ZERO);
+    Ended::new("crashed")
 }
 
-/// Writes how the attempt ended.
-async fn end(
+/// Writes the outcome of the attempt and wakes those who waited for it.
+async fn write_end(
     worker: &ProvisionWorker,
     job: &Claimed,
     claimed_at: Instant,
     active: &Arc<ActiveJob>,
     mut outcome: Outcome,
-) {
+) -> Ended {
     let is_written = loop {
         let result = finish(&worker.db, job.lease, job.kind, &outcome, &active.steps.all()).await;
         if result.as_ref().is_err_and(DbError::is_about_the_data) {
@@ -141,66 +186,70 @@ async fn end(
         }
     };
     if !is_written {
-        return;
+        return Ended::lease_lost();
     }
-    let label = match &outcome {
+    let name = match &outcome {
         Outcome::Succeeded { .. } => "succeeded",
         Outcome::Failed(_) => "failed",
         Outcome::Retry { .. } => "retry",
         Outcome::Cancelled => "cancelled",
         Outcome::Superseded => "superseded",
     };
-    count(job, label);
+    count_end(job, name);
+    let ended = Ended::new(name);
     match outcome {
-        // Its process may have ended before the instance showed `running`.
         Outcome::Succeeded { container_id: Some(_) } => {
-            tracing::info!("running");
             if job.kind == JobKind::Provision {
                 metrics::histogram!("instance_provisioning_seconds").record(job.age + claimed_at.elapsed());
             }
-            // First: the observer leaves alone what is held.
-            worker.leases.release(job.lease);
-            // The observer ends only after the jobs.
-            let _ = worker.look.send(job.lease.instance);
+            // The process may have ended before the row said `running`, and then no event comes any more. Released
+            // first, since instances with an active job are not reconciled. An error means that the worker is stopping.
+            worker.leases.remove(job.lease);
+            let _ = worker.reconcile_requests.send(job.lease.instance);
+            ended
         }
+        Outcome::Succeeded { container_id: None } => ended,
         Outcome::Retry { after, reason, .. } => {
-            tracing::info!(?reason, ?after, "will be tried again");
-            worker.wakeups.after(after);
+            worker.timers.wake_after(after);
+            Ended { reason, retry_after: Some(after), ..ended }
         }
-        Outcome::Failed(reason) => tracing::info!(code = %reason.code, detail = %reason.detail, "failed"),
+        Outcome::Failed(reason) => Ended { reason: Some(reason), ..ended },
         Outcome::Cancelled | Outcome::Superseded => {
-            tracing::info!(label, "ended");
-            // What comes next on the instance waited for this.
-            worker.wakeups.after(Duration::ZERO);
+            // The next job of the instance waited for the end of this one.
+            worker.timers.wake_after(Duration::ZERO);
+            ended
         }
-        Outcome::Succeeded { container_id: None } => tracing::info!("done"),
     }
 }
 
-/// Whether the job's end was written; `None`, after a pause: it could not be, and the lease is still ours.
+/// Returns whether the end was written: `false` when the lease was lost. Returns `None`, after a pause, when Postgres
+/// could not write it and the lease is still held.
 async fn settled(active: &ActiveJob, result: Result<bool, DbError>) -> Option<bool> {
     match result {
         Ok(true) => Some(true),
         Ok(false) => {
-            tracing::warn!("the lease was lost before the job's end could be written");
+            tracing::warn!("lease lost before the job's end was written; nothing is written");
             Some(false)
         }
         Err(error) => {
             tracing::warn!(%error, "could not write the job's end; trying again");
             tokio::select! {
                 () = active.lost.cancelled() => Some(false),
-                () = tokio::time::sleep(AGAIN) => None,
+                () = tokio::time::sleep(FINISH_RETRY_INTERVAL) => None,
             }
         }
     }
 }
 
-fn count(job: &Claimed, outcome: &'static str) {
+fn count_end(job: &Claimed, outcome: &'static str) {
     metrics::counter!("jobs_ended_total", "kind" => job.kind.as_str(), "outcome" => outcome).increment(1);
 }
 
-/// What a panic says.
-fn text_of(panic: &(dyn Any + Send)) -> &str {
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
     literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -1,4 +1,4 @@
-//! What an error means for a job: try again, or give up with the API's name for the cause. One table, exhaustive.
+//! The table of backend errors: which are retried, and under which reason code a failure is shown.
 
 use crate::{
     backend::BackendError,
@@ -8,37 +8,38 @@ use crate::{
     },
 };
 
-/// What to do about it.
+/// What an error means for the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It may work later. The cause counts when attempts are used up.
+    /// Another attempt may succeed. The reason is shown when all attempts are used up.
     Retry(Reason),
-    /// It will not work by trying again.
+    /// Another attempt would fail in the same way.
     GiveUp(Reason),
 }
 
 impl From<&BackendError> for Fault {
     fn from(error: &BackendError) -> Self {
-        let cause = |code, detail: &CleanText| Reason { code, detail: detail.clone() };
+        let reason = |code, detail: &CleanText| Reason { code, detail: detail.clone() };
         match error {
-            BackendError::ImageNotFound(detail) => Self::GiveUp(cause(ReasonCode::ImageNotFound, detail)),
-            // Final as well: whoever asked wants to know now, not after eight attempts.
-            BackendError::ImagePullFailed(detail) => Self::GiveUp(cause(ReasonCode::ImagePullFailed, detail)),
-            BackendError::NameConflict(detail) => Self::GiveUp(cause(ReasonCode::NameConflict, detail)),
-            BackendError::NetworkSetup(detail) => Self::GiveUp(cause(ReasonCode::NetworkSetupFailed, detail)),
-            BackendError::PortConflict(detail) => Self::GiveUp(cause(ReasonCode::PortConflict, detail)),
+            BackendError::ImageNotFound(detail) => Self::GiveUp(reason(ReasonCode::ImageNotFound, detail)),
+            // Final as well (ADR 6): the owner should learn of it at once, not after eight attempts.
+            BackendError::ImagePullFailed(detail) => Self::GiveUp(reason(ReasonCode::ImagePullFailed, detail)),
+            BackendError::NameConflict(detail) => Self::GiveUp(reason(ReasonCode::NameConflict, detail)),
+            BackendError::NetworkSetup(detail) => Self::GiveUp(reason(ReasonCode::NetworkSetupFailed, detail)),
+            BackendError::PortConflict(detail) => Self::GiveUp(reason(ReasonCode::PortConflict, detail)),
             BackendError::StartFailed(detail) | BackendError::Refused(detail) => {
-                Self::GiveUp(cause(ReasonCode::ContainerStartFailed, detail))
+                Self::GiveUp(reason(ReasonCode::ContainerStartFailed, detail))
             }
-            BackendError::Unavailable(detail) => Self::Retry(cause(ReasonCode::AttemptsExhausted, detail)),
+            BackendError::Unavailable(detail) => Self::Retry(reason(ReasonCode::AttemptsExhausted, detail)),
         }
     }
 }
 
 impl Fault {
-    pub fn cause(self) -> Reason {
+    /// Returns the reason, whatever is done about it.
+    pub fn into_reason(self) -> Reason {
         match self {
-            Self::Retry(cause) | Self::GiveUp(cause) => cause,
+            Self::Retry(reason) | Self::GiveUp(reason) => reason,
         }
     }
 }

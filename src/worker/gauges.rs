@@ -1,24 +1,24 @@
-//! How full this host is: slots, and what its instances were promised of processors and memory.
+//! Gauges of this host: its slots, and how much processor time and memory its instances were promised.
 
 use std::time::Duration;
 
-use super::ProvisionWorker;
+use super::provision_worker::ProvisionWorker;
 use crate::core::queue::stats;
 
-const PERIOD: Duration = Duration::from_secs(5);
-const MIB: f64 = 1024.0 * 1024.0;
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
 
-/// Sets the gauges for ever. A host without a limit has no capacity to show.
+/// Sets the gauges until it is dropped. A host without a limit has no capacity to report.
 pub(super) async fn run(worker: &ProvisionWorker) {
-    let mut tick = tokio::time::interval(PERIOD);
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         set_slots("busy", worker.leases.count());
-        set_slots("free", worker.me.slots.saturating_sub(worker.leases.count()));
-        match stats::committed_resources(&worker.db, worker.me.host).await {
+        set_slots("free", worker.identity.slots.saturating_sub(worker.leases.count()));
+        match stats::committed_resources(&worker.db, worker.identity.host).await {
             Ok(committed) => report(worker, committed.cpu_millis, committed.memory_mib),
-            Err(error) => tracing::debug!(%error, "could not count what is committed; the next round will"),
+            Err(error) => tracing::debug!(%error, "could not read the committed resources; the next round tries again"),
         }
     }
 }
@@ -31,12 +31,12 @@ fn set_slots(state: &'static str, count: usize) {
 #[allow(clippy::cast_precision_loss, reason = "no host has 2^52 MiB or thousandths of a core")]
 fn report(worker: &ProvisionWorker, cpu_millis: i64, memory_mib: i64) {
     metrics::gauge!("host_cpu_committed_cores").set(cpu_millis as f64 / 1000.0);
-    metrics::gauge!("host_memory_committed_bytes").set(memory_mib as f64 * MIB);
+    metrics::gauge!("host_memory_committed_bytes").set(memory_mib as f64 * BYTES_PER_MIB);
     let host = &worker.config.host;
     if let Some(cpu_millis) = host.cpu_millis {
         metrics::gauge!("host_cpu_capacity_cores").set(cpu_millis as f64 / 1000.0);
     }
     if let Some(memory_mib) = host.memory_mib {
-        metrics::gauge!("host_memory_capacity_bytes").set(memory_mib as f64 * MIB);
+        metrics::gauge!("host_memory_capacity_bytes").set(memory_mib as f64 * BYTES_PER_MIB);
     }
 }

@@ -1,4 +1,8 @@
-//! The worker's own listener: whether it lives, whether it works, and its metrics.
+//! The worker's own listener: liveness, readiness and metrics.
+//!
+//! The worker is ready while its last successful heartbeat is younger than a lease, the primary accepts the next one,
+//! and no shutdown has been requested. The heartbeat's age is computed at each request, so that it grows when the loop
+//! hangs.
 
 use std::{
     net::TcpListener,
@@ -18,39 +22,42 @@ use crate::{
     http::{listener, metrics::RenderMetrics},
 };
 
-/// Shared with the heartbeat.
+/// The health of one worker; a clone shares it.
 #[derive(Clone)]
 pub struct Health {
     db: DualDb,
-    started: Instant,
-    /// Milliseconds after `started` of the last heartbeat that succeeded.
-    beat_at: Arc<AtomicU64>,
+    started_at: Instant,
+    /// The last successful heartbeat, in milliseconds after `started_at`.
+    heartbeat_ms: Arc<AtomicU64>,
     lease: Duration,
     stopping: CancellationToken,
 }
 
 impl Health {
+    /// Returns the health of a worker that starts now. `lease`: how long it is ready without a heartbeat; `stopping`:
+    /// from then on it is not ready.
     pub fn new(db: DualDb, lease: Duration, stopping: CancellationToken) -> Self {
-        Self { db, started: Instant::now(), beat_at: Arc::default(), lease, stopping }
+        Self { db, started_at: Instant::now(), heartbeat_ms: Arc::default(), lease, stopping }
     }
 
-    pub(super) fn beat(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.beat_at.store(now, Ordering::Relaxed);
+    /// Records that a heartbeat has succeeded.
+    pub(super) fn record_heartbeat(&self) {
+        let now = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heartbeat_ms.store(now, Ordering::Relaxed);
     }
 
-    fn silent_for(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.beat_at.load(Ordering::Relaxed)))
+    fn heartbeat_age(&self) -> Duration {
+        let heartbeat_at = Duration::from_millis(self.heartbeat_ms.load(Ordering::Relaxed));
+        self.started_at.elapsed().saturating_sub(heartbeat_at)
     }
 
-    /// The last heartbeat is younger than a lease, and the primary takes the next one.
     async fn ready(self) -> HttpResponse {
         let primary = self.db.health().await.primary;
-        let silent = self.silent_for();
-        let works = primary && silent < self.lease && !self.stopping.is_cancelled();
-        let status = if works { "ready" } else { "unavailable" };
-        let body = json!({"status": status, "primary": primary, "heartbeat_age_s": silent.as_secs_f64()});
-        if works {
+        let heartbeat_age = self.heartbeat_age();
+        let is_ready = primary && heartbeat_age < self.lease && !self.stopping.is_cancelled();
+        let status = if is_ready { "ready" } else { "unavailable" };
+        let body = json!({"status": status, "primary": primary, "heartbeat_age_s": heartbeat_age.as_secs_f64()});
+        if is_ready {
             HttpResponse::Ok().json(body)
         } else {
             HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).json(body)

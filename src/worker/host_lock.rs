@@ -1,7 +1,8 @@
-//! One worker per cluster and host name on this machine: an exclusive lock that ends with the process.
+//! The lock that allows one worker per cluster and host name on this machine.
 //!
-//! Its file is under `/run` where that can be written, else in the state directory. A worker that ends by itself removes
-//! the file; after a crash it stays, and the next worker of the name takes it over.
+//! It is a `flock` on a file under `/run`, or in the state directory where `/run` cannot be written. The kernel
+//! releases it when the process ends, however that ends. A worker that stops removes the file; after a crash the file
+//! stays, and the next worker of the name locks it.
 
 use std::{
     fs::File,
@@ -14,27 +15,32 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::core::id::ClusterId;
 
-/// Held as long as the worker works.
+/// The lock of a host name; dropping it releases the lock and removes the file.
 pub struct HostLock {
     path: PathBuf,
     _file: Flock<File>,
 }
 
 impl HostLock {
+    /// Locks the host name `name` of a cluster, without waiting.
+    ///
     /// # Errors
-    /// One line that names the variable when another process holds it, or no place can be written.
+    /// One line that names the variable to change: when another process holds the lock, or when neither directory can
+    /// be written.
     pub fn acquire(state_dir: &Path, cluster: ClusterId, name: &str) -> anyhow::Result<Self> {
         let file_name = format!("app-{cluster}-{name}.lock");
         loop {
             let (path, file) = open(state_dir, &file_name)?;
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
                 anyhow!(
-                    "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or run this \
-                     one on another machine, under another name; example: APP_HOST_NAME={name}-2"
+                    "APP_HOST_NAME: another worker named \"{name}\" runs on this machine ({error}); stop it, or run \
+                     this one on another machine, under another name; example: APP_HOST_NAME={name}-2"
                 )
             })?;
-            // Whoever held it may have removed the file while we opened it: then another may hold the new one.
-            if std::fs::metadata(&path).ok().map(|now| now.ino()) == file.metadata().ok().map(|ours| ours.ino()) {
+            // The previous holder may have removed the file after we opened it. Our lock would then be on a file
+            // without a name, and another process could lock a new one.
+            let (named, locked) = (std::fs::metadata(&path).ok(), file.metadata().ok());
+            if named.map(|file| file.ino()) == locked.map(|file| file.ino()) {
                 return Ok(Self { path, _file: file });
             }
         }
@@ -55,7 +61,7 @@ fn open(state_dir: &Path, file_name: &str) -> anyhow::Result<(PathBuf, File)> {
 
 impl Drop for HostLock {
     fn drop(&mut self) {
-        // Still locked: nobody else can have taken it in between.
+        // The lock is still held here, so no other process can have locked the file.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -65,15 +71,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_held_by_one_and_free_again_without_a_trace() {
+    fn host_lock_excludes_a_second_worker_until_it_is_dropped() {
         let (state, cluster) = (tempfile::tempdir().expect("a directory"), ClusterId::new());
-        let held = HostLock::acquire(state.path(), cluster, "h").expect("free");
-        let refused = HostLock::acquire(state.path(), cluster, "h").map(drop).expect_err("held").to_string();
+        let lock = HostLock::acquire(state.path(), cluster, "h").expect("a free name");
+
+        let refused = HostLock::acquire(state.path(), cluster, "h").map(drop).expect_err("a locked name").to_string();
+
         assert!(refused.starts_with("APP_HOST_NAME: "), "{refused}");
         assert!(HostLock::acquire(state.path(), cluster, "another").is_ok());
         assert!(HostLock::acquire(state.path(), ClusterId::new(), "h").is_ok(), "another installation");
-        let path = held.path.clone();
-        drop(held);
+
+        let path = lock.path.clone();
+        drop(lock);
+
         assert!(!path.exists());
         assert!(HostLock::acquire(state.path(), cluster, "h").is_ok());
     }

@@ -1,16 +1,22 @@
-//! The jobs this process holds, and the one heartbeat that keeps them all.
+//! The jobs that this process holds, and the heartbeat that extends all their leases in one statement.
 //!
-//! A job is lost when the heartbeat's answer lacks it, or when no heartbeat succeeded for so long that another worker
-//! may soon have it (self-fence, by our monotonic clock). A lost job's task is cancelled: no more side effects, no writes.
+//! A lease is lost when the heartbeat's answer does not contain its job, or when no heartbeat has succeeded for so long
+//! that the lease may soon expire: the worker then fences itself, by its own monotonic clock and even while a heartbeat
+//! hangs. The task of a job whose lease is lost is cancelled: it begins no side effect and writes nothing.
+//!
+//! The steps of a job may hold text that Postgres refuses. It then loses its details, and the other jobs' leases are
+//! extended all the same.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::{health::Health, steps::Steps};
 use crate::{
@@ -26,30 +32,38 @@ use crate::{
     },
 };
 
-/// Step changes of all jobs within this time go to Postgres together.
-const COALESCE: Duration = Duration::from_millis(250);
+/// Changes of steps within this time are written together.
+const COALESCE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Why a job must not go on.
+/// Why an attempt must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The lease is or may be another's: write nothing.
-    Lost,
-    /// Its owner wants it stopped: clean up and say so.
+    /// Another worker holds the lease, or may hold it: write nothing.
+    LeaseLost,
+    /// The owner has deleted the instance: undo the attempt and record that it was cancelled.
     Cancelled,
 }
 
-/// One job that is ours.
+/// A job that this process holds.
 pub struct ActiveJob {
+    /// The proof of the claim.
     pub lease: Lease,
+    /// The steps of the attempt.
     pub steps: Steps,
+    /// Cancelled when the lease is lost.
     pub lost: CancellationToken,
+    /// Cancelled when the owner has deleted the instance.
     pub cancelled: CancellationToken,
-    beat_at: Mutex<Instant>,
+    /// The attempt's span, for lines about the job that other tasks log.
+    span: Span,
+    /// When the last statement was sent that confirmed the lease.
+    confirmed_at: Mutex<Instant>,
 }
 
+/// The active jobs of this process.
 pub struct Leases {
     db: DualDb,
-    me: WorkerIdentity,
+    worker: WorkerIdentity,
     times: LeaseTimes,
     health: Health,
     active: Mutex<HashMap<JobId, Arc<ActiveJob>>>,
@@ -57,55 +71,61 @@ pub struct Leases {
 }
 
 impl Leases {
-    pub fn new(db: DualDb, me: WorkerIdentity, times: LeaseTimes, health: Health) -> Self {
-        Self { db, me, times, health, active: Mutex::default(), steps_changed: Arc::default() }
+    /// Returns a worker's leases, none so far.
+    pub fn new(db: DualDb, worker: WorkerIdentity, times: LeaseTimes, health: Health) -> Self {
+        Self { db, worker, times, health, active: Mutex::default(), steps_changed: Arc::default() }
     }
 
-    /// Holds a job claimed by a statement sent at `claimed_at`.
-    pub fn hold(&self, lease: Lease, claimed_at: Instant) -> Arc<ActiveJob> {
+    /// Adds a job that a statement sent at `claimed_at` claimed. `span`: that of the attempt.
+    pub fn add(&self, lease: Lease, claimed_at: Instant, span: Span) -> Arc<ActiveJob> {
         let active = Arc::new(ActiveJob {
             lease,
             steps: Steps::new(self.steps_changed.clone()),
             lost: CancellationToken::new(),
             cancelled: CancellationToken::new(),
-            beat_at: Mutex::new(claimed_at),
+            span,
+            confirmed_at: Mutex::new(claimed_at),
         });
-        // Claimed again before its older attempt here noticed that it had lost its lease: two at once it must not be.
-        if let Some(older) = self.active().insert(lease.job, active.clone()) {
+        // This process has claimed the job again before its older attempt noticed that its lease was lost. The two must
+        // not run at the same time.
+        if let Some(older) = self.active.lock().insert(lease.job, active.clone()) {
             older.lost.cancel();
         }
         active
     }
 
-    /// Forgets this claim; a newer one of the same job stays.
-    pub fn release(&self, lease: Lease) {
-        let mut active = self.active();
+    /// Removes the job of this lease; a newer claim of the same job stays.
+    pub fn remove(&self, lease: Lease) {
+        let mut active = self.active.lock();
         if active.get(&lease.job).is_some_and(|active| active.lease == lease) {
             active.remove(&lease.job);
         }
     }
 
-    /// Whether a job on this instance is ours.
-    pub fn holds(&self, instance: InstanceId) -> bool {
-        self.active().values().any(|active| active.lease.instance == instance)
+    /// Returns whether a job of this instance is active here.
+    pub fn has_job_of(&self, instance: InstanceId) -> bool {
+        self.active.lock().values().any(|active| active.lease.instance == instance)
     }
 
+    /// Returns how many jobs are active.
     pub fn count(&self) -> usize {
-        self.active().len()
+        self.active.lock().len()
     }
 
-    /// To be passed before each irreversible step: the lease is fine and was confirmed a moment ago.
+    /// Confirms, before a step that cannot be taken back, that the attempt may go on: the lease was extended a moment
+    /// ago, if need be by a heartbeat of its own.
     ///
     /// # Errors
-    /// `StopReason`, when the job must not go on.
+    /// `LeaseLost` when the lease is lost or cannot be confirmed now; `Cancelled` when the owner has deleted the
+    /// instance.
     pub async fn checkpoint(&self, active: &Arc<ActiveJob>) -> Result<(), StopReason> {
-        if active.beat_at().elapsed() > self.times.fresh() {
-            self.beat(vec![active.clone()]).await;
+        if active.confirmed_at().elapsed() > self.times.fresh() {
+            self.extend(vec![active.clone()]).await;
         }
-        // Not confirmed now is as good as lost: an irreversible step may be half done when the lease ends.
-        if active.lost.is_cancelled() || active.beat_at().elapsed() > self.times.fresh() {
+        // A lease that cannot be confirmed counts as lost: it might expire while the step is half done.
+        if active.lost.is_cancelled() || active.confirmed_at().elapsed() > self.times.fresh() {
             active.lost.cancel();
-            return Err(StopReason::Lost);
+            return Err(StopReason::LeaseLost);
         }
         if active.cancelled.is_cancelled() {
             return Err(StopReason::Cancelled);
@@ -113,32 +133,34 @@ impl Leases {
         Ok(())
     }
 
-    /// Beats for ever.
-    pub async fn run(&self) {
+    /// Sends heartbeats until it is dropped: of all jobs at each interval, of single jobs when their steps change.
+    pub async fn run_heartbeats(&self) {
         let mut tick = tokio::time::interval(self.times.heartbeat());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.beat(self.all()).await,
+                _ = tick.tick() => self.extend(self.all()).await,
                 () = self.steps_changed.notified() => {
-                    tokio::time::sleep(COALESCE).await;
-                    let changed: Vec<_> = self.all().into_iter().filter(|active| active.steps.has_changed()).collect();
+                    tokio::time::sleep(COALESCE_INTERVAL).await;
+                    let mut changed = self.all();
+                    changed.retain(|active| active.steps.has_unwritten());
                     if !changed.is_empty() {
-                        self.beat(changed).await;
+                        self.extend(changed).await;
                     }
                 }
             }
         }
     }
 
-    /// Gives up, for ever, jobs whose lease was not confirmed for too long: also while a heartbeat hangs.
-    pub async fn fence(&self) {
+    /// Stops, until it is dropped, attempts whose lease was not confirmed for too long. A loop of its own, because a
+    /// heartbeat can hang.
+    pub async fn run_self_fence(&self) {
         let mut tick = tokio::time::interval(self.times.fence_check());
         loop {
             tick.tick().await;
             for active in self.all() {
-                if active.beat_at().elapsed() > self.times.self_fence() && !active.lost.is_cancelled() {
-                    tracing::warn!(job = %active.lease.job, "no heartbeat for too long; stopping work on it");
+                if active.confirmed_at().elapsed() > self.times.self_fence() && !active.lost.is_cancelled() {
+                    active.warn("no heartbeat succeeded for too long; stopping the attempt before its lease expires");
                     active.lost.cancel();
                 }
             }
@@ -146,92 +168,91 @@ impl Leases {
     }
 
     /// Extends the leases of these jobs and writes their steps that changed.
-    async fn beat(&self, jobs: Vec<Arc<ActiveJob>>) {
-        let leases: Vec<_> = jobs.iter().map(|active| (active.lease, active.steps.take_changed())).collect();
-        match self.send(&jobs, &leases).await {
+    async fn extend(&self, jobs: Vec<Arc<ActiveJob>>) {
+        let leases: Vec<_> = jobs.iter().map(|active| (active.lease, active.steps.take_unwritten())).collect();
+        match self.send_heartbeat(&jobs, &leases).await {
             Ok(()) => {}
             Err(error) if error.is_about_the_data() => {
                 tracing::warn!(%error, "heartbeat refused; sending it without steps, then job by job");
-                self.beat_separately(&jobs, &leases).await;
+                self.extend_separately(&jobs, &leases).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "heartbeat failed");
-                jobs.iter().for_each(|active| active.steps.put_back());
+                tracing::warn!(%error, "heartbeat failed; the next one tries again");
+                jobs.iter().for_each(|active| active.steps.mark_unwritten());
             }
         }
     }
 
-    /// After a heartbeat that Postgres refused because of what one job wrote: that job can only lose itself.
-    async fn beat_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) {
+    /// Extends the leases after Postgres has refused a heartbeat because of one job's steps: only that job may suffer.
+    async fn extend_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) {
         let without_steps: Vec<_> = leases.iter().map(|(lease, _)| (*lease, None)).collect();
-        let extended = self.send(jobs, &without_steps).await.is_ok();
+        let is_extended = self.send_heartbeat(jobs, &without_steps).await.is_ok();
         for (active, (lease, steps)) in jobs.iter().zip(leases) {
             let job = std::slice::from_ref(active);
             if steps.is_some() {
-                match self.send(job, &[(*lease, steps.clone())]).await {
+                match self.send_heartbeat(job, &[(*lease, steps.clone())]).await {
                     Ok(()) => continue,
                     Err(error) if error.is_about_the_data() => {
-                        tracing::warn!(%error, job = %lease.job, "steps refused; writing them without details");
+                        active.warn_of(&error, "steps refused; writing them without details");
                         active.steps.drop_details();
                     }
-                    Err(error) => tracing::warn!(%error, job = %lease.job, "heartbeat failed"),
+                    Err(error) => active.warn_of(&error, "heartbeat failed; the next one tries again"),
                 }
-                active.steps.put_back();
+                active.steps.mark_unwritten();
             }
-            if !extended && let Err(error) = self.send(job, &[(*lease, None)]).await {
-                tracing::warn!(%error, job = %lease.job, "heartbeat of one job failed; its lease was not extended");
+            if !is_extended && let Err(error) = self.send_heartbeat(job, &[(*lease, None)]).await {
+                active.warn_of(&error, "heartbeat of one job failed; its lease was not extended");
             }
         }
     }
 
-    /// Sends one heartbeat and acts on its answer.
-    async fn send(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) -> Result<(), DbError> {
+    /// Sends one heartbeat and applies its answer to the jobs.
+    async fn send_heartbeat(
+        &self,
+        jobs: &[Arc<ActiveJob>],
+        leases: &[(Lease, Option<Vec<Step>>)],
+    ) -> Result<(), DbError> {
         let sent_at = Instant::now();
-        match heartbeat(&self.db, self.me, leases, self.times.lease).await? {
-            None => {
-                tracing::error!(
-                    "another worker has taken this host's name; this one is given nothing any more: stop it"
-                );
-                jobs.iter().for_each(|active| active.lost.cancel());
-            }
-            Some(ours) => {
-                self.health.beat();
-                for active in jobs {
-                    match ours.get(&active.lease.job) {
-                        Some(beat) => {
-                            *active.beat_at_mut() = sent_at;
-                            if beat.cancel_requested {
-                                active.cancelled.cancel();
-                            }
-                        }
-                        None if self.active().contains_key(&active.lease.job) => {
-                            tracing::warn!(job = %active.lease.job, "lost the lease; stopping work on it");
-                            active.lost.cancel();
-                        }
-                        // It ended while the heartbeat was under way.
-                        None => {}
+        let Some(extended) = heartbeat(&self.db, self.worker, leases, self.times.lease).await? else {
+            tracing::error!("another worker has registered for this host; this one claims nothing any more: stop it");
+            jobs.iter().for_each(|active| active.lost.cancel());
+            return Ok(());
+        };
+        self.health.record_heartbeat();
+        for active in jobs {
+            match extended.get(&active.lease.job) {
+                Some(lease) => {
+                    *active.confirmed_at.lock() = sent_at;
+                    if lease.cancel_requested {
+                        active.cancelled.cancel();
                     }
                 }
+                None if self.active.lock().contains_key(&active.lease.job) => {
+                    active.warn("lease lost; stopping the attempt");
+                    active.lost.cancel();
+                }
+                // The job ended while the heartbeat was under way.
+                None => {}
             }
         }
         Ok(())
     }
 
     fn all(&self) -> Vec<Arc<ActiveJob>> {
-        self.active().values().cloned().collect()
-    }
-
-    fn active(&self) -> MutexGuard<'_, HashMap<JobId, Arc<ActiveJob>>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        self.active.lock().values().cloned().collect()
     }
 }
 
 impl ActiveJob {
-    fn beat_at(&self) -> Instant {
-        *self.beat_at_mut()
+    fn confirmed_at(&self) -> Instant {
+        *self.confirmed_at.lock()
     }
 
-    fn beat_at_mut(&self) -> MutexGuard<'_, Instant> {
-        self.beat_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn warn(&self, message: &'static str) {
+        self.span.in_scope(|| tracing::warn!("{message}"));
+    }
+
+    fn warn_of(&self, error: &DbError, message: &'static str) {
+        self.span.in_scope(|| tracing::warn!(%error, "{message}"));
     }
 }

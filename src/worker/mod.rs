@@ -1,8 +1,25 @@
-//! The worker: claims jobs, does them on this host, and watches what runs here.
+//! The worker: claims jobs, does them on this host, and keeps this host's containers as Postgres wants them.
 //!
-//! `dispatch` claims and runs, `leases` keeps the claims alive, `jobs` does the work in `steps`, `fault` decides what an
-//! error means, `observer` notices what containers do by themselves, `sweep` removes what nobody owns. Promises: no
-//! side effect under a lease that may be lost; nothing of another cluster is touched.
+//! `ProvisionWorker` is the state of one worker; its parts run as tasks that share it:
+//!
+//! ```text
+//! dispatch     waits for a wake-up (Redis, a timer, its poll) → claims jobs for the free slots → one task per job
+//! attempt        runs one job within its deadline → writes how it ended (`fault`: which errors are retried)
+//! jobs/            provision, start, delete: steps that call `backend::{Compute, Network}`, and their undo
+//! leases       heartbeat: extends the leases of all active jobs, writes their steps, learns of cancellations
+//! reconcile    compares containers with Postgres: restarts those that ended, stops those of failed instances
+//! orphans      removes containers and networks that no live row refers to
+//! gauges       reports how full the host is
+//! watchdog     ends the process when claiming or listening hangs
+//! ```
+//!
+//! A worker lives in four phases: `new` builds it, its background loops start, `run` claims and drains, and
+//! `deregister` lets the next worker of this host start at once.
+//!
+//! Under failure: a side effect begins only while the lease was confirmed a moment ago, so a worker that is cut off
+//! from Postgres stops before another one starts. A worker that dies leaves its jobs to the next one, which repeats
+//! their steps; each is idempotent. Containers and networks of another cluster are never touched. A loop that ends,
+//! panics or hangs ends the process with status 70.
 
 mod attempt;
 mod dispatch;
@@ -10,14 +27,17 @@ mod fault;
 mod gauges;
 pub mod health;
 pub mod host_lock;
+mod jitter;
 mod jobs;
 mod leases;
 mod orphans;
-mod random;
+mod provision_worker;
 mod reconcile;
 mod steps;
 mod timers;
 mod watchdog;
+
+pub use provision_worker::ProvisionWorker;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -28,93 +48,56 @@ use crate::{
     config::worker::WorkerConfig,
     core::{
         db::DualDb,
-        id::InstanceId,
         queue::{claim::WorkerIdentity, notify::Subscriber, workers},
     },
     shutdown::Shutdown,
 };
 
-/// What every part of the worker needs.
-pub struct ProvisionWorker {
-    pub(crate) db: DualDb,
-    pub(crate) me: WorkerIdentity,
-    pub(crate) config: WorkerConfig,
-    pub(crate) compute: AnyCompute,
-    pub(crate) network_backend: AnyNetwork,
-    pub(crate) leases: leases::Leases,
-    pub(crate) wakeups: timers::Wakeups,
-    /// Asks the observer to look at an instance.
-    pub(crate) look: mpsc::UnboundedSender<InstanceId>,
-}
-
 /// A loop that runs for as long as the worker, with its name; the caller supervises it.
 pub type BackgroundLoop = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
 
-/// Returns a worker and its background loops, which must run from before `run` until after it.
+/// Returns a worker that is registered as `identity`, and its background loops. They must run from before `run` until
+/// after it: the leases of the last jobs are extended by one of them.
 pub fn new(
     db: DualDb,
-    me: WorkerIdentity,
+    identity: WorkerIdentity,
     config: WorkerConfig,
-    backends: (AnyCompute, AnyNetwork),
+    (compute, network): (AnyCompute, AnyNetwork),
     health: health::Health,
 ) -> (Arc<ProvisionWorker>, Vec<BackgroundLoop>) {
-    let (look, to_look_at) = mpsc::unbounded_channel();
+    let (reconcile_requests, requested) = mpsc::unbounded_channel();
     let worker = Arc::new(ProvisionWorker {
-        leases: leases::Leases::new(db.clone(), me, config.times, health),
-        wakeups: timers::Wakeups::default(),
+        leases: leases::Leases::new(db.clone(), identity, config.times, health),
+        timers: timers::Timers::default(),
         db,
-        me,
+        identity,
         config,
-        compute: backends.0,
-        network_backend: backends.1,
-        look,
+        compute,
+        network,
+        reconcile_requests,
     });
-    let tasks = [
-        ("heartbeat", Task::Heartbeat),
-        ("fence", Task::Fence),
-        ("reconcile", Task::Observe(to_look_at)),
-        ("orphans", Task::Sweep),
-        ("gauges", Task::Gauges),
+    let [heartbeat, fence, reconcile, orphans, gauges] = [(); 5].map(|()| worker.clone());
+    let loops: Vec<BackgroundLoop> = vec![
+        ("heartbeat", Box::pin(async move { heartbeat.leases.run_heartbeats().await })),
+        ("self_fence", Box::pin(async move { fence.leases.run_self_fence().await })),
+        ("reconcile", Box::pin(async move { reconcile::run(&reconcile, requested).await })),
+        ("orphans", Box::pin(async move { orphans::run(&orphans).await })),
+        ("gauges", Box::pin(async move { gauges::run(&gauges).await })),
     ];
-    let loops = tasks.map(|(name, task)| {
-        let worker = worker.clone();
-        let running: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move { task.run(&worker).await });
-        (name, running)
-    });
-    (worker, loops.into())
+    (worker, loops)
 }
 
-/// Claims and runs jobs until `shutdown`, then drains: no more claims, and running jobs finish within the drain time-out
-/// or are given back.
+/// Claims and runs jobs until `shutdown`, then drains: claims nothing more, and lets running jobs finish within the
+/// drain time-out; those that do not are queued again.
 pub async fn run(worker: &Arc<ProvisionWorker>, subscriber: Subscriber, shutdown: &Shutdown) {
-    let (claiming, listening) = (watchdog::Pulse::new("claim"), watchdog::Pulse::new("listen"));
+    let (claiming, listening) = (watchdog::LoopProgress::new("claim"), watchdog::LoopProgress::new("listen"));
     watchdog::watch(vec![claiming.clone(), listening.clone()], worker.config.times.loop_limit());
     dispatch::run(worker, subscriber, (claiming, listening), shutdown).await;
 }
 
-/// Records that the worker has stopped, so that the next one of this host need not wait until the lease is over.
+/// Records that the worker has stopped, so that the next worker of this host need not wait until it counts as dead.
 pub async fn deregister(worker: &ProvisionWorker) {
-    if let Err(error) = workers::mark_stopped(&worker.db, worker.me).await {
-        tracing::warn!(%error, "could not deregister; the next worker of this name waits until the lease is over");
-    }
-}
-
-enum Task {
-    Heartbeat,
-    Fence,
-    Observe(mpsc::UnboundedReceiver<InstanceId>),
-    Sweep,
-    Gauges,
-}
-
-impl Task {
-    async fn run(self, worker: &Arc<ProvisionWorker>) {
-        match self {
-            Self::Heartbeat => worker.leases.run().await,
-            Self::Fence => worker.leases.fence().await,
-            Self::Observe(to_look_at) => reconcile::run(worker, to_look_at).await,
-            Self::Sweep => orphans::run(worker).await,
-            Self::Gauges => gauges::run(worker).await,
-        }
+    if let Err(error) = workers::mark_stopped(&worker.db, worker.identity).await {
+        tracing::warn!(%error, "could not deregister; the next worker of this host may have to wait");
     }
 }

@@ -1,12 +1,14 @@
-//! Removing orphans: containers and networks of our cluster on this host that no live row accounts for.
+//! Removes orphans: containers and networks of this cluster on this host that no live row refers to.
 //!
-//! A container is an orphan only when its instance has no live row at all, on whichever host, and when it carries this host
-//! (or none: an older release made it). A live row placed on another host means that the engine has workers under two host
-//! names, that the host was renamed, or that the instance was placed anew: such a container is never removed, and raises an
-//! alarm instead. One that carries another host is that host's to remove.
+//! A container is an orphan when its instance has no live row at all, on whichever host, and when its label names this
+//! host (or none: an older release made it). Where there is a live row of another host, the engine has workers under
+//! two host names, or the host was renamed, or the instance was placed anew. Such a container is never removed; an
+//! error in the log and the gauge of an alert report it. A container whose label names another host is left to that
+//! host.
 //!
-//! Never at once: after a failover Postgres may have lost a commit that is being repeated. Never another cluster's:
-//! backends list only ours.
+//! An orphan is removed after `APP_ORPHAN_GRACE_MS`, counted from the first round that missed its row: after a failover
+//! Postgres may have lost a commit that is about to be repeated, and a restored database misses old rows too.
+//! Containers of another cluster are never touched, because the backends list only this cluster's.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,9 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::ProvisionWorker;
+use super::provision_worker::ProvisionWorker;
 use crate::{
-    backend::{BackendError, Compute, Network, Observed, Released},
+    backend::{BackendError, Compute, Container, Network, Released},
     core::{
         db::DbError,
         id::{HostId, InstanceId, NetworkId},
@@ -25,94 +27,97 @@ use crate::{
     },
 };
 
-const PERIOD: Duration = Duration::from_secs(60);
+/// The longest pause between two rounds; a grace period that is shorter makes it shorter.
+const ROUND_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What earlier rounds have found.
 #[derive(Default)]
 struct Findings {
-    orphans: FoundSince<InstanceId>,
-    /// Networks that no instance here uses.
-    unused: FoundSince<NetworkId>,
-    /// Containers that belong to another host, and are in the log already.
-    foreign: HashSet<InstanceId>,
+    orphans: FirstFound<InstanceId>,
+    /// Networks that no instance of this host uses.
+    unused_networks: FirstFound<NetworkId>,
+    /// Containers of other hosts that have been reported in the log.
+    reported: HashSet<InstanceId>,
 }
 
-/// Keeps since when each thing has been found in all rounds.
-struct FoundSince<T>(HashMap<T, Instant>);
+/// Remembers when each item was found first, among items that every round since has found.
+struct FirstFound<T>(HashMap<T, Instant>);
 
-impl<T> Default for FoundSince<T> {
+impl<T> Default for FirstFound<T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T: Copy + Eq + Hash> FoundSince<T> {
-    /// Takes what this round found, and returns what has been found for at least `grace`.
-    fn older_than(&mut self, grace: Duration, found: &HashSet<T>) -> Vec<T> {
-        self.0.retain(|known, _| found.contains(known));
-        let since = |one: &T| *self.0.entry(*one).or_insert_with(Instant::now);
-        found.iter().map(since).zip(found).filter(|(since, _)| since.elapsed() >= grace).map(|(_, one)| *one).collect()
+impl<T: Copy + Eq + Hash> FirstFound<T> {
+    /// Records what this round found. Returns the items that have been found for at least `grace`.
+    fn record(&mut self, found: &HashSet<T>, grace: Duration) -> Vec<T> {
+        self.0.retain(|item, _| found.contains(item));
+        let mut first_found = |item: &T| *self.0.entry(*item).or_insert_with(Instant::now);
+        found.iter().copied().filter(|item| first_found(item).elapsed() >= grace).collect()
     }
 
-    /// Restarts the time of one.
-    fn forget(&mut self, one: T) {
-        self.0.remove(&one);
+    /// Restarts the grace period of an item.
+    fn restart(&mut self, item: T) {
+        self.0.remove(&item);
     }
 }
 
-/// Sweeps for ever.
+/// Collects orphans until it is dropped.
 pub(super) async fn run(worker: &Arc<ProvisionWorker>) {
-    let period = PERIOD.min(worker.config.orphan_grace.max(Duration::from_millis(500)));
-    let mut tick = tokio::time::interval(period);
+    let interval = ROUND_INTERVAL.min(worker.config.orphan_grace.max(Duration::from_millis(500)));
+    let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut findings = Findings::default();
     loop {
         tick.tick().await;
-        if let Err(error) = sweep(worker, &mut findings).await {
-            tracing::warn!(%error, "could not sweep; the next round will");
+        if let Err(error) = collect_orphans(worker, &mut findings).await {
+            tracing::warn!(%error, "could not collect orphans; the next round tries again");
         }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-enum SweepError {
+enum CollectError {
     #[error(transparent)]
     Db(#[from] DbError),
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
 
-async fn sweep(worker: &ProvisionWorker, findings: &mut Findings) -> Result<(), SweepError> {
-    let (host, grace) = (worker.me.host, worker.config.orphan_grace);
-    // First the containers, then the rows: what is created in between has a row, and is not in the list.
+async fn collect_orphans(worker: &ProvisionWorker, findings: &mut Findings) -> Result<(), CollectError> {
+    let (host, grace) = (worker.identity.host, worker.config.orphan_grace);
+    // Containers are listed before rows are read: one that is created in between has a row, and is not in the list.
     let containers = worker.compute.list().await?;
-    let networks = worker.network_backend.networks().await?;
-    let rows = store::expected_on(&worker.db, host, None).await?;
-    let owned: HashSet<InstanceId> = rows.iter().map(|row| row.id).collect();
-    let used: HashSet<NetworkId> = rows.iter().map(|row| row.network).collect();
+    let networks = worker.network.networks().await?;
+    let rows = store::placed_on(&worker.db, host).await?;
+    let placed_here: HashSet<InstanceId> = rows.iter().map(|row| row.id).collect();
+    let used_networks: HashSet<NetworkId> = rows.iter().map(|row| row.network).collect();
 
-    let unowned: Vec<&Observed> = containers.iter().filter(|one| !owned.contains(&one.instance)).collect();
-    let live = live(worker, &unowned).await?;
-    alarm(host, &unowned, &live, &mut findings.foreign);
-    let orphans = unowned.iter().filter(|one| one.is_of(host) && !live.contains_key(&one.instance));
-    let orphans: HashSet<InstanceId> = orphans.map(|one| one.instance).collect();
-    // From when its row was missed, not from its creation: a restored database misses old ones too.
-    for orphan in findings.orphans.older_than(grace, &orphans) {
-        tracing::warn!(instance = %orphan, "removing a container without an owner");
+    let unplaced: Vec<&Container> =
+        containers.iter().filter(|container| !placed_here.contains(&container.instance)).collect();
+    let live = live_instances(worker, &unplaced).await?;
+    report_foreign(host, &unplaced, &live, &mut findings.reported);
+    let is_orphan = |container: &&&Container| container.belongs_to(host) && !live.contains_key(&container.instance);
+    let orphans: HashSet<InstanceId> = unplaced.iter().filter(is_orphan).map(|container| container.instance).collect();
+    for orphan in findings.orphans.record(&orphans, grace) {
+        tracing::warn!(instance = %orphan, "removing an orphaned container");
         match worker.compute.remove(orphan).await {
             Ok(()) => metrics::counter!("host_orphans_removed_total").increment(1),
-            Err(error) => tracing::warn!(%error, instance = %orphan, "could not remove it; the next round will"),
+            Err(error) => {
+                tracing::warn!(%error, instance = %orphan, "could not remove an orphan; the next round tries again");
+            }
         }
     }
 
-    let unused: HashSet<NetworkId> = networks.into_iter().filter(|network| !used.contains(network)).collect();
-    // Not at once either: another worker of this engine may just be about to create a container in it.
-    for network in findings.unused.older_than(grace, &unused) {
-        match worker.network_backend.release_network(network).await {
-            Ok(Released::Used) => findings.unused.forget(network),
+    let unused: HashSet<NetworkId> = networks.into_iter().filter(|network| !used_networks.contains(network)).collect();
+    // The grace period holds for networks too: another worker of this engine may be about to create a container in it.
+    for network in findings.unused_networks.record(&unused, grace) {
+        match worker.network.release_network(network).await {
+            Ok(Released::InUse) => findings.unused_networks.restart(network),
             Ok(Released::Gone | Released::Stuck(_)) => {}
             Err(error) => {
-                tracing::warn!(%error, %network, "could not remove a network without a user; the next round will");
+                tracing::warn!(%error, %network, "could not remove an unused network; the next round tries again");
             }
         }
     }
@@ -120,9 +125,9 @@ async fn sweep(worker: &ProvisionWorker, findings: &mut Findings) -> Result<(), 
 }
 
 /// Returns those of the containers' instances that have a live row, on whichever host.
-async fn live(
+async fn live_instances(
     worker: &ProvisionWorker,
-    containers: &[&Observed],
+    containers: &[&Container],
 ) -> Result<HashMap<InstanceId, LiveInstance>, DbError> {
     if containers.is_empty() {
         return Ok(HashMap::new());
@@ -133,20 +138,22 @@ async fn live(
 }
 
 /// Reports containers that belong to another host: each once in the log, and their number in the gauge of an alert.
-fn alarm(
+fn report_foreign(
     host: HostId,
-    unowned: &[&Observed],
+    unplaced: &[&Container],
     live: &HashMap<InstanceId, LiveInstance>,
-    known: &mut HashSet<InstanceId>,
+    reported: &mut HashSet<InstanceId>,
 ) {
-    let placed_on = |one: &Observed| live.get(&one.instance).and_then(|instance| instance.host.as_ref());
-    // A live row that is placed here was placed after this round had read what is.
-    let is_elsewhere =
-        |one: &Observed| live.contains_key(&one.instance) && placed_on(one).is_none_or(|(id, _)| *id != host);
-    let foreign: Vec<_> = unowned.iter().filter(|one| !one.is_of(host) || is_elsewhere(one)).collect();
+    let placed_on = |container: &Container| live.get(&container.instance).and_then(|instance| instance.host.as_ref());
+    // A live row of this host was placed here after this round had listed the containers.
+    let is_placed_elsewhere = |container: &Container| {
+        live.contains_key(&container.instance) && placed_on(container).is_none_or(|(id, _)| *id != host)
+    };
+    let foreign: Vec<_> =
+        unplaced.iter().filter(|container| !container.belongs_to(host) || is_placed_elsewhere(container)).collect();
     #[allow(clippy::cast_precision_loss, reason = "a host has fewer than 2^52 containers")]
     metrics::gauge!("host_foreign_containers").set(foreign.len() as f64);
-    for container in foreign.iter().filter(|container| !known.contains(&container.instance)) {
+    for container in foreign.iter().filter(|container| !reported.contains(&container.instance)) {
         let (placed_on, name) = placed_on(container).map_or((None, None), |(id, name)| (Some(id), Some(name)));
         tracing::error!(
             instance = %container.instance,
@@ -155,9 +162,9 @@ fn alarm(
             placed_on_host = ?placed_on,
             placed_on_name = ?name,
             this_host = %host,
-            "this engine has a container that belongs to another host; it is left alone: has this host been renamed, or does \
-             another worker use this engine?"
+            "this engine has a container that belongs to another host; it is left alone: has this host been renamed, \
+             or does another worker use this engine?"
         );
     }
-    *known = foreign.into_iter().map(|container| container.instance).collect();
+    *reported = foreign.into_iter().map(|container| container.instance).collect();
 }

@@ -1,10 +1,11 @@
-//! The steps of one attempt as its owner will see them; kept here, written along with the heartbeat.
+//! The steps of one attempt, as the job's owner sees them: recorded in memory, written to Postgres by the heartbeat.
 //!
-//! Each attempt starts with none and has eight at most (`jobs/`: the look for a container, five to provision, `undo` of the failure
-//! and `undo` of the deadline), each with a detail of 2 KiB at most, so what is written stays small.
+//! Each attempt starts without steps and has eight at most (one to inspect, five to provision, `undo` of the
+//! failure and `undo` of the deadline), each with a detail of at most 2 KiB, so what a heartbeat writes stays small.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -13,23 +14,27 @@ use crate::core::{
     text::CleanText,
 };
 
+/// The steps of one attempt.
 pub struct Steps {
     state: Mutex<State>,
+    /// Wakes the heartbeat when a step changes.
     changed: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
     steps: Vec<Step>,
-    changed: bool,
+    /// Whether a change has not been written yet.
+    is_unwritten: bool,
 }
 
 impl Steps {
+    /// Returns an attempt without steps; `changed` is notified at each change.
     pub fn new(changed: Arc<Notify>) -> Self {
         Self { state: Mutex::default(), changed }
     }
 
-    /// A step begins.
+    /// Records that a step begins.
     pub fn begin(&self, name: StepName) {
         self.change(|steps| {
             steps.push(Step {
@@ -42,7 +47,7 @@ impl Steps {
         });
     }
 
-    /// The newest step of that name made progress.
+    /// Records the progress of the newest step of that name.
     pub fn progress(&self, name: StepName, detail: CleanText) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
@@ -51,7 +56,7 @@ impl Steps {
         });
     }
 
-    /// The newest step of that name ended. `detail`: why it failed.
+    /// Records that the newest step of that name ended; `detail`: why it failed.
     pub fn end(&self, name: StepName, status: StepStatus, detail: Option<CleanText>) {
         self.change(|steps| {
             if let Some(step) = newest(steps, name) {
@@ -62,41 +67,38 @@ impl Steps {
         });
     }
 
-    pub fn has_changed(&self) -> bool {
-        self.state().changed
+    /// Returns whether there are changes to write.
+    pub fn has_unwritten(&self) -> bool {
+        self.state.lock().is_unwritten
     }
 
-    /// The steps, if they have changed since the last time.
-    pub fn take_changed(&self) -> Option<Vec<Step>> {
-        let mut state = self.state();
-        std::mem::take(&mut state.changed).then(|| state.steps.clone())
+    /// Returns the steps if there are changes to write, and counts them as written.
+    pub fn take_unwritten(&self) -> Option<Vec<Step>> {
+        let mut state = self.state.lock();
+        std::mem::take(&mut state.is_unwritten).then(|| state.steps.clone())
     }
 
-    /// What was taken could not be written: it is still to be written.
-    pub fn put_back(&self) {
-        self.state().changed = true;
+    /// Records that what `take_unwritten` returned could not be written.
+    pub fn mark_unwritten(&self) {
+        self.state.lock().is_unwritten = true;
     }
 
-    /// Postgres refuses the steps because of their details: from now on they are written without.
+    /// Removes all details: Postgres has refused to store one of them.
     pub fn drop_details(&self) {
-        self.state().steps.iter_mut().for_each(|step| step.detail = None);
+        self.state.lock().steps.iter_mut().for_each(|step| step.detail = None);
     }
 
-    /// All of them, for the end.
+    /// Returns all steps.
     pub fn all(&self) -> Vec<Step> {
-        self.state().steps.clone()
+        self.state.lock().steps.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Step>)) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         change(&mut state.steps);
-        state.changed = true;
+        state.is_unwritten = true;
         drop(state);
         self.changed.notify_one();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

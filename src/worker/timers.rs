@@ -1,47 +1,49 @@
-//! When jobs that this worker put off become due: the dispatcher sleeps until the earliest, not for a whole poll period.
+//! Timers for jobs that this worker postponed: the dispatcher sleeps until the earliest, not for a whole poll interval.
+//!
+//! They exist in this process only. A timer that is lost with it delays a job by one poll interval at most.
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// Added to each timer: Postgres computed the job's due time a moment before the timer was set, and a claim that comes
+/// too early would find nothing.
+const CLOCK_MARGIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The times at which jobs become due.
 #[derive(Default)]
-pub struct Wakeups {
+pub struct Timers {
     due: Mutex<BTreeSet<Instant>>,
     changed: Notify,
 }
 
-impl Wakeups {
-    /// A job becomes due after this.
-    pub fn after(&self, pause: Duration) {
-        // Postgres wrote its time a moment before we count from now; a little late finds it due for sure.
-        self.due().insert(Instant::now() + pause + Duration::from_millis(10));
+impl Timers {
+    /// Sets a timer for a job that becomes due after `pause`.
+    pub fn wake_after(&self, pause: Duration) {
+        self.due.lock().insert(Instant::now() + pause + CLOCK_MARGIN_INTERVAL);
         self.changed.notify_one();
     }
 
-    /// Returns when something has become due.
-    pub async fn next(&self) {
+    /// Waits until the earliest timer expires, and removes all that have expired.
+    pub async fn next_due(&self) {
         loop {
             let changed = self.changed.notified();
-            let first = self.due().first().copied();
+            let first = self.due.lock().first().copied();
             match first {
                 None => changed.await,
                 Some(at) => tokio::select! {
                     () = changed => {}
                     () = tokio::time::sleep_until(at.into()) => {
-                        self.due().retain(|due| *due > at);
+                        self.due.lock().retain(|due| *due > at);
                         return;
                     }
                 },
             }
         }
-    }
-
-    fn due(&self) -> std::sync::MutexGuard<'_, BTreeSet<Instant>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,14 +52,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_earliest_wakes_first_even_if_it_came_last() {
-        let wakeups = std::sync::Arc::new(Wakeups::default());
-        wakeups.after(Duration::from_secs(3600));
-        let waiting = wakeups.clone();
-        let sleeper = tokio::spawn(async move { waiting.next().await });
+    async fn earliest_timer_expires_first_even_if_it_was_set_last() {
+        let timers = std::sync::Arc::new(Timers::default());
+        timers.wake_after(Duration::from_secs(3600));
+        let waiting = timers.clone();
+        let sleeper = tokio::spawn(async move { waiting.next_due().await });
         tokio::task::yield_now().await;
-        wakeups.after(Duration::ZERO);
-        sleeper.await.expect("woken");
-        assert_eq!(wakeups.due().len(), 1);
+
+        timers.wake_after(Duration::ZERO);
+
+        sleeper.await.expect("the timer has expired");
+        assert_eq!(timers.due.lock().len(), 1);
     }
 }

@@ -1,10 +1,13 @@
-//! A loop that stands still is worse than a process that ends: its jobs would wait for ever while the heartbeat keeps them.
+//! The watchdog: ends the process when one of its loops hangs.
 //!
-//! Each loop has a pulse. After a third of the limit without one it is counted and logged; at the limit the process ends with
-//! status 70, its supervisor starts another, and that one takes the jobs over.
+//! A loop that hangs is worse than a process that ends: its jobs would wait without limit while the heartbeat keeps
+//! their leases. Each loop counts its rounds. After a third of the limit without a new round the stall is logged and
+//! counted; at the limit the process ends with status 70, its process manager starts another, and that one takes the
+//! jobs over.
 //!
-//! Only time in which the watchdog's own thread ran counts, measured by its ticks: while the process is stopped (SIGSTOP, a
-//! paused virtual machine, a suspended laptop) no loop can move, and that time counts for 2 s at most.
+//! The time is measured by the ticks of the watchdog's own thread, and one tick counts for 2 s at most: while the
+//! process is stopped (SIGSTOP, a paused virtual machine, a suspended laptop) no loop can move, and that time must not
+//! end it.
 
 use std::{
     sync::{
@@ -16,50 +19,53 @@ use std::{
 
 use crate::{shutdown::FAILED_PART_STATUS, telemetry};
 
-/// A wait inside a loop must not be longer than this without a pulse.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How often the watchdog looks at the pulses.
+/// How long a watched loop may wait, at most, before it calls `advance` again.
+pub const LOOP_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often the watchdog checks the loops.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// What one tick counts for at most: a later one shows that this process did not run.
+/// The time that one tick counts for, at most: a tick that comes later shows that this process did not run.
 const TICK_MAX: Duration = Duration::from_secs(2);
 
-/// One loop's sign of life.
+/// Counts the rounds of one loop; the loop has one clone and the watchdog another.
 #[derive(Clone)]
-pub struct Pulse {
+pub struct LoopProgress {
     name: &'static str,
-    beats: Arc<AtomicU64>,
+    rounds: Arc<AtomicU64>,
 }
 
-impl Pulse {
+impl LoopProgress {
+    /// Returns the progress of a loop; `name` is its name in logs and metrics.
     pub fn new(name: &'static str) -> Self {
-        Self { name, beats: Arc::default() }
+        Self { name, rounds: Arc::default() }
     }
 
-    pub fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+    /// Counts a round of the loop.
+    pub fn advance(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Watches on a thread of its own: the runtime may be what stands still. Ends when all loops are gone. `limit`: how long a
-/// loop may stand still before the process ends.
-pub fn watch(pulses: Vec<Pulse>, limit: Duration) {
-    let mut watched: Vec<(Pulse, Stillness)> = pulses.into_iter().map(|pulse| (pulse, Stillness::default())).collect();
+/// Watches loops until all of them have dropped their `LoopProgress`. A loop that makes no progress for `limit` ends
+/// the process. The watchdog has a thread of its own, because the runtime itself may be what hangs.
+pub fn watch(loops: Vec<LoopProgress>, limit: Duration) {
+    let mut watched: Vec<(LoopProgress, Stall)> =
+        loops.into_iter().map(|progress| (progress, Stall::default())).collect();
     std::thread::spawn(move || {
         let mut last_tick = Instant::now();
         while !watched.is_empty() {
             std::thread::sleep(TICK_INTERVAL);
             let since_last_tick = last_tick.elapsed();
             last_tick = Instant::now();
-            watched.retain(|(pulse, _)| Arc::strong_count(&pulse.beats) > 1);
-            for (pulse, stillness) in &mut watched {
-                match stillness.tick(pulse.beats.load(Ordering::Relaxed), since_last_tick, limit) {
-                    Verdict::Fine => {}
-                    Verdict::Suspicious => {
-                        metrics::counter!("worker_loop_stalls_total", "loop" => pulse.name).increment(1);
-                        tracing::warn!(r#loop = pulse.name, "a loop stands still");
+            watched.retain(|(progress, _)| Arc::strong_count(&progress.rounds) > 1);
+            for (progress, stall) in &mut watched {
+                match stall.tick(progress.rounds.load(Ordering::Relaxed), since_last_tick, limit) {
+                    LoopState::Moving => {}
+                    LoopState::Stalled => {
+                        metrics::counter!("worker_loop_stalls_total", "loop" => progress.name).increment(1);
+                        tracing::warn!(r#loop = progress.name, "a loop has stalled");
                     }
-                    Verdict::Wedged => {
-                        tracing::error!(r#loop = pulse.name, "a loop stands still for too long; this process ends");
+                    LoopState::Hung => {
+                        tracing::error!(r#loop = progress.name, "a loop has stalled for too long; this process ends");
                         telemetry::exit(FAILED_PART_STATUS);
                     }
                 }
@@ -68,34 +74,38 @@ pub fn watch(pulses: Vec<Pulse>, limit: Duration) {
     });
 }
 
-/// How long a loop has stood still while this process ran.
+/// How long a loop has made no progress while this process ran.
 #[derive(Default)]
-struct Stillness {
-    beats: u64,
-    still_for: Duration,
+struct Stall {
+    rounds: u64,
+    lasted: Duration,
 }
 
-impl Stillness {
-    /// Takes in what one tick of the watchdog shows: the pulse's count of beats, and the time since the tick before.
-    fn tick(&mut self, beats: u64, since_last_tick: Duration, limit: Duration) -> Verdict {
-        if beats != self.beats {
-            *self = Self { beats, still_for: Duration::ZERO };
-            return Verdict::Fine;
+impl Stall {
+    /// Adds one tick of the watchdog, which found that the loop has begun so many rounds since its start.
+    fn tick(&mut self, rounds: u64, since_last_tick: Duration, limit: Duration) -> LoopState {
+        if rounds != self.rounds {
+            *self = Self { rounds, lasted: Duration::ZERO };
+            return LoopState::Moving;
         }
-        self.still_for += since_last_tick.min(TICK_MAX);
-        match self.still_for {
-            still if still >= limit => Verdict::Wedged,
-            still if still >= limit / 3 => Verdict::Suspicious,
-            _ => Verdict::Fine,
+        self.lasted += since_last_tick.min(TICK_MAX);
+        match self.lasted {
+            lasted if lasted >= limit => LoopState::Hung,
+            lasted if lasted >= limit / 3 => LoopState::Stalled,
+            _ => LoopState::Moving,
         }
     }
 }
 
+/// What the watchdog makes of a loop.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Fine,
-    Suspicious,
-    Wedged,
+enum LoopState {
+    /// It makes progress, or has made none for a short time.
+    Moving,
+    /// It has made no progress for a third of the limit.
+    Stalled,
+    /// It has made no progress for the limit.
+    Hung,
 }
 
 #[cfg(test)]
@@ -105,56 +115,56 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(45);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The verdicts of ticks given as (beats so far, seconds since the tick before).
-    fn verdicts(ticks: impl IntoIterator<Item = (u64, u64)>) -> Vec<Verdict> {
-        let mut stillness = Stillness::default();
-        let tick = |(beats, seconds): (u64, u64)| stillness.tick(beats, SECOND * seconds as u32, LIMIT);
+    /// The states after ticks given as (rounds so far, seconds since the tick before).
+    fn states(ticks: impl IntoIterator<Item = (u64, u64)>) -> Vec<LoopState> {
+        let mut stall = Stall::default();
+        let tick = |(rounds, seconds): (u64, u64)| stall.tick(rounds, SECOND * seconds as u32, LIMIT);
         ticks.into_iter().map(tick).collect()
     }
 
-    fn still(beats: u64, seconds: usize) -> impl Iterator<Item = (u64, u64)> {
-        std::iter::repeat_n((beats, 1), seconds)
+    fn stalled(rounds: u64, seconds: usize) -> impl Iterator<Item = (u64, u64)> {
+        std::iter::repeat_n((rounds, 1), seconds)
     }
 
     #[test]
     fn loop_that_hangs_is_logged_at_a_third_and_ends_at_the_limit() {
-        let verdicts = verdicts(still(0, 45));
+        let states = states(stalled(0, 45));
 
-        assert!(verdicts[..14].iter().all(|verdict| *verdict == Verdict::Fine));
-        assert!(verdicts[14..44].iter().all(|verdict| *verdict == Verdict::Suspicious));
-        assert_eq!(verdicts[44], Verdict::Wedged);
+        assert!(states[..14].iter().all(|state| *state == LoopState::Moving));
+        assert!(states[14..44].iter().all(|state| *state == LoopState::Stalled));
+        assert_eq!(states[44], LoopState::Hung);
     }
 
     #[test]
-    fn stillness_counts_anew_after_each_beat() {
-        let hangs_thrice = still(1, 45).chain(still(2, 45)).chain(still(3, 45));
+    fn stall_starts_anew_after_each_round() {
+        let hangs_thrice = stalled(1, 45).chain(stalled(2, 45)).chain(stalled(3, 45));
 
-        let verdicts = verdicts(hangs_thrice);
+        let states = states(hangs_thrice);
 
-        assert!(!verdicts.contains(&Verdict::Wedged));
+        assert!(!states.contains(&LoopState::Hung));
     }
 
     #[test]
     fn time_in_which_the_process_was_stopped_does_not_count() {
-        for (what, ticks, expected) in [
-            ("stopped for an hour, first tick before the first beat", vec![(7, 1), (7, 3600)], Verdict::Fine),
-            ("stopped ten times", vec![(7, 60); 6], Verdict::Fine),
-            ("stopped late in a hang", still(0, 40).chain([(0, 600)]).collect(), Verdict::Suspicious),
+        for (case, ticks, expected) in [
+            ("stopped for an hour, first tick before the first round", vec![(7, 1), (7, 3600)], LoopState::Moving),
+            ("stopped ten times", vec![(7, 60); 6], LoopState::Moving),
+            ("stopped late in a hang", stalled(0, 40).chain([(0, 600)]).collect(), LoopState::Stalled),
             (
                 "hangs after it was stopped",
-                [(7, 1), (7, 600)].into_iter().chain(still(7, 43)).collect(),
-                Verdict::Wedged,
+                [(7, 1), (7, 600)].into_iter().chain(stalled(7, 43)).collect(),
+                LoopState::Hung,
             ),
-            ("late ticks of a busy machine", vec![(0, 2); 23], Verdict::Wedged),
+            ("late ticks of a busy machine", vec![(0, 2); 23], LoopState::Hung),
         ] {
-            assert_eq!(verdicts(ticks).pop(), Some(expected), "{what}");
+            assert_eq!(states(ticks).pop(), Some(expected), "{case}");
         }
     }
 
     #[test]
-    fn longest_wait_of_a_loop_is_never_suspicious() {
+    fn longest_wait_of_a_loop_is_no_stall() {
         let shortest = crate::config::lease::LeaseTimes { lease: Duration::from_millis(600) };
 
-        assert!(LONGEST_WAIT <= shortest.loop_limit() / 3);
+        assert!(LOOP_WAIT_MAX <= shortest.loop_limit() / 3);
     }
 }

@@ -15,7 +15,7 @@ use app::{
     api,
     core::{
         id::{KeyId, TenantId},
-        identity::{Caller, Scope},
+        identity::{Caller, KeyLimits, Scope},
     },
     http::listener,
     telemetry,
@@ -28,7 +28,7 @@ thread_local! {
         tenant: TenantId::new(),
         scopes: vec![Scope::KeysRead],
         expires_at: None,
-        limits: serde_json::json!({}),
+        limits: KeyLimits::GENERAL,
     });
 }
 

@@ -1,8 +1,8 @@
-//! The connection to one Docker engine, shared by compute and fabric.
+//! The connection to one Docker engine, which the compute and the network backend share.
 //!
-//! Promises: building it touches nothing; the first use connects and negotiates the API version, and a failure of that
-//! is tried again at the next use. Every call made through `within` ends in bounded time.
-//! Refuses: reading `DOCKER_HOST` (the configuration does), schemes other than `unix://` and `tcp://`/`http://`.
+//! Building it connects to nothing. The first call connects and negotiates the API version; if that fails, the next
+//! call tries again. Each call through `within` ends in bounded time. The address comes from the configuration, as
+//! `unix://`, `tcp://` or `http://`; `DOCKER_HOST` is not read here.
 
 use std::{thread, time::Duration};
 
@@ -16,21 +16,29 @@ use super::{error, locks::NetworkLocks};
 use crate::{backend::BackendError, core::id::ClusterId};
 
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
-/// For what the engine answers from memory.
-pub(super) const SHORT: Duration = Duration::from_secs(10);
-/// For what starts or ends processes, on a machine that is busy.
-pub(super) const LONG: Duration = Duration::from_secs(60);
+/// For calls that the engine answers from memory.
+pub(super) const SHORT_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For calls that start or end processes, on a busy machine.
+pub(super) const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// One Docker engine, as one cluster uses it.
 pub(super) struct Engine {
     host: String,
+    /// The cluster whose containers and networks are used.
     pub(super) cluster: ClusterId,
     client: OnceCell<Docker>,
-    /// Creating and starting saturate the cores at about one each; more at a time only adds latency.
-    pub(super) starts: Semaphore,
-    pub(super) networks: NetworkLocks,
+    /// Limits how many containers are created and started at a time. One each saturates a core, so more would only add
+    /// latency.
+    pub(super) start_permits: Semaphore,
+    /// The locks of the networks.
+    pub(super) network_locks: NetworkLocks,
 }
 
 impl Engine {
+    /// Returns an engine that is not connected yet. `host`: its address; `None` is the usual socket.
+    ///
+    /// # Errors
+    /// `Refused` for a scheme that is not supported.
     pub(super) fn new(host: Option<&str>, cluster: ClusterId) -> Result<Self, BackendError> {
         let host = host.filter(|host| !host.is_empty()).unwrap_or(DEFAULT_HOST);
         if !["unix://", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
@@ -41,34 +49,43 @@ impl Engine {
             host: host.to_owned(),
             cluster,
             client: OnceCell::new(),
-            starts: Semaphore::new(cores),
-            networks: NetworkLocks::default(),
+            start_permits: Semaphore::new(cores),
+            network_locks: NetworkLocks::default(),
         })
     }
 
-    /// The client, connected and negotiated.
+    /// Returns the client, and connects it at the first call.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine does not answer.
     pub(super) async fn docker(&self) -> Result<&Docker, BackendError> {
         self.client.get_or_try_init(|| self.connect()).await.map_err(error::unavailable)
     }
 
     async fn connect(&self) -> Result<Docker, Error> {
-        let seconds = LONG.as_secs();
+        let seconds = LONG_CALL_TIMEOUT.as_secs();
         let client = match self.host.strip_prefix("unix://") {
             Some(path) => Docker::connect_with_unix(path, seconds, API_DEFAULT_VERSION)?,
             None => Docker::connect_with_http(&self.host, seconds, API_DEFAULT_VERSION)?,
         };
-        // Without it, later versions of bollard speak their own newest version, which an older engine refuses.
-        within(SHORT, client.negotiate_version()).await
+        // Without negotiation bollard uses the newest version that it knows, which an older engine refuses.
+        within(SHORT_CALL_TIMEOUT, client.negotiate_version()).await
     }
 
-    /// The engine's version; proves that it answers.
+    /// Returns the engine's version.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine does not answer.
     pub(super) async fn version(&self) -> Result<String, BackendError> {
-        let version = within(SHORT, self.docker().await?.version()).await.map_err(error::unavailable)?;
+        let version = within(SHORT_CALL_TIMEOUT, self.docker().await?.version()).await.map_err(error::unavailable)?;
         Ok(version.version.unwrap_or_default())
     }
 }
 
-/// Bounds a whole call: bollard's own time-out covers connecting and the headers, not the body.
+/// Limits the time of a whole call. bollard's own time-out covers connecting and the headers, but not the body.
+///
+/// # Errors
+/// `RequestTimeoutError` after `limit`, else the error of the call.
 pub(super) async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     time::timeout(limit, call).await.unwrap_or(Err(Error::RequestTimeoutError))
 }

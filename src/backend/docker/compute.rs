@@ -1,9 +1,10 @@
 //! Runs containers in a Docker engine.
 //!
-//! Promises: what `Compute` does. `create` makes sure of the network too, so that another instance's `release_network`
-//! in between does no harm. Containers are addressed by the engine's id once they are known to be ours, so that one
-//! which takes the name meanwhile is not hit, and one which was renamed is.
-//! Refuses: touching a container of our name that is not ours: `create` answers `NameConflict`, all else sees nothing.
+//! `create` also creates the network and holds its lock, so that the `release_network` of another instance cannot
+//! remove it in between. Once a container is known to be this cluster's it is addressed by the engine's id: another
+//! container that takes the name meanwhile is not affected, and one that was renamed is. A container of our name that
+//! is not this cluster's is never touched: `create` fails with `NameConflict`, and to the other operations it does not
+//! exist.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,35 +20,38 @@ use tokio::{
 
 use super::{
     bridge,
-    client::{Engine, LONG, within},
-    error, events, image, labels,
+    client::{Engine, LONG_CALL_TIMEOUT, within},
+    error, events, image,
+    inspect::{self, ContainerRef},
+    labels,
     locks::NetworkLock,
     network::DockerNetwork,
-    observe::{self, Placed},
     registry::Registries,
     spec,
 };
 use crate::{
     backend::{
-        BackendError, Changed, Compute, ContainerSpec, ContainerState, NetworkAttachment, NetworkPlan, Observed,
-        Progress,
+        BackendError, Compute, Container, ContainerChange, ContainerSpec, ContainerState, NetworkAttachment,
+        NetworkPlan, Progress,
     },
     core::id::{ClusterId, InstanceId},
 };
 
-/// How often `create` looks again when the name is taken by a container that is just going.
-const ATTEMPTS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long a removal that somebody else began may take.
-const REMOVAL: Duration = Duration::from_secs(15);
+/// How often `create` tries again while a container that is being removed has the name, or the network goes away.
+const CREATE_ATTEMPTS_MAX: u32 = 10;
+/// The pause before a call that conflicts with another one is tried again.
+const CONFLICT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a removal may take that another process has begun.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What becomes of the anonymous volumes of a container that is removed.
+/// What is done with the anonymous volumes of a container that is removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Volumes {
     Keep,
     Remove,
 }
 
+/// The containers of a Docker engine.
 #[derive(Clone)]
 pub struct DockerCompute {
     engine: Arc<Engine>,
@@ -55,51 +59,60 @@ pub struct DockerCompute {
 }
 
 impl DockerCompute {
-    /// Connects at the first use; `None` is the engine's usual socket.
+    /// Returns a backend that connects to the engine at the first call. `docker_host`: the engine's address; `None` is
+    /// the usual socket.
+    ///
+    /// # Errors
+    /// `Refused` for a scheme that is not supported.
     pub fn connect(docker_host: Option<&str>, cluster: ClusterId) -> Result<Self, BackendError> {
         Ok(Self { engine: Arc::new(Engine::new(docker_host, cluster)?), registries: Registries::default() })
     }
 
-    /// Also pulls from these registries, each `host` or `host:port` as images name it, wherever they are.
+    /// Allows pulls from these registries, each `host` or `host:port` as images name it, whatever their addresses.
     #[must_use]
     pub fn allowing(self, registries: &[String]) -> Self {
         Self { registries: registries.into(), ..self }
     }
 
-    /// The networks of the same engine. The two share locks, so there should be one pair per process.
+    /// Returns the networks of the same engine. The two share their locks, so a process should have one pair.
     pub fn network(&self) -> DockerNetwork {
         DockerNetwork { engine: Arc::clone(&self.engine) }
     }
 
-    /// The engine's version; proves that it answers.
+    /// Returns the engine's version.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine does not answer.
     pub async fn version(&self) -> Result<String, BackendError> {
         self.engine.version().await
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, BackendError> {
-        self.engine.starts.acquire().await.map_err(|_| BackendError::Unavailable("shutting down".into()))
+    async fn start_permit(&self) -> Result<SemaphorePermit<'_>, BackendError> {
+        self.engine.start_permits.acquire().await.map_err(|_| BackendError::Unavailable("shutting down".into()))
     }
 
-    /// The network, and the guarantee that it stays while the guard is held.
-    async fn hold_network<'a>(
+    /// Creates the network if it does not exist. It is not removed while the guard is held.
+    async fn ensure_and_lock_network<'a>(
         &self,
         lock: &'a NetworkLock,
         plan: &NetworkPlan,
     ) -> Result<RwLockReadGuard<'a, ()>, BackendError> {
-        for _ in 0..ATTEMPTS {
-            let using = lock.existence.read().await;
+        for _ in 0..CREATE_ATTEMPTS_MAX {
+            let shared = lock.existence.read().await;
             if bridge::exists(&self.engine, plan).await? {
-                return Ok(using);
+                return Ok(shared);
             }
-            drop(using);
-            let _changing = lock.existence.write().await;
+            drop(shared);
+            let _exclusive = lock.existence.write().await;
             bridge::ensure(&self.engine, plan).await?;
         }
-        Err(BackendError::Unavailable(format!("network {} keeps going away", plan.id).into()))
+        Err(BackendError::Unavailable(
+            format!("network {} is removed by other processes again and again", plan.id).into(),
+        ))
     }
 
-    /// `None`: the name is taken.
-    async fn new_container(
+    /// Creates the container and returns its id; `None`: the name is taken.
+    async fn try_create(
         &self,
         container_spec: &ContainerSpec,
         attachment: &NetworkAttachment,
@@ -107,46 +120,47 @@ impl DockerCompute {
         let body = spec::body(self.engine.cluster, container_spec, attachment)
             .map_err(|error| error::unavailable(error.into()))?;
         let body = body.to_string();
-        // bollard's type lacks a field that we need, so the body is exchanged on its way out.
+        // bollard's type lacks a field that we need (`spec::body`), so the request's body is replaced before it is
+        // sent.
         let docker = self.engine.docker().await?.clone();
         let docker =
             docker.with_request_modifier(move |request| request.map(|_| bollard::body_full(body.clone().into())));
         let name = Some(labels::container_name(container_spec.instance));
         let options = CreateContainerOptions { name, ..Default::default() };
-        let _turn = self.turn().await?;
-        match within(LONG, docker.create_container(Some(options), ContainerCreateBody::default())).await {
+        let _permit = self.start_permit().await?;
+        match within(LONG_CALL_TIMEOUT, docker.create_container(Some(options), ContainerCreateBody::default())).await {
             Ok(created) => Ok(Some(created.id)),
             Err(error) if error::status(&error) == Some(409) => Ok(None),
-            Err(error) => Err(error::creating(error)),
+            Err(error) => Err(error::of_create(error)),
         }
     }
 
-    /// Whether a container that is not this instance's has the name.
-    async fn is_foreign(&self, name: &str, instance: InstanceId) -> Result<bool, BackendError> {
-        let Some(found) = observe::raw(&self.engine, name).await? else { return Ok(false) };
-        Ok(observe::ours(&self.engine, &found)?.is_none_or(|observed| observed.instance != instance))
+    /// Returns whether a container that is not this instance's has the name.
+    async fn has_name_conflict(&self, name: &str, instance: InstanceId) -> Result<bool, BackendError> {
+        let Some(response) = inspect::inspect_any(&self.engine, name).await? else { return Ok(false) };
+        Ok(inspect::to_container(&self.engine, &response)?.is_none_or(|container| container.instance != instance))
     }
 
-    fn lock_of(&self, found: &Placed) -> Option<Arc<NetworkLock>> {
-        found.network.map(|network| self.engine.networks.of(network))
+    fn network_lock(&self, container: &ContainerRef) -> Option<Arc<NetworkLock>> {
+        container.network.map(|network| self.engine.network_locks.get(network))
     }
 
-    async fn remove_container(&self, found: &Placed, volumes: Volumes) -> Result<(), BackendError> {
-        let lock = self.lock_of(found);
-        let _leaving = endpoints(lock.as_deref()).await;
+    async fn remove_container(&self, container: &ContainerRef, volumes: Volumes) -> Result<(), BackendError> {
+        let lock = self.network_lock(container);
+        let _leaving = lock_endpoints(lock.as_deref()).await;
         let v = volumes == Volumes::Remove;
         let options = || Some(RemoveContainerOptions { v, force: true, ..Default::default() });
         let docker = self.engine.docker().await?;
-        let deadline = Instant::now() + REMOVAL;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         loop {
-            match within(LONG, docker.remove_container(&found.container, options())).await {
+            match within(LONG_CALL_TIMEOUT, docker.remove_container(&container.id, options())).await {
                 Ok(()) => return Ok(()),
                 Err(error) => match error::status(&error) {
                     Some(404) => return Ok(()),
-                    // Somebody else is removing it: gone is what counts.
-                    Some(409) if Instant::now() < deadline => time::sleep(PAUSE).await,
+                    // Another process is removing it. The removal is complete when the container is gone.
+                    Some(409) if Instant::now() < deadline => time::sleep(CONFLICT_RETRY_INTERVAL).await,
                     Some(409) => return Err(error::unavailable(error)),
-                    _ => return Err(error::general(error)),
+                    _ => return Err(error::from_response(error)),
                 },
             }
         }
@@ -163,59 +177,61 @@ impl Compute for DockerCompute {
         container_spec: &ContainerSpec,
         attachment: &NetworkAttachment,
     ) -> Result<String, BackendError> {
-        let lock = self.engine.networks.of(attachment.network.id);
-        let _using = self.hold_network(&lock, &attachment.network).await?;
+        let lock = self.engine.network_locks.get(attachment.network.id);
+        let _shared = self.ensure_and_lock_network(&lock, &attachment.network).await?;
         let name = labels::container_name(container_spec.instance);
-        for _ in 0..ATTEMPTS {
-            if let Some(found) = observe::found(&self.engine, container_spec.instance).await? {
-                if is_equal(&self.engine, &found.raw, container_spec, attachment) {
-                    return Ok(found.observed.container_id);
+        for _ in 0..CREATE_ATTEMPTS_MAX {
+            if let Some(existing) = inspect::find(&self.engine, container_spec.instance).await? {
+                if matches_spec(&self.engine, &existing.response, container_spec, attachment) {
+                    return Ok(existing.container.container_id);
                 }
-                // Its volumes may hold what an owner still wants: they outlive it.
-                self.remove_container(&found.placed(), Volumes::Keep).await?;
+                // Its volumes may hold data that the owner still needs.
+                self.remove_container(&existing.to_ref(), Volumes::Keep).await?;
             }
-            if let Some(id) = self.new_container(container_spec, attachment).await? {
+            if let Some(id) = self.try_create(container_spec, attachment).await? {
                 return Ok(id);
             }
-            // Made by another process, or not yet free after a removal: look again.
-            if self.is_foreign(&name, container_spec.instance).await? {
+            // The name is taken: by a container that another process has created just now, or by one that is being
+            // removed.
+            if self.has_name_conflict(&name, container_spec.instance).await? {
                 return Err(BackendError::NameConflict(name.into()));
             }
-            time::sleep(PAUSE).await;
+            time::sleep(CONFLICT_RETRY_INTERVAL).await;
         }
         Err(BackendError::Unavailable(format!("the name {name} does not become free").into()))
     }
 
     async fn start(&self, instance: InstanceId) -> Result<(), BackendError> {
-        let Some(found) = observe::found(&self.engine, instance).await? else {
+        let Some(existing) = inspect::find(&self.engine, instance).await? else {
             return Err(BackendError::Unavailable(format!("the container of {instance} is gone").into()));
         };
-        let found = found.placed();
+        let container = existing.to_ref();
         let docker = self.engine.docker().await?;
-        let lock = self.lock_of(&found);
-        let joining = endpoints(lock.as_deref()).await;
-        let _turn = self.turn().await?;
-        let call = within(LONG, docker.start_container(&found.container, None::<StartContainerOptions>));
+        let lock = self.network_lock(&container);
+        let joining = lock_endpoints(lock.as_deref()).await;
+        let _permit = self.start_permit().await?;
+        let call = within(LONG_CALL_TIMEOUT, docker.start_container(&container.id, None::<StartContainerOptions>));
         let mut call = pin!(call);
-        // Joining is the first and a small part of it: then the next one of this network can begin.
+        // Joining the network is the first and a small part of a start. After it the next container of this network can
+        // join.
         tokio::select! {
-            ended = &mut call => return ended.map_err(error::starting),
-            () = bridge::joined(&self.engine, &found) => drop(joining),
+            ended = &mut call => return ended.map_err(error::of_start),
+            () = bridge::wait_until_joined(&self.engine, &container) => drop(joining),
         }
-        // 304, running already, is success to bollard.
-        call.await.map_err(error::starting)
+        // bollard reports 304 (it runs already) as a success.
+        call.await.map_err(error::of_start)
     }
 
     async fn stop(&self, instance: InstanceId, grace: Duration) -> Result<(), BackendError> {
-        let limit = grace + LONG;
+        let limit = grace + LONG_CALL_TIMEOUT;
         let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
         let docker = self.engine.docker().await?.clone().with_timeout(limit);
-        let stops = observe::every(&self.engine, instance).await?.into_iter().map(|found| {
+        let stops = inspect::all_of_instance(&self.engine, instance).await?.into_iter().map(|container| {
             let options = StopContainerOptions { t: Some(seconds), signal: None };
             let docker = &docker;
             async move {
-                match within(limit, docker.stop_container(&found.container, Some(options))).await {
-                    Err(error) if error::status(&error) != Some(404) => Err(error::general(error)),
+                match within(limit, docker.stop_container(&container.id, Some(options))).await {
+                    Err(error) if error::status(&error) != Some(404) => Err(error::from_response(error)),
                     _ => Ok(()),
                 }
             }
@@ -224,58 +240,60 @@ impl Compute for DockerCompute {
     }
 
     async fn remove(&self, instance: InstanceId) -> Result<(), BackendError> {
-        for found in observe::every(&self.engine, instance).await? {
-            self.remove_container(&found, Volumes::Remove).await?;
+        for container in inspect::all_of_instance(&self.engine, instance).await? {
+            self.remove_container(&container, Volumes::Remove).await?;
         }
         Ok(())
     }
 
-    async fn discard(&self, container: &Observed) -> Result<(), BackendError> {
+    async fn discard(&self, container: &Container) -> Result<(), BackendError> {
         let id = &container.container_id;
-        let Some(found) = observe::one(&self.engine, container.instance, id).await? else { return Ok(()) };
-        let never_ran = found.observed.state == ContainerState::Created;
-        self.remove_container(&found.placed(), if never_ran { Volumes::Remove } else { Volumes::Keep }).await
+        let Some(existing) = inspect::find_by_name(&self.engine, container.instance, id).await? else { return Ok(()) };
+        let never_ran = existing.container.state == ContainerState::Created;
+        self.remove_container(&existing.to_ref(), if never_ran { Volumes::Remove } else { Volumes::Keep }).await
     }
 
-    async fn inspect(&self, instance: InstanceId) -> Result<Option<Observed>, BackendError> {
-        let found = observe::found(&self.engine, instance).await?;
-        // One that the engine removes, or failed to remove, cannot be started: it is as good as gone.
-        Ok(found.filter(|found| !is_leaving(&found.raw)).map(|found| found.observed))
+    async fn inspect(&self, instance: InstanceId) -> Result<Option<Container>, BackendError> {
+        let existing = inspect::find(&self.engine, instance).await?;
+        // A container that the engine is removing, or failed to remove, cannot be started: it counts as gone.
+        let existing = existing.filter(|existing| !is_being_removed(&existing.response));
+        Ok(existing.map(|existing| existing.container))
     }
 
-    async fn list(&self) -> Result<Vec<Observed>, BackendError> {
-        observe::all(&self.engine).await
+    async fn list(&self) -> Result<Vec<Container>, BackendError> {
+        inspect::list(&self.engine).await
     }
 
-    fn changes(&self) -> BoxStream<'static, Result<Changed, BackendError>> {
+    fn changes(&self) -> BoxStream<'static, Result<ContainerChange, BackendError>> {
         events::changes(Arc::clone(&self.engine))
     }
 }
 
-/// Held while a container joins or leaves the network. `None` after a minute, be it that the engine hangs or that many are
-/// before: the count is worth no more than that.
-async fn endpoints(network: Option<&NetworkLock>) -> Option<MutexGuard<'_, ()>> {
-    time::timeout(LONG, network?.endpoints.lock()).await.ok()
+/// Returns the lock under which a container joins or leaves its network. Returns `None` after a minute, because the
+/// engine hangs or many containers wait: the wrong count that the lock prevents (`locks`) does less harm than a longer
+/// wait.
+async fn lock_endpoints(network: Option<&NetworkLock>) -> Option<MutexGuard<'_, ()>> {
+    time::timeout(LONG_CALL_TIMEOUT, network?.endpoints.lock()).await.ok()
 }
 
-/// Whether the engine is removing it, or has tried to and failed.
-fn is_leaving(found: &ContainerInspectResponse) -> bool {
-    let status = found.state.as_ref().and_then(|state| state.status);
+/// Returns whether the engine is removing the container, or has tried to and failed.
+fn is_being_removed(response: &ContainerInspectResponse) -> bool {
+    let status = response.state.as_ref().and_then(|state| state.status);
     matches!(status, Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD))
 }
 
-/// Whether it is what `create` would make, and stays.
-fn is_equal(
+/// Returns whether an existing container is the one that `create` would make, and is not being removed.
+fn matches_spec(
     engine: &Engine,
-    found: &ContainerInspectResponse,
+    response: &ContainerInspectResponse,
     container_spec: &ContainerSpec,
     attachment: &NetworkAttachment,
 ) -> bool {
-    if is_leaving(found) {
+    if is_being_removed(response) {
         return false;
     }
-    let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
-    labels::container_mark(engine.cluster, labels).is_some_and(|mark| {
-        mark.generation == container_spec.generation && mark.spec == spec::hash(container_spec, attachment)
+    let labels = response.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels::parse_container_labels(engine.cluster, labels).is_some_and(|labels| {
+        labels.generation == container_spec.generation && labels.spec_hash == spec::hash(container_spec, attachment)
     })
 }

@@ -1,16 +1,15 @@
-//! The engine's errors, translated by what was being done: the same answer means different things.
+//! Translates the engine's errors, by what was being done: the same status means different things in different calls.
 //!
-//! Promises: causes are told apart as far as the engine does; an answer that nobody expected is `Unavailable` if it is
-//! a 5xx and `Refused` otherwise. The engine's own words are kept, but never what it passes on from a registry: a tenant
-//! chooses the registry, which can redirect the engine to any address that the host reaches and so make it repeat what it
-//! reads there. Tenants are shown one of our own texts, the log has the other.
-//! Refuses: deciding about retries.
+//! Causes are distinguished as far as the engine does. An answer that is not expected is `Unavailable` if it is a 5xx,
+//! and `Refused` otherwise. Tenants are shown the engine's text, but never what the engine repeats from a registry: a
+//! tenant chooses the registry, which can redirect the engine to any address that the host reaches, and so make the
+//! engine repeat what it reads there. In its place tenants are shown a text of ours; the engine's text is in the log.
 
 use bollard::errors::Error;
 
 use crate::{backend::BackendError, core::text::CleanText};
 
-/// The registry answered, and its answer is no. Its words reach us through the engine, in many forms.
+/// Texts of the engine when the registry has no such image or denies access; they differ between registries.
 const NO_SUCH_IMAGE: [&str; 10] = [
     "manifest unknown",
     "manifest for ",
@@ -24,13 +23,13 @@ const NO_SUCH_IMAGE: [&str; 10] = [
     "no basic auth credentials",
 ];
 
-/// What else is worth telling apart: words in the engine's message, and our text for them.
+/// Other causes of a failed pull: words in the engine's message, and our text for the tenant.
 const PULL_FAILURES: [(&[&str], &str); 2] = [
     (&["toomanyrequests", "rate limit"], "the registry limits how often images are pulled"),
     (&["no space left on device"], "no space left on the host"),
 ];
 
-/// The runtime tried to run it and could not: the fault of the image or of the command.
+/// Texts of the runtime when it cannot run the command, because of the image or of the command itself.
 const CANNOT_RUN: [&str; 8] = [
     "executable file not found",
     "exec format error",
@@ -42,78 +41,84 @@ const CANNOT_RUN: [&str; 8] = [
     "no command specified",
 ];
 
-/// The status and the words of an answer that is an error.
-pub(super) fn answer(error: &Error) -> Option<(u16, &str)> {
+/// Returns the status and the message of the engine's response; `None`: the engine did not respond.
+pub(super) fn response(error: &Error) -> Option<(u16, &str)> {
     match error {
         Error::DockerResponseServerError { status_code, message } => Some((*status_code, message)),
         _ => None,
     }
 }
 
+/// Returns the status of the engine's response.
 pub(super) fn status(error: &Error) -> Option<u16> {
-    answer(error).map(|(status, _)| status)
+    response(error).map(|(status, _)| status)
 }
 
-/// For calls that nothing but a broken engine makes fail.
+/// Translates the error of a call that fails only when the engine does.
 pub(super) fn unavailable(error: Error) -> BackendError {
-    BackendError::Unavailable(words(&error).into())
+    BackendError::Unavailable(with_causes(&error).into())
 }
 
-pub(super) fn general(error: Error) -> BackendError {
-    match answer(&error) {
+/// Translates the error of a call without causes of its own.
+pub(super) fn from_response(error: Error) -> BackendError {
+    match response(&error) {
         Some((400..500, message)) => BackendError::Refused(message.into()),
         _ => unavailable(error),
     }
 }
 
-pub(super) fn pulling(image: &str, error: Error) -> BackendError {
+/// Translates the error of a pull.
+pub(super) fn of_pull(image: &str, error: Error) -> BackendError {
     let (missing, message) = match &error {
         Error::DockerResponseServerError { status_code, message } => (*status_code == 404, message.clone()),
         Error::DockerStreamError { error } => (false, error.clone()),
         Error::RequestTimeoutError => return BackendError::ImagePullFailed(format!("{image}: no progress").into()),
-        // No answer from the engine itself: not the registry's fault.
+        // The engine itself did not respond.
         _ => return unavailable(error),
     };
-    tracing::info!(image, text = %CleanText::new(&message), "an image could not be pulled; its owner is shown the cause without this text");
+    let text = CleanText::new(&message);
+    tracing::info!(image, %text, "image pull failed; the owner is shown the cause without this text");
     let lower = message.to_lowercase();
-    let says = |words: &&str| lower.contains(*words);
+    let contains = |words: &&str| lower.contains(*words);
     if lower.contains("invalid reference format") {
         BackendError::ImageNotFound(format!("{image}: invalid reference format").into())
-    } else if missing || NO_SUCH_IMAGE.iter().any(says) {
-        BackendError::ImageNotFound(format!("{image}: the registry has no such image, or asks for credentials").into())
+    } else if missing || NO_SUCH_IMAGE.iter().any(contains) {
+        BackendError::ImageNotFound(format!("{image}: the registry has no such image, or requires credentials").into())
     } else {
-        let cause = PULL_FAILURES.iter().find(|(words, _)| words.iter().any(says));
+        let cause = PULL_FAILURES.iter().find(|(words, _)| words.iter().any(contains));
         let cause = cause.map_or("the registry cannot be reached, or does not answer as one", |(_, cause)| cause);
         BackendError::ImagePullFailed(format!("{image}: {cause}").into())
     }
 }
 
-pub(super) fn creating(error: Error) -> BackendError {
-    let Some((status, message)) = answer(&error) else { return unavailable(error) };
+/// Translates the error of creating a container.
+pub(super) fn of_create(error: Error) -> BackendError {
+    let Some((status, message)) = response(&error) else { return unavailable(error) };
     let text = CleanText::new(message);
     match status {
         404 if message.to_lowercase().contains("no such image") => BackendError::ImageNotFound(text),
-        // The network went away meanwhile, or the name is about to be free.
+        // The network was removed meanwhile, or the container that has the name is being removed.
         404 | 409 => BackendError::Unavailable(text),
         400..500 => BackendError::Refused(text),
         _ => BackendError::Unavailable(text),
     }
 }
 
-pub(super) fn starting(error: Error) -> BackendError {
-    let Some((status, message)) = answer(&error) else { return unavailable(error) };
+/// Translates the error of starting a container.
+pub(super) fn of_start(error: Error) -> BackendError {
+    let Some((status, message)) = response(&error) else { return unavailable(error) };
     let (text, lower) = (CleanText::new(message), message.to_lowercase());
     let in_use = lower.contains("address already in use");
     if lower.contains("port is already allocated") || in_use && lower.contains("bind") {
         BackendError::PortConflict(text)
     } else if in_use || lower.contains("failed programming external connectivity") {
-        // The address, not a port: the engine's own address management says no.
+        // The container's address is in use, not a port: this text comes from the engine's address management.
         BackendError::NetworkSetup(text)
     } else if CANNOT_RUN.iter().any(|words| lower.contains(words)) {
         BackendError::StartFailed(text)
     } else {
         match status {
-            // The container or its network went away, or it is being removed.
+            // The container or its network was removed, or is being removed.
             404 | 409 => BackendError::Unavailable(text),
             400 => BackendError::StartFailed(text),
             401..500 => BackendError::Refused(text),
@@ -122,20 +127,23 @@ pub(super) fn starting(error: Error) -> BackendError {
     }
 }
 
-/// For a container that joins or leaves a network: either may have gone away since they were found.
-pub(super) fn joining(error: Error) -> BackendError {
+/// Translates the error of joining or leaving a network. Container or network may have been removed since they were
+/// found.
+pub(super) fn of_join(error: Error) -> BackendError {
     match status(&error) {
         Some(404 | 409) => unavailable(error),
-        _ => general(error),
+        _ => from_response(error),
     }
 }
 
-pub(super) fn networking(cidr: impl std::fmt::Display, error: Error) -> BackendError {
-    match answer(&error) {
+/// Translates the error of creating a network.
+pub(super) fn of_network(cidr: impl std::fmt::Display, error: Error) -> BackendError {
+    match response(&error) {
         Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(
             format!(
-                "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot hold \
-                 overlapping CIDRs on one host; give one of the networks another CIDR (app keys create --default-cidr …)"
+                "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot \
+                 hold overlapping CIDRs on one host; give one of the networks another CIDR \
+                 (app keys create --default-cidr …)"
             )
             .into(),
         ),
@@ -144,15 +152,15 @@ pub(super) fn networking(cidr: impl std::fmt::Display, error: Error) -> BackendE
     }
 }
 
-/// An error with its causes: hyper's outermost words alone say nothing.
-fn words(error: &Error) -> String {
+/// Returns the message of an error and of its causes; hyper's outermost message alone does not name the cause.
+fn with_causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
+        let message = error.to_string();
+        if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&words);
+            text.push_str(&message);
         }
         cause = error.source();
     }
@@ -163,7 +171,7 @@ fn words(error: &Error) -> String {
 mod tests {
     use super::*;
 
-    fn answered(status_code: u16, message: &str) -> Error {
+    fn response_error(status_code: u16, message: &str) -> Error {
         Error::DockerResponseServerError { status_code, message: message.to_owned() }
     }
 
@@ -180,9 +188,9 @@ mod tests {
         }
     }
 
-    // The words are those of engine 20.10.24 unless said.
+    // The messages are those of engine 20.10.24, except where a comment names another.
     #[test]
-    fn start() {
+    fn start_errors_are_translated_by_cause() {
         let shim = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start \
                     container process: exec: ";
         for (status, message, expected) in [
@@ -200,12 +208,12 @@ mod tests {
             (500, "containerd: context deadline exceeded".into(), "unavailable"),
             (400, "something else".into(), "start"),
         ] {
-            assert_eq!(kind(&starting(answered(status, &message))), expected, "{message}");
+            assert_eq!(kind(&of_start(response_error(status, &message))), expected, "{message}");
         }
     }
 
     #[test]
-    fn create() {
+    fn create_errors_are_translated_by_cause() {
         for (status, message, expected) in [
             (404, "No such image: absent:1", "image not found"),
             (404, "network app-x not found", "unavailable"),
@@ -213,12 +221,12 @@ mod tests {
             (400, "Minimum memory limit allowed is 6MB", "refused"),
             (500, "no space left on device", "unavailable"),
         ] {
-            assert_eq!(kind(&creating(answered(status, message))), expected, "{message}");
+            assert_eq!(kind(&of_create(response_error(status, message))), expected, "{message}");
         }
     }
 
     #[test]
-    fn pull() {
+    fn pull_errors_are_translated_without_the_registry_text() {
         for (status, message, expected) in [
             (
                 500,
@@ -235,30 +243,33 @@ mod tests {
             (400, "invalid reference format: repository name must be lowercase", "image not found"),
             (500, "toomanyrequests: You have reached your pull rate limit", "pull failed"),
         ] {
-            assert_eq!(kind(&pulling("x:1", answered(status, message))), expected, "{message}");
+            assert_eq!(kind(&of_pull("x:1", response_error(status, message))), expected, "{message}");
         }
         let foreign = "error parsing HTTP 404 response body: invalid character 'i': \"internal: secret\"";
-        for error in
-            [answered(404, foreign), answered(500, foreign), Error::DockerStreamError { error: foreign.into() }]
-        {
-            let shown = pulling("x:1", error).to_string();
+        for error in [
+            response_error(404, foreign),
+            response_error(500, foreign),
+            Error::DockerStreamError { error: foreign.into() },
+        ] {
+            let shown = of_pull("x:1", error).to_string();
             assert!(!shown.contains("secret") && !shown.contains("HTTP"), "{shown}");
         }
-        let limited = pulling("x:1", answered(500, "toomanyrequests: You have reached your pull rate limit"));
+        let limited = of_pull("x:1", response_error(500, "toomanyrequests: You have reached your pull rate limit"));
         assert!(limited.to_string().ends_with("x:1: the registry limits how often images are pulled"), "{limited}");
         let broken = Error::DockerStreamError { error: "write /x: no space left on device".to_owned() };
-        assert_eq!(kind(&pulling("x:1", broken)), "pull failed");
-        assert_eq!(kind(&pulling("x:1", Error::RequestTimeoutError)), "pull failed");
+        assert_eq!(kind(&of_pull("x:1", broken)), "pull failed");
+        assert_eq!(kind(&of_pull("x:1", Error::RequestTimeoutError)), "pull failed");
         let down = Error::SocketNotFoundError("/var/run/docker.sock".to_owned());
-        assert_eq!(kind(&pulling("x:1", down)), "unavailable");
+        assert_eq!(kind(&of_pull("x:1", down)), "unavailable");
     }
 
     #[test]
-    fn network() {
-        let overlap = networking("10.0.0.0/24", answered(403, "Pool overlaps with other one on this address space"));
+    fn network_errors_are_translated_by_cause() {
+        let overlap =
+            of_network("10.0.0.0/24", response_error(403, "Pool overlaps with other one on this address space"));
         assert_eq!(kind(&overlap), "network");
         assert!(overlap.to_string().contains("another CIDR"));
-        assert_eq!(kind(&networking("10.0.0.0/24", answered(400, "invalid"))), "network");
-        assert_eq!(kind(&networking("10.0.0.0/24", answered(500, "iptables"))), "unavailable");
+        assert_eq!(kind(&of_network("10.0.0.0/24", response_error(400, "invalid"))), "network");
+        assert_eq!(kind(&of_network("10.0.0.0/24", response_error(500, "iptables"))), "unavailable");
     }
 }

@@ -1,8 +1,7 @@
-//! The engine's events as a stream of `Changed`.
+//! The engine's events as a stream of `ContainerChange`.
 //!
-//! Promises: nothing that happens after the call is missed, even if the stream is first polled later (the engine keeps
-//! its last 256 events). When the engine goes away there is one error, then the end.
-//! Refuses: telling what happened: events can come late, so the listener looks again.
+//! Nothing that happens after the call is missed, even if the stream is polled for the first time later, since the
+//! engine keeps its last 256 events. When the engine goes away, the stream has one error and then ends.
 
 use std::sync::Arc;
 
@@ -11,11 +10,13 @@ use futures_util::{StreamExt, TryFutureExt, TryStreamExt, future, stream, stream
 use time::OffsetDateTime;
 
 use super::{client::Engine, error, labels};
-use crate::backend::{BackendError, Changed};
+use crate::backend::{BackendError, ContainerChange};
 
+/// The events after which a container may be in another state.
 const EVENTS: [&str; 4] = ["start", "die", "oom", "destroy"];
 
-pub(super) fn changes(engine: Arc<Engine>) -> BoxStream<'static, Result<Changed, BackendError>> {
+/// Returns the changes of this cluster's containers from now on.
+pub(super) fn changes(engine: Arc<Engine>) -> BoxStream<'static, Result<ContainerChange, BackendError>> {
     let now = OffsetDateTime::now_utc();
     let since = format!("{}.{:09}", now.unix_timestamp(), now.nanosecond());
     subscribe(engine, since)
@@ -32,16 +33,16 @@ pub(super) fn changes(engine: Arc<Engine>) -> BoxStream<'static, Result<Changed,
 async fn subscribe(
     engine: Arc<Engine>,
     since: String,
-) -> Result<BoxStream<'static, Result<Changed, BackendError>>, BackendError> {
-    let mut filters = labels::ours(engine.cluster);
+) -> Result<BoxStream<'static, Result<ContainerChange, BackendError>>, BackendError> {
+    let mut filters = labels::cluster_filter(engine.cluster);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
     filters.insert("event".to_owned(), EVENTS.map(str::to_owned).to_vec());
     let options = EventsOptions { since: Some(since), filters: Some(filters), ..Default::default() };
     let events = engine.docker().await?.events(Some(options));
-    Ok(events.map_err(error::unavailable).try_filter_map(|event| future::ok(changed(event))).boxed())
+    Ok(events.map_err(error::unavailable).try_filter_map(|event| future::ok(to_change(event))).boxed())
 }
 
-fn changed(event: EventMessage) -> Option<Changed> {
+fn to_change(event: EventMessage) -> Option<ContainerChange> {
     let instance = event.actor?.attributes?.get(labels::INSTANCE)?.parse().ok()?;
-    Some(Changed { instance })
+    Some(ContainerChange { instance })
 }

@@ -1,8 +1,8 @@
-//! Names and labels: how the engine's things are recognised as ours.
+//! Names and labels of containers and networks, by which this cluster's are recognised.
 //!
-//! Promises: a thing without our `app.cluster`, or whose labels do not parse, is not ours. A container of a release that did
-//! not write `app.host`, `app.job` or `app.token` yet is ours all the same.
-//! Refuses: recognising anything by name alone; another installation may use the same name.
+//! A name alone proves nothing, since another installation may use it too. What lacks our `app.cluster` label, or has
+//! labels that do not parse, is not this cluster's. A container of a release that did not write `app.host`, `app.job`
+//! or `app.token` is.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,11 @@ use crate::{
     core::id::{ClusterId, HostId, InstanceId, NetworkId},
 };
 
+/// The label that holds the cluster's id.
 pub(super) const CLUSTER: &str = "app.cluster";
+/// The label that holds the instance's id.
 pub(super) const INSTANCE: &str = "app.instance";
+/// The label that holds the network's id.
 pub(super) const NETWORK: &str = "app.network";
 const HOST: &str = "app.host";
 const GENERATION: &str = "app.generation";
@@ -20,34 +23,41 @@ const JOB: &str = "app.job";
 const TOKEN: &str = "app.token";
 const SPEC: &str = "app.spec";
 
-/// What the labels of one of our containers say.
+/// The labels of a container of this cluster.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct ContainerLabels {
+    /// The instance that the container belongs to.
     pub(super) instance: InstanceId,
+    /// The generation of its spec.
     pub(super) generation: i64,
+    /// The attempt that created it.
     pub(super) made_by: Option<Attempt>,
+    /// The host of the worker that created it.
     pub(super) host: Option<HostId>,
-    /// The hash of everything that shapes the container.
-    pub(super) spec: String,
+    /// The hash of its spec and attachment (`spec::hash`).
+    pub(super) spec_hash: String,
 }
 
+/// Returns the name of an instance's container.
 pub(super) fn container_name(instance: InstanceId) -> String {
     format!("app-{instance}")
 }
 
+/// Returns the engine's name of a network.
 pub(super) fn network_name(network: NetworkId) -> String {
     format!("app-{network}")
 }
 
-/// Which network a name means, in a container that its labels show to be ours; `None`: none of ours.
-pub(super) fn network_of(name: &str) -> Option<NetworkId> {
+/// Returns the network with this name; `None`: the name is not ours. Only for a name in a container of this cluster.
+pub(super) fn parse_network_name(name: &str) -> Option<NetworkId> {
     name.strip_prefix("app-")?.parse().ok()
 }
 
+/// Returns the labels of a new container.
 pub(super) fn for_container(
     cluster: ClusterId,
     container_spec: &ContainerSpec,
-    spec: String,
+    spec_hash: String,
 ) -> HashMap<String, String> {
     HashMap::from([
         (CLUSTER.to_owned(), cluster.to_string()),
@@ -56,44 +66,48 @@ pub(super) fn for_container(
         (GENERATION.to_owned(), container_spec.generation.to_string()),
         (JOB.to_owned(), container_spec.made_by.job.to_string()),
         (TOKEN.to_owned(), container_spec.made_by.token.to_string()),
-        (SPEC.to_owned(), spec),
+        (SPEC.to_owned(), spec_hash),
     ])
 }
 
+/// Returns the labels of a new network.
 pub(super) fn for_network(cluster: ClusterId, network: NetworkId) -> HashMap<String, String> {
     HashMap::from([(CLUSTER.to_owned(), cluster.to_string()), (NETWORK.to_owned(), network.to_string())])
 }
 
-/// `None`: not ours.
-pub(super) fn container_mark(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<Mark> {
-    let labels = labels.filter(|labels| is_of(cluster, labels))?;
+/// Returns the labels of a container; `None`: it is not this cluster's.
+pub(super) fn parse_container_labels(
+    cluster: ClusterId,
+    labels: Option<&HashMap<String, String>>,
+) -> Option<ContainerLabels> {
+    let labels = labels.filter(|labels| has_cluster(cluster, labels))?;
     let attempt = || Some(Attempt { job: labels.get(JOB)?.parse().ok()?, token: labels.get(TOKEN)?.parse().ok()? });
-    Some(Mark {
+    Some(ContainerLabels {
         instance: labels.get(INSTANCE)?.parse().ok()?,
         generation: labels.get(GENERATION)?.parse().ok()?,
         made_by: attempt(),
         host: labels.get(HOST).and_then(|host| host.parse().ok()),
-        spec: labels.get(SPEC)?.clone(),
+        spec_hash: labels.get(SPEC)?.clone(),
     })
 }
 
-/// `None`: not ours.
-pub(super) fn network_mark(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<NetworkId> {
-    labels.filter(|labels| is_of(cluster, labels))?.get(NETWORK)?.parse().ok()
+/// Returns the network that a label names; `None`: it is not this cluster's.
+pub(super) fn parse_network_labels(cluster: ClusterId, labels: Option<&HashMap<String, String>>) -> Option<NetworkId> {
+    labels.filter(|labels| has_cluster(cluster, labels))?.get(NETWORK)?.parse().ok()
 }
 
-/// The engine's filter for what is ours.
-pub(super) fn ours(cluster: ClusterId) -> HashMap<String, Vec<String>> {
+/// Returns the engine's filter for everything of this cluster.
+pub(super) fn cluster_filter(cluster: ClusterId) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{CLUSTER}={cluster}")])])
 }
 
-/// The engine's filter for the containers of one instance, whatever their names.
-pub(super) fn ours_of(cluster: ClusterId, instance: InstanceId) -> HashMap<String, Vec<String>> {
+/// Returns the engine's filter for the containers of one instance, whatever their names.
+pub(super) fn instance_filter(cluster: ClusterId, instance: InstanceId) -> HashMap<String, Vec<String>> {
     let labels = vec![format!("{CLUSTER}={cluster}"), format!("{INSTANCE}={instance}")];
     HashMap::from([("label".to_owned(), labels)])
 }
 
-fn is_of(cluster: ClusterId, labels: &HashMap<String, String>) -> bool {
+fn has_cluster(cluster: ClusterId, labels: &HashMap<String, String>) -> bool {
     labels.get(CLUSTER).is_some_and(|label| *label == cluster.to_string())
 }
 
@@ -105,14 +119,15 @@ mod tests {
     use crate::core::id::JobId;
 
     #[test]
-    fn a_networks_name_is_read_back() {
+    fn network_name_is_parsed_back() {
         let network = NetworkId::new();
-        assert_eq!(network_of(&network_name(network)), Some(network));
-        assert_eq!(network_of("bridge"), None);
+
+        assert_eq!(parse_network_name(&network_name(network)), Some(network));
+        assert_eq!(parse_network_name("bridge"), None);
     }
 
     #[test]
-    fn labels_are_read_back_by_their_own_cluster_only() {
+    fn labels_are_parsed_by_their_own_cluster_only() {
         let cluster = ClusterId::new();
         let container_spec = ContainerSpec {
             instance: InstanceId::new(),
@@ -128,17 +143,18 @@ mod tests {
         let labels = for_container(cluster, &container_spec, "abc".to_owned());
         let (instance, made_by, host) =
             (container_spec.instance, Some(container_spec.made_by), Some(container_spec.host));
-        let mark = Mark { instance, generation: 7, made_by, host, spec: "abc".to_owned() };
-        assert_eq!(container_mark(cluster, Some(&labels)), Some(mark));
-        assert_eq!(container_mark(ClusterId::new(), Some(&labels)), None);
-        assert_eq!(container_mark(cluster, Some(&HashMap::new())), None);
-        assert_eq!(container_mark(cluster, None), None);
+        let parsed = ContainerLabels { instance, generation: 7, made_by, host, spec_hash: "abc".to_owned() };
+
+        assert_eq!(parse_container_labels(cluster, Some(&labels)), Some(parsed));
+        assert_eq!(parse_container_labels(ClusterId::new(), Some(&labels)), None);
+        assert_eq!(parse_container_labels(cluster, Some(&HashMap::new())), None);
+        assert_eq!(parse_container_labels(cluster, None), None);
 
         let mut older = labels;
         for label in [HOST, JOB, TOKEN] {
             older.remove(label);
         }
-        let mark = container_mark(cluster, Some(&older)).expect("one of a release without these labels");
-        assert_eq!((mark.instance, mark.made_by, mark.host), (instance, None, None));
+        let parsed = parse_container_labels(cluster, Some(&older)).expect("a container of an older release");
+        assert_eq!((parsed.instance, parsed.made_by, parsed.host), (instance, None, None));
     }
 }

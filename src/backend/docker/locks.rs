@@ -1,37 +1,40 @@
-//! What must not happen at once to one network, in this process.
+//! The locks of networks, within this process.
 //!
-//! Promises: a network is never removed between the check that it exists and the creation of a container on it; starts and
-//! removals change its endpoints one at a time, as far as the engine answers within a minute; locks of networks that nobody
-//! uses are forgotten.
-//! Refuses: guarding against another process; there, the engine's own answers decide.
+//! They keep a network from being removed between the check that it exists and the creation of a container on it, and
+//! make containers join and leave a network one at a time. Other processes are not excluded; towards them the engine's
+//! own answers decide.
 //!
-//! Order, for whoever takes several: existence, endpoints, a turn of `Engine::starts`.
+//! The order in which several are taken: `existence`, `endpoints`, a permit of `Engine::start_permits`.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use crate::core::id::NetworkId;
 
+/// The locks of one network.
 #[derive(Default)]
 pub(super) struct NetworkLock {
-    /// Containers are created under its shared half, the network appears and goes under the other.
+    /// Held shared while a container is created on the network, and exclusively while the network is created or
+    /// removed.
     pub(super) existence: RwLock<()>,
-    /// Held while a container joins or leaves: engines before 28.1 lose count when several do at once, and then keep the
-    /// network for good (ADR 16).
+    /// Held while a container joins or leaves. When several do so at the same time, engines before 28.1 count them
+    /// wrongly and then never remove the network (ADR 16).
     pub(super) endpoints: AsyncMutex<()>,
 }
 
+/// The locks of all networks; those that are not in use are dropped.
 #[derive(Default)]
 pub(super) struct NetworkLocks(Mutex<HashMap<NetworkId, Weak<NetworkLock>>>);
 
 impl NetworkLocks {
-    pub(super) fn of(&self, network: NetworkId) -> Arc<NetworkLock> {
-        // A panic while holding it cannot leave the map half-changed.
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the locks of a network, the same ones to all who use it at this time.
+    pub(super) fn get(&self, network: NetworkId) -> Arc<NetworkLock> {
+        let mut locks = self.0.lock();
         if let Some(lock) = locks.get(&network).and_then(Weak::upgrade) {
             return lock;
         }
@@ -47,14 +50,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_lock_per_network_and_none_left_over() {
+    fn network_locks_are_shared_while_used_and_dropped_afterwards() {
         let locks = NetworkLocks::default();
         let (a, b) = (NetworkId::new(), NetworkId::new());
-        let held = locks.of(a);
-        assert!(Arc::ptr_eq(&held, &locks.of(a)));
-        assert!(!Arc::ptr_eq(&held, &locks.of(b)));
-        drop(held);
-        let _new = locks.of(NetworkId::new());
-        assert_eq!(locks.0.lock().expect("no other thread").len(), 1);
+
+        let lock = locks.get(a);
+
+        assert!(Arc::ptr_eq(&lock, &locks.get(a)));
+        assert!(!Arc::ptr_eq(&lock, &locks.get(b)));
+        drop(lock);
+        let _new = locks.get(NetworkId::new());
+        assert_eq!(locks.0.lock().len(), 1);
     }
 }

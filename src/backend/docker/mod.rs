@@ -1,12 +1,11 @@
-//! The Docker backend: containers and bridge networks of one Docker engine.
+//! The Docker backend: containers and bridge networks of one Docker engine, by bollard, which is used nowhere else.
 //!
-//! Promises: everything it makes is named `app-<id>` and carries `app.cluster`; what carries another cluster's id, or
-//! none, is neither adopted, started, stopped nor removed. The engine may be down when it is built and may go away and
-//! come back: each operation then answers `Unavailable` until the engine does. Works from API 1.41 (engine 20.10) on.
-//! Refuses: overlapping CIDRs on one host (a bridge network cannot have them), registries that ask for a password, and
-//! those that are not on public addresses unless they are named.
+//! Everything it creates is named `app-<id>` and labelled with the cluster's id. What has another cluster's label, or
+//! none, is neither adopted, started, stopped nor removed. The engine may be down when the backend is built, and may go
+//! away and come back: operations fail with `Unavailable` until it answers. It needs API 1.41 (engine 20.10) or later.
 //!
-//! This is the only place that knows bollard.
+//! Its limits: networks of one host cannot overlap, since bridge networks cannot; registries that require a password
+//! cannot be used; and registries without a public address only if the operator allows them (`registry`).
 
 mod bridge;
 mod client;
@@ -14,10 +13,10 @@ mod compute;
 mod error;
 mod events;
 mod image;
+mod inspect;
 mod labels;
 mod locks;
 mod network;
-mod observe;
 mod registry;
 mod spec;
 

@@ -1,15 +1,17 @@
-//! Which registries images are pulled from: those on public addresses, and those that the operator names.
+//! The registries that images may be pulled from: those with public addresses, and those that the operator allows.
 //!
-//! The engine sends its requests from inside the host, to loopback even without TLS. So an image named `127.0.0.1:2375/a`
-//! would make it send one to whatever listens there, and how the pull ends would tell the tenant what does. Before a pull,
-//! the registry is taken from the reference by the distribution's own grammar, and its name is resolved. A registry that
-//! has no address, or one that is not public (RFC 1918, loopback, link-local, …) or is this host's own, is refused, with one
-//! text for all these causes.
+//! The engine sends its requests from inside the host, and to loopback even without TLS. An image named
+//! `127.0.0.1:2375/a` would make it send a request to whatever listens there, and the way the pull fails would tell the
+//! tenant what that is. Before a pull, the registry is therefore taken from the reference by the distribution's own
+//! grammar, and its name is resolved. A registry without an address, or with one that is not public (RFC 1918,
+//! loopback, link-local, …) or is this host's own, is refused; the text is the same for all these causes.
 //!
-//! Promises: nothing is sent to a registry that is refused, but for the resolution of its name. Docker Hub is always
-//! allowed, and so is each registry that is named; they need not resolve here (behind a proxy they do not).
-//! Refuses: guarding what the engine does afterwards. It resolves the name again, and may get another address by then;
-//! it follows redirects of a registry; it may have mirrors. What comes back from there is not shown (`error.rs`).
+//! Nothing is sent to a registry that is refused, except for the resolution of its name. Docker Hub and the registries
+//! that the operator allows are not resolved, because behind a proxy they may have no address here.
+//!
+//! This does not restrict what the engine does afterwards. It resolves the name again and may get another address by
+//! then, it follows redirects of a registry, and it may have mirrors. What it reads there is not shown to tenants
+//! (`error`).
 
 use std::{
     collections::HashSet,
@@ -19,13 +21,13 @@ use std::{
 
 use tokio::{net, time};
 
-use super::client::SHORT;
+use super::client::SHORT_CALL_TIMEOUT;
 use crate::backend::BackendError;
 
-/// What Docker Hub is called in references; without any registry it is meant too.
+/// The names of Docker Hub in references. A reference without a registry means Docker Hub too.
 const DOCKER_HUB: [&str; 2] = ["docker.io", "index.docker.io"];
 
-/// The registries that the operator names.
+/// The registries that the operator allows.
 #[derive(Clone, Default)]
 pub(super) struct Registries(Arc<HashSet<String>>);
 
@@ -36,10 +38,10 @@ impl From<&[String]> for Registries {
 }
 
 impl Registries {
-    /// Whether the image may be asked for at its registry.
+    /// Checks that the image may be pulled from its registry.
     ///
     /// # Errors
-    /// `ImagePullFailed` when it may not; `ImageNotFound` when its registry's name is none.
+    /// `ImagePullFailed` when the registry is not allowed; `ImageNotFound` when its name is invalid.
     pub(super) async fn check(&self, image: &str) -> Result<(), BackendError> {
         let Some(registry) = registry_of(image) else { return Ok(()) };
         let Some(host) = host_of(registry) else {
@@ -48,7 +50,7 @@ impl Registries {
         if DOCKER_HUB.contains(&registry) || self.0.contains(&canonical(registry)) || is_public(host).await {
             return Ok(());
         }
-        tracing::info!(image, "refused to pull from a registry that is on no public address and not in APP_REGISTRIES");
+        tracing::info!(image, "refused a pull: its registry has no public address and is not in APP_REGISTRIES");
         let refusal = format!(
             "{image}: the registry's name does not resolve to public addresses, and this installation does not allow it"
         );
@@ -56,15 +58,17 @@ impl Registries {
     }
 }
 
-/// The part of a reference that names its registry, port included; `None`: Docker Hub. By the distribution's grammar
-/// (`reference/normalize.go`): the first component, if it has a dot, a colon or a capital letter, or is `localhost`.
+/// Returns the part of a reference that names its registry, with its port; `None`: Docker Hub. By the distribution's
+/// grammar (`reference/normalize.go`) it is the first component, if that has a dot, a colon or a capital letter, or is
+/// `localhost`.
 fn registry_of(image: &str) -> Option<&str> {
     let (first, _) = image.split_once('/')?;
     let is_registry = first.contains(['.', ':']) || first.contains(char::is_uppercase) || first == "localhost";
     is_registry.then_some(first)
 }
 
-/// Its host; `None`: no name or IPv4 address with an optional port. IPv6 addresses are in no reference that gets here.
+/// Returns the host of a registry; `None`: it is not a name or an IPv4 address with an optional port. References with
+/// IPv6 addresses have been refused before.
 fn host_of(registry: &str) -> Option<&str> {
     let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
     let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
@@ -72,27 +76,27 @@ fn host_of(registry: &str) -> Option<&str> {
     (is_name && is_port).then_some(host)
 }
 
-/// As names are compared.
+/// Returns the form in which registries are compared: lower case, without a final dot.
 fn canonical(registry: &str) -> String {
     let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
 }
 
-/// Whether all that the name stands for is public, and not this host itself.
+/// Returns whether all addresses of the name are public, and none is this host's own.
 async fn is_public(host: &str) -> bool {
     if !is_unambiguous(host) {
         return false;
     }
-    // Bounded: a tenant may name a zone whose servers never answer.
-    let Ok(Ok(found)) = time::timeout(SHORT, net::lookup_host((host, 0))).await else { return false };
-    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    // With a time-out: a tenant may choose a name whose servers never answer.
+    let Ok(Ok(resolved)) = time::timeout(SHORT_CALL_TIMEOUT, net::lookup_host((host, 0))).await else { return false };
+    let addresses: Vec<IpAddr> = resolved.map(|address| address.ip()).collect();
     !addresses.is_empty() && addresses.iter().all(|address| is_global(*address) && !is_own(*address))
 }
 
-/// Whether the name has one reading. A last label that is a number makes the whole an IPv4 address (WHATWG URL, "ends in a
-/// number"), and of its spellings only the dotted decimal one is read alike by all resolvers: `010.0.0.1` is 8.0.0.1 or
-/// 10.0.0.1, `2130706433` and `0x7f.1` are 127.0.0.1 or the name of a host.
+/// Returns whether all resolvers read the name alike. A last label that is a number makes the whole an IPv4 address
+/// (WHATWG URL, "ends in a number"), and of its spellings only the dotted decimal one has one meaning: `010.0.0.1` is
+/// 8.0.0.1 or 10.0.0.1, `2130706433` and `0x7f.1` are 127.0.0.1 or the name of a host.
 fn is_unambiguous(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let last = host.rsplit('.').next().unwrap_or_default();
@@ -101,7 +105,7 @@ fn is_unambiguous(host: &str) -> bool {
     !is_number || host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether an address is one of the internet's, by IANA's registries of special-purpose addresses.
+/// Returns whether an address is public, by IANA's registries of special-purpose addresses.
 fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_global_v4(v4),
@@ -117,7 +121,7 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
         || address.is_private()
         || address.is_link_local()
         || address.is_multicast()
-        // Shared by the customers of a carrier (RFC 6598), protocol assignments (RFC 6890), benchmarks (RFC 2544).
+        // Carrier-grade NAT (RFC 6598), protocol assignments (RFC 6890), benchmarks (RFC 2544).
         || a == 100 && b & 0xc0 == 64
         || (a, b, c) == (192, 0, 0)
         || a == 198 && b & 0xfe == 18;
@@ -128,8 +132,8 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match segments {
-        // Mapped and compatible ones, NAT64 (RFC 6052) and 6to4 (RFC 3056) stand for an IPv4 address. `::` and `::1` are
-        // 0.0.0.0 and 0.0.0.1 by this.
+        // Mapped and compatible addresses, NAT64 (RFC 6052) and 6to4 (RFC 3056) contain an IPv4 address, which decides.
+        // `::` and `::1` contain 0.0.0.0 and 0.0.0.1.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_global_v4(v4(high, low)),
         [0x2002, high, low, ..] => is_global_v4(v4(high, low)),
         // Protocol assignments, Teredo among them.
@@ -139,8 +143,8 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// Whether this host has the address: then the kernel would send to it from that same address. Nothing is sent. (To bind the
-/// address would be no proof: with `net.ipv4.ip_nonlocal_bind` any can be bound.)
+/// Returns whether this host has the address: the kernel then chooses that same address as the source of a datagram to
+/// it. Nothing is sent. Binding the address would prove nothing, since `net.ipv4.ip_nonlocal_bind` allows binding any.
 fn is_own(address: IpAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -155,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registry_is_found_as_the_distribution_finds_it() {
+    fn registry_of_a_reference_is_that_of_the_distribution() {
         for (image, registry) in [
             ("nginx", None),
             ("nginx:1.27", None),
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn host_of_a_registry_is_a_name_with_an_optional_port() {
+    fn registry_is_a_host_with_an_optional_port() {
         assert_eq!(host_of("ghcr.io"), Some("ghcr.io"));
         assert_eq!(host_of("registry.internal:5000"), Some("registry.internal"));
         for wrong in ["user@127.0.0.1:5000", ":5000", "a:b:1", "a:", "a:x", "a:99999", "a_b.c", "a+b.c"] {
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_an_address_but_one_are_ambiguous() {
+    fn numeric_names_other_than_dotted_decimals_are_ambiguous() {
         for host in ["ghcr.io", "127.0.0.1", "8.8.8.8.", "1.example", "0x.example", "localhost", "a1"] {
             assert!(is_unambiguous(host), "{host}");
         }
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_public_or_refused() {
+    fn special_purpose_addresses_are_not_global() {
         for (address, expected) in [
             ("8.8.8.8", true),
             ("172.15.0.1", true),
@@ -248,18 +252,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn registry_without_a_public_address_is_refused_unless_named() {
-        let named = Registries::from(&["127.0.0.1:5000".to_owned(), "Registry.Internal".to_owned()][..]);
+    async fn registry_without_public_address_is_refused_unless_allowed() {
+        let registries = Registries::from(&["127.0.0.1:5000".to_owned(), "Registry.Internal".to_owned()][..]);
         for image in [
             "nginx",
             "docker.io/library/nginx",
             "127.0.0.1:5000/a",
             "registry.internal/a:1",
             "registry.internal./a",
-            // Public by its address: nothing is resolved or asked for.
+            // A public address: nothing is resolved.
             "8.8.8.8/a",
         ] {
-            assert!(named.check(image).await.is_ok(), "{image}");
+            assert!(registries.check(image).await.is_ok(), "{image}");
         }
         for image in [
             "127.0.0.1/a",
@@ -276,11 +280,11 @@ mod tests {
             "169.254.169.254/a",
             "100.64.0.1:5000/a",
         ] {
-            let refused = named.check(image).await;
+            let refused = registries.check(image).await;
             assert!(matches!(refused, Err(BackendError::ImagePullFailed(_))), "{image}: {refused:?}");
         }
         for image in ["user@127.0.0.1:5000/a", "127.0.0.1:x/a"] {
-            let invalid = named.check(image).await;
+            let invalid = registries.check(image).await;
             assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{image}: {invalid:?}");
         }
     }

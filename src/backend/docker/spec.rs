@@ -1,9 +1,8 @@
-//! What a container is made of: the request that creates it, and the hash that tells whether an existing one is equal.
+//! The request that creates a container, and the hash that shows whether an existing container is equal.
 //!
-//! Promises: the same guest and attachment hash alike in every process and whatever the order of ports; the limits
-//! below hold for every container. `command: None` runs the image's own; `Some` replaces its CMD and leaves its ENTRYPOINT,
-//! as `docker run IMAGE COMMAND…` does.
-//! Refuses: privileges. No tenant's field can widen them.
+//! The same spec and attachment have the same hash in every process, whatever the order of ports. `command: None` runs
+//! the image's own command; `Some` replaces its CMD and keeps its ENTRYPOINT, as `docker run IMAGE COMMAND…` does. The
+//! limits and the missing privileges below hold for every container; no field of a tenant can widen them.
 
 use std::collections::HashMap;
 
@@ -21,31 +20,36 @@ use crate::{
     core::id::ClusterId,
 };
 
-/// Part of the hash: raise it when the fixed settings below change and existing containers are to be replaced.
-const VERSION: u32 = 1;
-const PIDS: i64 = 512;
+/// Part of the hash. Raise it when the fixed settings below change and existing containers should be replaced.
+const HASH_VERSION: u32 = 1;
+/// The processes and threads of one container.
+const PIDS_MAX: i64 = 512;
 const EVERY_ADDRESS: &str = "0.0.0.0";
 
-/// The JSON body of the request to create it.
+/// Returns the JSON body of the request that creates the container.
+///
+/// # Errors
+/// None in practice: bollard's types serialise.
 pub(super) fn body(
     cluster: ClusterId,
     container_spec: &ContainerSpec,
     attachment: &NetworkAttachment,
 ) -> Result<Value, serde_json::Error> {
     let mut body = serde_json::to_value(request(cluster, container_spec, attachment))?;
-    // Up to API 1.43 the address is taken from here alone, and bollard's type no longer has the field.
+    // Up to API 1.43 the engine reads the MAC address only here, and bollard's type no longer has this field.
     body["MacAddress"] = Value::from(attachment.mac.as_str());
     Ok(body)
 }
 
-/// Hex SHA-256 over everything that shapes the container.
+/// Returns the SHA-256, in hex, of everything that shapes the container.
 pub(super) fn hash(container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> String {
-    let mut ports: Vec<_> = attachment.ports.iter().map(|port| (port.protocol, port.container, port.host)).collect();
+    let mut ports: Vec<_> =
+        attachment.ports.iter().map(|port| (port.protocol.as_str(), port.container, port.host)).collect();
     ports.sort_unstable();
     let network = &attachment.network;
-    // Arrays only: their order is fixed, and JSON keeps the parts apart.
+    // Only arrays, whose order is fixed. JSON delimits the parts, so that no two inputs give the same text.
     let shape = json!([
-        VERSION,
+        HASH_VERSION,
         container_spec.image,
         container_spec.command,
         container_spec.env.iter().collect::<Vec<_>>(),
@@ -59,7 +63,7 @@ pub(super) fn hash(container_spec: &ContainerSpec, attachment: &NetworkAttachmen
     HEXLOWER.encode(&Sha256::digest(shape.to_string()))
 }
 
-/// Microseconds; the kernel's own default.
+/// The period of the CPU quota, in microseconds: the kernel's default.
 const CPU_PERIOD_US: i64 = 100_000;
 
 fn request(cluster: ClusterId, container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> ContainerCreateBody {
@@ -70,7 +74,7 @@ fn request(cluster: ClusterId, container_spec: &ContainerSpec, attachment: &Netw
         labels: Some(labels::for_container(cluster, container_spec, hash(container_spec, attachment))),
         exposed_ports: Some(attachment.ports.iter().map(port_key).collect()),
         host_config: Some(host_config(container_spec, attachment)),
-        networking_config: Some(endpoint(attachment)),
+        networking_config: Some(networking_config(attachment)),
         ..Default::default()
     }
 }
@@ -78,19 +82,20 @@ fn request(cluster: ClusterId, container_spec: &ContainerSpec, attachment: &Netw
 fn host_config(container_spec: &ContainerSpec, attachment: &NetworkAttachment) -> HostConfig {
     let memory = i64::from(container_spec.memory_mib) * 1024 * 1024;
     HostConfig {
-        // A quota, not `nano_cpus`: that one is refused above the host's cores, which are overcommitted here.
+        // A quota and not `nano_cpus`, which the engine refuses above the host's number of cores; cores are
+        // overcommitted here (ADR 9).
         cpu_period: Some(CPU_PERIOD_US),
         cpu_quota: Some(i64::from(container_spec.cpu_millis) * CPU_PERIOD_US / 1000),
         memory: Some(memory),
-        // Memory and swap together: the same number means no swap. A kernel without swap accounting ignores it.
+        // The limit of memory and swap together, so that there is no swap. A kernel without swap accounting ignores it.
         memory_swap: Some(memory),
-        pids_limit: Some(PIDS),
+        pids_limit: Some(PIDS_MAX),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
-        // Raw sockets could forge another guest's packets on the shared bridge.
+        // With raw sockets a container could forge packets of others on the shared bridge.
         cap_drop: Some(vec!["NET_RAW".to_owned()]),
         privileged: Some(false),
         init: Some(false),
-        // Whether it runs again is decided in Postgres, never by the engine.
+        // Restarts are decided by the worker and Postgres, never by the engine.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
@@ -105,27 +110,27 @@ fn host_config(container_spec: &ContainerSpec, attachment: &NetworkAttachment) -
     }
 }
 
-fn endpoint(attachment: &NetworkAttachment) -> NetworkingConfig {
+fn networking_config(attachment: &NetworkAttachment) -> NetworkingConfig {
     let name = labels::network_name(attachment.network.id);
     NetworkingConfig { endpoints_config: Some(HashMap::from([(name, endpoint_settings(attachment))])) }
 }
 
-/// How a container is joined to its network.
+/// Returns how a container is attached to its network.
 pub(super) fn endpoint_settings(attachment: &NetworkAttachment) -> EndpointSettings {
     EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(attachment.address.to_string()),
             ..Default::default()
         }),
-        // From API 1.44 on it is taken from here.
+        // From API 1.44 on the engine reads the MAC address here.
         mac_address: Some(attachment.mac.clone()),
         ..Default::default()
     }
 }
 
-/// The engine's name of a container's port: `80/tcp`.
+/// Returns the engine's name of a container's port: `80/tcp`.
 pub(super) fn port_key(port: &PortPlan) -> String {
-    format!("{}/{}", port.container, port.protocol)
+    format!("{}/{}", port.container, port.protocol.as_str())
 }
 
 fn binding(port: &PortPlan) -> PortBinding {
@@ -138,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        backend::{Attempt, NetworkPlan},
+        backend::{Attempt, NetworkPlan, TransportProtocol},
         core::id::{HostId, InstanceId, JobId, NetworkId},
     };
 
@@ -157,7 +162,7 @@ mod tests {
     }
 
     fn attachment(network: NetworkId) -> NetworkAttachment {
-        let port = |container, host| PortPlan { container, host, protocol: "tcp" };
+        let port = |container, host| PortPlan { container, host, protocol: TransportProtocol::Tcp };
         NetworkAttachment {
             network: NetworkPlan { id: network, cidr: "10.9.0.0/24".parse().expect("a CIDR") },
             address: Ipv4Addr::new(10, 9, 0, 5),
@@ -167,37 +172,37 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_of_what_shapes_the_container_and_of_nothing_else() {
-        let (one, wires) = (container_spec(), attachment(NetworkId::new()));
-        let mut reversed = wires.clone();
+    fn hash_depends_only_on_what_shapes_the_container() {
+        let (spec, attached) = (container_spec(), attachment(NetworkId::new()));
+        let mut reversed = attached.clone();
         reversed.ports.reverse();
         let made_by = Attempt { job: JobId::new(), token: 9 };
-        let again =
-            ContainerSpec { instance: InstanceId::new(), made_by, host: HostId::new(), generation: 2, ..one.clone() };
-        assert_eq!(hash(&one, &wires), hash(&again, &reversed));
-        assert_eq!(hash(&one, &wires).len(), 64);
+        let same =
+            ContainerSpec { instance: InstanceId::new(), made_by, host: HostId::new(), generation: 2, ..spec.clone() };
+        assert_eq!(hash(&spec, &attached), hash(&same, &reversed));
+        assert_eq!(hash(&spec, &attached).len(), 64);
 
-        let mut other_port = wires.clone();
+        let mut other_port = attached.clone();
         other_port.ports[0].host = 20_081;
         let others = [
-            hash(&ContainerSpec { image: "app-demo:2".to_owned(), ..one.clone() }, &wires),
-            hash(&ContainerSpec { command: None, ..one.clone() }, &wires),
-            hash(&ContainerSpec { command: Some(vec!["sleep 9".to_owned()]), ..one.clone() }, &wires),
-            hash(&ContainerSpec { env: BTreeMap::from([("A".to_owned(), "c".to_owned())]), ..one.clone() }, &wires),
-            hash(&ContainerSpec { cpu_millis: 251, ..one.clone() }, &wires),
-            hash(&ContainerSpec { memory_mib: 65, ..one.clone() }, &wires),
-            hash(&one, &NetworkAttachment { address: Ipv4Addr::new(10, 9, 0, 6), ..wires.clone() }),
-            hash(&one, &NetworkAttachment { mac: "02:00:00:00:00:06".to_owned(), ..wires.clone() }),
-            hash(&one, &attachment(NetworkId::new())),
-            hash(&one, &other_port),
+            hash(&ContainerSpec { image: "app-demo:2".to_owned(), ..spec.clone() }, &attached),
+            hash(&ContainerSpec { command: None, ..spec.clone() }, &attached),
+            hash(&ContainerSpec { command: Some(vec!["sleep 9".to_owned()]), ..spec.clone() }, &attached),
+            hash(&ContainerSpec { env: BTreeMap::from([("A".to_owned(), "c".to_owned())]), ..spec.clone() }, &attached),
+            hash(&ContainerSpec { cpu_millis: 251, ..spec.clone() }, &attached),
+            hash(&ContainerSpec { memory_mib: 65, ..spec.clone() }, &attached),
+            hash(&spec, &NetworkAttachment { address: Ipv4Addr::new(10, 9, 0, 6), ..attached.clone() }),
+            hash(&spec, &NetworkAttachment { mac: "02:00:00:00:00:06".to_owned(), ..attached.clone() }),
+            hash(&spec, &attachment(NetworkId::new())),
+            hash(&spec, &other_port),
         ];
         for other in others {
-            assert_ne!(hash(&one, &wires), other);
+            assert_ne!(hash(&spec, &attached), other);
         }
     }
 
     #[test]
-    fn the_request_is_what_the_engine_reads() {
+    fn request_has_the_fields_that_the_engine_reads() {
         let network = NetworkId::new();
         let body = body(ClusterId::new(), &container_spec(), &attachment(network)).expect("JSON");
         assert_eq!(body["MacAddress"], "02:00:00:00:00:05");

@@ -1,53 +1,53 @@
-//! Pretends to join containers to networks.
+//! The simulated networks: a network is a directory with one file per container that uses it.
 //!
-//! Promises: what `Network` does. A network is a directory with one entry per container, so removing it while it is in
-//! use fails by itself, between processes too.
-//! Refuses: any packet; overlapping CIDRs are nobody's concern here.
+//! Removing the directory of a network in use fails, also between processes. No packet is sent, so `rejoin`, `publish`
+//! and `unpublish` have no effect.
 
 use std::{fs, io::ErrorKind, sync::Arc};
 
-use super::machine::{Machine, broken};
+use super::state_files::{StateFiles, file_error};
 use crate::{
     backend::{BackendError, Network, NetworkAttachment, NetworkPlan, Released},
     core::id::{InstanceId, NetworkId},
 };
 
+/// The networks of a simulated host.
 #[derive(Clone)]
 pub struct SimulatedNetwork {
-    pub(super) machine: Arc<Machine>,
+    pub(super) files: Arc<StateFiles>,
 }
 
 impl Network for SimulatedNetwork {
     async fn ensure_network(&self, network: &NetworkPlan) -> Result<(), BackendError> {
-        let ensure = || fs::create_dir_all(self.machine.network(network.id)).map_err(broken);
-        self.machine.chance.perform("ensure_network", ensure).await
+        let ensure = || fs::create_dir_all(self.files.network_directory(network.id)).map_err(file_error);
+        self.files.faults.perform("ensure_network", ensure).await
     }
 
     async fn rejoin(&self, _instance: InstanceId, _attachment: &NetworkAttachment) -> Result<(), BackendError> {
-        self.machine.chance.perform("rejoin", || Ok(())).await
+        self.files.faults.perform("rejoin", || Ok(())).await
     }
 
     async fn publish(&self, _instance: InstanceId, _attachment: &NetworkAttachment) -> Result<(), BackendError> {
-        self.machine.chance.perform("publish", || Ok(())).await
+        self.files.faults.perform("publish", || Ok(())).await
     }
 
     async fn unpublish(&self, _instance: InstanceId) -> Result<(), BackendError> {
-        self.machine.chance.perform("unpublish", || Ok(())).await
+        self.files.faults.perform("unpublish", || Ok(())).await
     }
 
     async fn release_network(&self, network: NetworkId) -> Result<Released, BackendError> {
-        let release = || match fs::remove_dir(self.machine.network(network)) {
+        let release = || match fs::remove_dir(self.files.network_directory(network)) {
             Ok(()) => Ok(Released::Gone),
             Err(error) => match error.kind() {
                 ErrorKind::NotFound => Ok(Released::Gone),
-                ErrorKind::DirectoryNotEmpty => Ok(Released::Used),
-                _ => Err(broken(error)),
+                ErrorKind::DirectoryNotEmpty => Ok(Released::InUse),
+                _ => Err(file_error(error)),
             },
         };
-        self.machine.chance.perform("release_network", release).await
+        self.files.faults.perform("release_network", release).await
     }
 
     async fn networks(&self) -> Result<Vec<NetworkId>, BackendError> {
-        self.machine.networks()
+        self.files.networks()
     }
 }

@@ -1,23 +1,21 @@
-//! A "container" as its file tells.
-//!
-//! Promises: what is written is read back equal.
-//! Refuses: the guest's environment; it may hold secrets, and nothing here needs it.
+//! The record of a simulated container, as its file holds it. It leaves out the environment, which may hold secrets.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    backend::{Attempt, ContainerSpec, ContainerState, NetworkAttachment, Observed},
+    backend::{Attempt, Container, ContainerSpec, ContainerState, NetworkAttachment},
     core::id::{HostId, InstanceId, JobId, NetworkId},
 };
 
+/// A simulated container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) instance: InstanceId,
     pub(super) generation: i64,
     pub(super) job: JobId,
     pub(super) token: i64,
-    /// Absent in files of a release that did not write it yet.
+    /// Not in files of a release that did not write it.
     #[serde(default)]
     host: Option<HostId>,
     pub(super) network: NetworkId,
@@ -29,6 +27,7 @@ pub(super) struct Record {
     created_at: OffsetDateTime,
 }
 
+/// The state of a simulated process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
@@ -38,6 +37,7 @@ pub(super) enum State {
 }
 
 impl Record {
+    /// Returns a container that has been created, but not started.
     pub(super) fn new(container_spec: &ContainerSpec, attachment: &NetworkAttachment, container_id: String) -> Self {
         Self {
             instance: container_spec.instance,
@@ -54,8 +54,8 @@ impl Record {
         }
     }
 
-    /// What starting it leads to; `None`: it cannot be started.
-    pub(super) fn started(&self) -> Option<State> {
+    /// Returns the state that a start leads to; `None`: it cannot be started.
+    pub(super) fn state_after_start(&self) -> Option<State> {
         let program = self.program();
         if program.starts_with("/no/such") {
             return None;
@@ -67,17 +67,19 @@ impl Record {
         })
     }
 
+    /// Returns the first word of its command.
     pub(super) fn program(&self) -> &str {
         self.command.as_ref().and_then(|command| command.first()).map_or("", String::as_str)
     }
 
-    pub(super) fn observed(self) -> Observed {
+    /// Returns the container as the `Compute` trait describes it.
+    pub(super) fn into_container(self) -> Container {
         let state = match self.state {
             State::Created => ContainerState::Created,
             State::Running => ContainerState::Running,
             State::Exited { exit_code } => ContainerState::Exited { exit_code, oom_killed: false },
         };
-        Observed {
+        Container {
             instance: self.instance,
             generation: self.generation,
             made_by: Some(Attempt { job: self.job, token: self.token }),

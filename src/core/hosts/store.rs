@@ -1,22 +1,22 @@
-//! The cluster and its hosts in Postgres.
-
-use uuid::Uuid;
+//! Reading the installation's own row.
 
 use crate::core::{
-    db::{Consistency, DbError, DualDb},
+    db::{Consistency, DbError, DualDb, column},
     id::ClusterId,
 };
 
-/// This installation's id, written by the first migration. `None`: `app migrate` has not run.
+/// SQLSTATE `undefined_table`.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// Reads this installation's id, which the first migration writes; `None`: `app migrate` has not run.
 ///
 /// # Errors
-/// As the database says.
+/// Those of `DualDb::read`.
 pub async fn cluster(db: &DualDb) -> Result<Option<ClusterId>, DbError> {
     let read = db.read(Consistency::Primary, |c| async move { c.query("select id from cluster", &[]).await });
     match read.await {
-        Ok(rows) => Ok(rows.first().map(|row| row.get::<_, Uuid>(0).into())),
-        // No such table.
-        Err(DbError::Statement { code, .. }) if code == "42P01" => Ok(None),
+        Ok(rows) => rows.first().map(|row| column(row, "id")).transpose(),
+        Err(DbError::Statement { code, .. }) if code == UNDEFINED_TABLE => Ok(None),
         Err(error) => Err(error),
     }
 }

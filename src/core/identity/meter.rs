@@ -1,6 +1,6 @@
-//! What verifying keys costs and how it ends, as metrics.
+//! The metrics of verifications: duration and result, by where the answer came from.
 //!
-//! The handles are looked up once: a lookup by labels costs more than finding a key in the process.
+//! The handles are looked up once, since a lookup by labels costs more than finding a key in the process.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -9,15 +9,18 @@ use std::{
 
 use metrics::{Counter, Histogram};
 
-use super::{Caller, IdentityError};
+use super::{caller::Caller, error::IdentityError};
 
-/// Who had the answer: the label `tier`.
+/// Where the answer came from; the label `tier`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The key itself: its form, checksum and tag.
     Tag,
+    /// The process's own map.
     Process,
+    /// Redis.
     Redis,
+    /// The primary.
     Primary,
 }
 
@@ -29,7 +32,7 @@ struct Meter {
     results: [Counter; RESULTS.len()],
 }
 
-// Not earlier than the first verification: the recorder is there by then.
+// Created with the first verification: the recorder is installed by then.
 static METERS: LazyLock<[Meter; SOURCES.len()]> = LazyLock::new(|| {
     SOURCES.map(|tier| Meter {
         seconds: metrics::histogram!("identity_verify_seconds", "tier" => tier),
@@ -37,7 +40,7 @@ static METERS: LazyLock<[Meter; SOURCES.len()]> = LazyLock::new(|| {
     })
 });
 
-/// Notes one verification.
+/// Records one verification.
 pub(super) fn record(source: Source, started: Instant, result: &Result<Arc<Caller>, IdentityError>) {
     let meter = &METERS[source as usize];
     let result = match result {

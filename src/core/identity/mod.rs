@@ -1,19 +1,42 @@
-//! Who is asking: API keys, what they may do, and the one question asked on every request.
+//! API keys: their format, who may create and change them, how a request's key is verified, and how often it may be
+//! used.
 //!
-//! `PgIdentity` asks the primary each time; `cache::CachedIdentity` stands in front of it.
-//! Promises: an error is never an answer; unknown, expired and revoked keys look alike.
+//! `IdentityService` answers one question for every request: which caller does this key stand for? `PgIdentity` reads
+//! the primary each time; `cache::CachedIdentity` puts Redis and the process in front of it; `Identity` is the one that
+//! was chosen at start. `ApiKeyService` creates, changes, rotates and revokes keys: it checks what the caller may
+//! grant, commits, and delivers the change to the caches.
+//!
+//! An error is never an answer: what cannot be found out is neither accepted nor refused. Unknown, expired and revoked
+//! keys are refused alike.
 
+mod any;
 pub mod api_key;
 pub mod cache;
 mod caller;
-pub mod change;
-pub mod create;
+mod change;
+mod create;
+pub mod draft;
 mod error;
+mod grants;
+mod invalidation;
+pub mod keys_service;
+mod limits;
 mod meter;
+mod pg_identity;
 pub mod rate_limit;
+mod revoke;
+mod rotate;
 mod service;
-pub mod store;
+mod store;
 
+pub use any::Identity;
 pub use caller::{Caller, Scope};
-pub use error::IdentityError;
-pub use service::{Identity, IdentityService, PgIdentity};
+pub use create::{CreatedKey, Creator, KeyCreator};
+pub use error::{IdentityError, KeyError};
+pub use grants::GrantError;
+pub use invalidation::Invalidation;
+pub use keys_service::ApiKeyService;
+pub use limits::KeyLimits;
+pub use pg_identity::PgIdentity;
+pub use service::IdentityService;
+pub use store::KeyRecord;

@@ -1,276 +1,352 @@
-//! Accepting `POST /instances`: one statement, one transaction, one round trip.
+//! Accepting a request for an instance: one statement (`create.sql`), one transaction, one round trip.
 //!
-//! It writes the idempotency record, checks the quota where one is set, takes an address and ports, and inserts
-//! instance, job and event; or it refuses, and nothing of it remains. Addresses and ports are chosen by probing from a
-//! random start (the lowest free one would be everybody's choice); a collision with a concurrent request is
-//! answered by another try, and when tries run out by one that looks at all of them under the network's lock.
+//! The statement writes the idempotency record, checks the quota where one is set, takes an address and host ports, and
+//! inserts instance, job and event. If it refuses, nothing of it remains. Addresses and ports are probed from a random
+//! start, since concurrent requests would all choose the lowest free one. When a probe collides with a concurrent request,
+//! the statement runs again; after three such tries it runs under the network's lock and looks at every address and port.
+//!
+//! A request with an `Idempotency-Key` that was accepted before writes nothing: it returns the ids that were recorded.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use thiserror::Error;
+use tokio_postgres::types::Json;
 
-use crate::core::idempotency::{self, IdempotencyKey, NoReplay, Replay};
+use super::{
+    InstanceSpec, Refusal, RestartPolicy,
+    spec::{Placement, Port, Protocol},
+    store::{self, InstanceRecord},
+};
 use crate::core::{
-    db::{DbError, DualDb, WriteConn},
+    db::{DbError, DualDb, Param, WriteConn},
     id::{InstanceId, JobId, TenantId},
-    instances::{
-        InstanceSpec,
-        store::{self, InstanceRecord, instance_columns},
-    },
+    idempotency::{self, IdempotencyKey, NoReplay, Replay},
 };
 
-/// What became of the request.
+/// How a request for an instance was accepted.
 #[derive(Debug)]
-pub enum Accepted {
+pub enum CreateOutcome {
+    /// The instance and its job were committed now.
     New(Box<InstanceRecord>),
+    /// The first request with the same idempotency key had been accepted.
     Replayed(Replay),
 }
 
+/// Why a request was not accepted.
 #[derive(Debug, Error)]
 pub enum AcceptError {
+    /// Another instance of the tenant, which is not deleted, has the name.
     #[error("the name is taken")]
     NameTaken,
+    /// The tenant has no network of this name or id.
     #[error("no such network")]
     UnknownNetwork,
+    /// Every address of the network is in use.
     #[error("the network has no free address")]
     AddressExhausted,
-    /// With the reason, in the statement's words: "tcp port 20080 is taken".
-    #[error("{0}")]
-    PortTaken(String),
+    /// Another instance publishes this host port.
+    #[error("{protocol} port {port} is taken")]
+    PortTaken {
+        /// The port's protocol.
+        protocol: Protocol,
+        /// The host port.
+        port: u16,
+    },
+    /// No host port of the range is free.
+    #[error("no host port is free")]
+    NoFreePort,
+    /// The instance would exceed the tenant's quota. With use and limit: "instances: 5 of 5 are in use".
     #[error("{0}")]
     QuotaExceeded(String),
+    /// The idempotency key was used for another request.
     #[error("the Idempotency-Key was used for another request")]
     KeyReused,
+    /// The first request with this idempotency key has not ended.
     #[error("the first request with this Idempotency-Key is still in progress")]
     KeyInProgress,
-    #[error("the first request's answer can no longer be made")]
-    ReplayLost,
+    /// The statement failed; after `DbError::Unavailable` the outcome is unknown.
     #[error(transparent)]
     Db(DbError),
 }
 
-/// A request to accept. Ids and randomness come from outside.
+/// A request for an instance, as the statement needs it.
 pub struct Create<'a> {
+    /// Who owns the instance.
     pub tenant: TenantId,
+    /// The instance to create.
     pub spec: &'a InstanceSpec,
+    /// The request's idempotency key, if it has one.
     pub idempotency: Option<&'a IdempotencyKey>,
+    /// The host ports that a `host: 0` may be given.
     pub port_range: RangeInclusive<u16>,
-    /// How long the job may wait for a host with room, in seconds.
-    pub queue_deadline_s: f64,
+    /// How long the job may wait for a host with room.
+    pub queue_deadline: Duration,
+    /// The id of the HTTP request, for the worker's log lines.
+    pub request_id: Option<&'a str>,
 }
 
-/// Probes per address or port in an ordinary try.
+/// Addresses or ports that an ordinary try probes, each.
 const PROBES: i32 = 3;
 const ORDINARY_TRIES: usize = 3;
 const THOROUGH_TRIES: usize = 5;
 
-const SQL: &str = concat!(
-    "
-with idem as (
-  insert into idempotency (tenant_id, route, key, request_hash, answer)
-  select $1, $3, $2, $4, jsonb_build_object('instance_id', $5::uuid, 'job_id', $6::uuid) where $2::text is not null
-  on conflict (tenant_id, route, key) do update
-    set request_hash = excluded.request_hash, answer = excluded.answer, created_at = now()
-    where idempotency.created_at < now() - interval '24 hours'
-  returning 1),
-go as materialized (
-  select app_quota($1, $11::integer, $12::integer) where $2::text is null or exists (select from idem)),
-net as materialized (
-  select n.id, n.name, n.cidr from go left join lateral (
-    select id, name, cidr from networks where tenant_id = $1 and (name = $13 or id::text = $13)
-    order by id::text = $13 desc limit 1) n on true
-  where case when n.id is null then app_refuse('network_unknown', '') else true end),
-addr as (
-  insert into addresses (network_id, address, mac, instance_id)
-  select net.id, c.address, $14, $5 from net cross join lateral (
-    select p.address from (select (2 ^ (32 - masklen(net.cidr)))::bigint - 3 as span) s
-    cross join generate_series(0, least(coalesce($16::integer, s.span), s.span) - 1) as k
-    cross join lateral (
-      select host(net.cidr)::inet + (2 + (floor($15::float8 * s.span)::bigint + k) % s.span) as address) p
-    where not exists (select from addresses a where a.network_id = net.id and a.address = p.address)
-    order by k limit 1) c
-  on conflict do nothing
-  returning address),
-want as materialized (
-  select w.container, w.host, w.protocol, w.start, w.n from unnest($17::integer[], $18::integer[], $19::text[], $20::float8[]) with ordinality
-    as w (container, host, protocol, start, n)),
-fixed as (
-  insert into published_ports (protocol, port, instance_id, container)
-  select w.protocol, w.host, $5, w.container from net, want w where w.host <> 0 order by w.protocol, w.host
-  on conflict do nothing
-  returning protocol, port, container),
-taken as materialized (
-  select w.protocol || ' port ' || w.host || ' is taken' as detail from want w
-  where w.host <> 0 and not exists (select from fixed f where f.protocol = w.protocol and f.port = w.host)
-  order by w.n limit 1),
-auto as (
-  insert into published_ports (protocol, port, instance_id, container)
-  select w.protocol, c.port, $5, w.container from net cross join want w cross join lateral (
-    select p.port from (select $22::integer - $21::integer + 1 as span) s
-    cross join generate_series(0, least(coalesce($16::integer, s.span), s.span) - 1) as k
-    cross join lateral (select ($21::integer + (floor(w.start * s.span)::integer + k) % s.span)::integer as port) p
-    where not exists (select from published_ports t where t.protocol = w.protocol and t.port = p.port)
-      and not exists (select from want f where f.protocol = w.protocol and f.host = p.port)
-    order by k limit 1) c
-  where w.host = 0
-  on conflict do nothing
-  returning protocol, port, container),
-ports as materialized (select protocol, port, container from fixed union all select protocol, port, container from auto),
-ready as materialized (
-  select net.id, net.name, net.cidr, (select address from addr) as address,
-    (select coalesce(jsonb_agg(jsonb_build_object('container', p.container, 'host', p.port, 'protocol', p.protocol)
-                               order by w.n), '[]') from ports p join want w using (container, protocol)) as ports
-  from net
-  where case when exists (select from taken) then app_refuse('port_taken', (select detail from taken))
-             when not exists (select from addr) then app_refuse('address_retry', '')
-             when (select count(*) from ports) < (select count(*) from want) then app_refuse('port_retry', '')
-             else true end),
-inst as (
-  insert into instances as i (id, tenant_id, name, image, command, env, cpu_millis, memory_mib, network_id, network_name,
-                              cidr, address, mac, ports, labels, restart_policy, placement, job_id)
-  select $5, $1, $7, $8, $9, $10, $11, $12, r.id, r.name, r.cidr, r.address, $14, r.ports, $23, $24, $25, $6 from ready r
-  returning ",
-    instance_columns!(),
-    "),
-job as (
-  insert into jobs (id, kind, tenant_id, instance_id, generation, seq, queue_deadline_at)
-  select $6, 'provision', tenant_id, id, generation, 1, now() + make_interval(secs => $26) from inst
-  returning id, instance_id, tenant_id),
-event as (
-  insert into events (tenant_id, instance_id, job_id, kind) select tenant_id, instance_id, id, 'instance.accepted' from job)
-select ",
-    instance_columns!(),
-    ", null::text as host_name, null::text as host_address from inst i"
-);
+const CREATE: &str = include_str!("create.sql");
 
-/// Accepts the request, or says why not; then nothing of it was stored.
+/// The parameters of `create.sql`, in its order.
+struct CreateParams<'a> {
+    tenant: TenantId,
+    idempotency_key: Option<&'a str>,
+    route: &'a str,
+    request_hash: &'a [u8],
+    instance: InstanceId,
+    job: JobId,
+    name: String,
+    image: &'a str,
+    command: Option<Json<&'a Vec<String>>>,
+    env: Json<&'a BTreeMap<String, String>>,
+    cpu_millis: i32,
+    memory_mib: i32,
+    network: &'a str,
+    mac: String,
+    first_address: f64,
+    probes: Option<i32>,
+    container_ports: Vec<i32>,
+    host_ports: Vec<i32>,
+    protocols: Vec<Protocol>,
+    first_ports: Vec<f64>,
+    range_first: i32,
+    range_last: i32,
+    labels: Json<&'a BTreeMap<String, String>>,
+    restart_policy: RestartPolicy,
+    placement: Json<&'a Placement>,
+    queue_deadline_s: f64,
+    request_id: Option<&'a str>,
+}
+
+impl<'a> CreateParams<'a> {
+    /// Makes the parameters of one try, with new ids. `probes`: `None` looks at every address and port.
+    fn new(request: &Create<'a>, probes: Option<i32>) -> Self {
+        let (instance, spec) = (InstanceId::new(), request.spec);
+        let (idempotency_key, route, request_hash) = idempotency::columns(request.idempotency);
+        let ports = |number: fn(&Port) -> u16| spec.ports.iter().map(|port| i32::from(number(port))).collect();
+        Self {
+            tenant: request.tenant,
+            idempotency_key,
+            route,
+            request_hash,
+            instance,
+            job: JobId::new(),
+            name: spec.name.clone().unwrap_or_else(|| generated_name(instance)),
+            image: &spec.image,
+            command: spec.command.as_ref().map(Json),
+            env: Json(&spec.env),
+            cpu_millis: spec.cpu_millis,
+            memory_mib: spec.memory_mib,
+            network: &spec.network,
+            mac: mac(instance),
+            first_address: random_unit(),
+            probes,
+            container_ports: ports(|port| port.container),
+            host_ports: ports(|port| port.host),
+            protocols: spec.ports.iter().map(|port| port.protocol).collect(),
+            first_ports: spec.ports.iter().map(|_| random_unit()).collect(),
+            range_first: i32::from(*request.port_range.start()),
+            range_last: i32::from(*request.port_range.end()),
+            labels: Json(&spec.labels),
+            restart_policy: spec.restart_policy,
+            placement: Json(&spec.placement),
+            queue_deadline_s: request.queue_deadline.as_secs_f64(),
+            request_id: request.request_id,
+        }
+    }
+
+    fn list(&self) -> [Param<'_>; 27] {
+        [
+            &self.tenant,
+            &self.idempotency_key,
+            &self.route,
+            &self.request_hash,
+            &self.instance,
+            &self.job,
+            &self.name,
+            &self.image,
+            &self.command,
+            &self.env,
+            &self.cpu_millis,
+            &self.memory_mib,
+            &self.network,
+            &self.mac,
+            &self.first_address,
+            &self.probes,
+            &self.container_ports,
+            &self.host_ports,
+            &self.protocols,
+            &self.first_ports,
+            &self.range_first,
+            &self.range_last,
+            &self.labels,
+            &self.restart_policy,
+            &self.placement,
+            &self.queue_deadline_s,
+            &self.request_id,
+        ]
+    }
+}
+
+/// Accepts the request: commits instance, job and idempotency record together.
 ///
 /// # Errors
-/// `AcceptError`; `Db(Unavailable)` means that the outcome is unknown.
-pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<Accepted, AcceptError> {
+/// The refusals of `AcceptError`, after which nothing was stored; `Db(Unavailable)` when the outcome is unknown.
+pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<CreateOutcome, AcceptError> {
+    let mut last = AcceptError::NoFreePort;
     for attempt in 0..ORDINARY_TRIES + THOROUGH_TRIES {
         let thorough = attempt >= ORDINARY_TRIES;
         let conn = db.write().await.map_err(AcceptError::Db)?;
-        // Either way the connection is given back: a replay takes one, and must not wait for others that do the same.
-        let result = if thorough { under_network_lock(conn, request).await } else { ordinary(conn, request).await };
-        match result {
-            Ok(Some(record)) => return Ok(Accepted::New(Box::new(record))),
+        // Both take the connection and return it to the pool, since a replay takes another one: replays that each hold a
+        // connection while they wait for the next would use up the pool.
+        let result = if thorough { create_locked(conn, request).await } else { create_once(conn, request).await };
+        let error = match result {
+            Ok(Some(record)) => return Ok(CreateOutcome::New(Box::new(record))),
             Ok(None) => return replay(db, request).await,
-            Err(DbError::Refused { code, .. }) if code == "address_retry" && thorough => {
-                return Err(AcceptError::AddressExhausted);
-            }
-            Err(DbError::Refused { code, .. }) if code == "address_retry" || code == "port_retry" => {}
-            // Two requests that wait for each other's ports: one was undone, so it may run again.
-            Err(DbError::StaleStatement { .. } | DbError::RolledBack { .. }) => {}
-            Err(error) => return Err(translate(error, request)),
-        }
+            Err(error) => error,
+        };
+        last = match (&error, refusal(&error)) {
+            (_, Some(Refusal::AddressRetry)) if thorough => return Err(AcceptError::AddressExhausted),
+            (_, Some(Refusal::AddressRetry)) => AcceptError::AddressExhausted,
+            (_, Some(Refusal::PortRetry)) => AcceptError::NoFreePort,
+            // Two requests that wait for each other's ports: Postgres rolled one of them back, so it may run again.
+            (DbError::StaleStatement { .. } | DbError::RolledBack { .. }, _) => AcceptError::Db(error),
+            _ => return Err(accept_error(error, request.idempotency.is_some())),
+        };
     }
-    Err(AcceptError::PortTaken("no host port is free".into()))
+    Err(last)
 }
 
-async fn ordinary(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
-    once(&conn, request, Some(PROBES)).await
+fn refusal(error: &DbError) -> Option<Refusal> {
+    match error {
+        DbError::Refused { code, .. } => Refusal::from_code(code),
+        _ => None,
+    }
 }
 
-async fn once(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Result<Option<InstanceRecord>, DbError> {
-    let (instance, job) = (InstanceId::new(), JobId::new());
-    let spec = request.spec;
-    let name = spec.name.clone().unwrap_or_else(|| generated_name(instance));
-    let key = request.idempotency;
-    let json = |map| serde_json::to_value(map).unwrap_or_default();
-    let ports = &spec.ports;
-    let rows = conn
-        .query(
-            SQL,
-            &[
-                &request.tenant.uuid(),
-                &key.map(|key| key.key.as_str()),
-                &key.map_or("", |key| key.route.as_str()),
-                &key.map_or(&[][..], |key| key.request_hash.as_slice()),
-                &instance.uuid(),
-                &job.uuid(),
-                &name,
-                &spec.image,
-                &spec.command.as_ref().map(|command| serde_json::json!(command)),
-                &json(&spec.env),
-                &spec.cpu_millis,
-                &spec.memory_mib,
-                &spec.network,
-                &mac(instance),
-                &random_unit(),
-                &probes,
-                &ports.iter().map(|port| i32::from(port.container)).collect::<Vec<_>>(),
-                &ports.iter().map(|port| i32::from(port.host)).collect::<Vec<_>>(),
-                &ports.iter().map(|port| port.protocol.as_str()).collect::<Vec<_>>(),
-                &ports.iter().map(|_| random_unit()).collect::<Vec<_>>(),
-                &i32::from(*request.port_range.start()),
-                &i32::from(*request.port_range.end()),
-                &json(&spec.labels),
-                &spec.restart_policy.as_str(),
-                &serde_json::json!(spec.placement),
-                &request.queue_deadline_s,
-            ],
-        )
-        .await?;
-    Ok(rows.first().map(store::record))
+async fn run(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Result<Option<InstanceRecord>, DbError> {
+    let rows = conn.query(CREATE, &CreateParams::new(request, probes).list()).await?;
+    rows.first().map(store::record).transpose()
 }
 
-/// Looks at every address and port. The lock comes first, in a statement of its own: only the next one sees what
-/// others committed while this one waited.
-async fn under_network_lock(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
+async fn create_once(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
+    run(&conn, request, Some(PROBES)).await
+}
+
+/// Looks at every address and port, under the network's lock. The lock is taken by a statement of its own, because only the
+/// next statement sees what others committed while this one waited.
+async fn create_locked(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
     conn.begin().await?;
     conn.query(
         "select 1 from networks where tenant_id = $1 and (name = $2 or id::text = $2) order by id for update",
-        &[&request.tenant.uuid(), &request.spec.network],
+        &[&request.tenant, &request.spec.network],
     )
     .await?;
-    let record = once(&conn, request, None).await?;
+    let record = run(&conn, request, None).await?;
     conn.commit().await?;
     Ok(record)
 }
 
-async fn replay(db: &DualDb, request: &Create<'_>) -> Result<Accepted, AcceptError> {
+async fn replay(db: &DualDb, request: &Create<'_>) -> Result<CreateOutcome, AcceptError> {
     let Some(key) = request.idempotency else {
-        let message = "accepted nothing and refused nothing".into();
+        let message = "create.sql returned no row without an idempotency key".into();
         return Err(AcceptError::Db(DbError::Invariant(message)));
     };
-    match idempotency::read(db, request.tenant, key).await.map_err(AcceptError::Db)? {
-        Ok(replay) => Ok(Accepted::Replayed(replay)),
-        Err(NoReplay::Reused) => Err(AcceptError::KeyReused),
-        Err(NoReplay::InProgress) => Err(AcceptError::KeyInProgress),
+    let replay = idempotency::read(db, request.tenant, key).await.map_err(AcceptError::Db)?;
+    replay.map(CreateOutcome::Replayed).map_err(AcceptError::from)
+}
+
+impl From<NoReplay> for AcceptError {
+    fn from(no_replay: NoReplay) -> Self {
+        match no_replay {
+            NoReplay::Reused => Self::KeyReused,
+            NoReplay::InProgress => Self::KeyInProgress,
+        }
     }
 }
 
-fn translate(error: DbError, request: &Create<'_>) -> AcceptError {
-    match error {
-        DbError::Refused { code, detail } => match code.as_str() {
-            "network_unknown" => AcceptError::UnknownNetwork,
-            "quota_exceeded" => AcceptError::QuotaExceeded(detail),
-            "port_taken" => AcceptError::PortTaken(detail),
-            _ => AcceptError::Db(DbError::Refused { code, detail }),
+/// Translates the error of a statement that is not run again. `has_key`: the request has an idempotency key, whose row is
+/// the first one that the statement locks.
+fn accept_error(error: DbError, has_key: bool) -> AcceptError {
+    match (error, has_key) {
+        (DbError::Refused { code, detail }, _) => match Refusal::from_code(&code) {
+            Some(Refusal::NetworkUnknown) => AcceptError::UnknownNetwork,
+            Some(Refusal::QuotaExceeded) => AcceptError::QuotaExceeded(detail),
+            Some(Refusal::PortTaken) => port_taken(&detail),
+            Some(Refusal::AddressRetry | Refusal::PortRetry | Refusal::DeleteRetry) | None => {
+                AcceptError::Db(DbError::Refused { code, detail })
+            }
         },
-        DbError::Conflict { constraint } if constraint == "instances_name" => AcceptError::NameTaken,
-        DbError::Locked if request.idempotency.is_some() => AcceptError::KeyInProgress,
-        other => AcceptError::Db(other),
+        (DbError::Conflict { constraint }, _) if constraint == "instances_name" => AcceptError::NameTaken,
+        (DbError::Locked, true) => AcceptError::KeyInProgress,
+        (other, _) => AcceptError::Db(other),
     }
 }
 
-/// `i-` and the random tail of the id: unique without asking.
+/// Reads the detail of `port_taken` ("tcp 20080"). Any other text is a bug, and is not shown to the client.
+fn port_taken(detail: &str) -> AcceptError {
+    let port = detail.split_once(' ').and_then(|(protocol, port)| Some((protocol.parse().ok()?, port.parse().ok()?)));
+    match port {
+        Some((protocol, port)) => AcceptError::PortTaken { protocol, port },
+        None => AcceptError::Db(DbError::Invariant(format!("port_taken with the detail {detail:?}"))),
+    }
+}
+
+/// Returns `i-` and the random tail of the id: unique without a look at the other names.
 fn generated_name(instance: InstanceId) -> String {
     let tail = instance.uuid().simple().to_string();
     format!("i-{}", &tail[20..])
 }
 
-/// Locally administered, from the random tail of the id.
+/// Returns a locally administered address made of the random tail of the id.
 fn mac(instance: InstanceId) -> String {
     let bytes = instance.uuid().into_bytes();
     let tail: Vec<String> = bytes[11..].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("02:{}", tail.join(":"))
 }
 
-/// Uniform in 0..1.
+/// Returns a number from 0 to 1, uniformly distributed.
 fn random_unit() -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
     let unit = (getrandom::u64().unwrap_or_default() >> 11) as f64 / (1u64 << 53) as f64;
     unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: &str, detail: &str) -> AcceptError {
+        accept_error(DbError::Refused { code: code.into(), detail: detail.into() }, false)
+    }
+
+    #[test]
+    fn taken_port_is_named_in_our_own_words() {
+        assert_eq!(refused("port_taken", "tcp 20080").to_string(), "tcp port 20080 is taken");
+    }
+
+    #[test]
+    fn other_text_about_a_taken_port_is_an_internal_error() {
+        for detail in ["Key (protocol, port)=(tcp, 20080) already exists.", "tcp", "tcp 70000", "icmp 1", ""] {
+            let error = refused("port_taken", detail);
+
+            assert!(matches!(error, AcceptError::Db(DbError::Invariant(_))), "{detail}: {error}");
+        }
+    }
+
+    #[test]
+    fn refusal_with_unknown_code_is_an_internal_error() {
+        assert!(matches!(refused("eaten", "by mice"), AcceptError::Db(DbError::Refused { .. })));
+    }
+
+    #[test]
+    fn locked_row_means_in_progress_only_with_a_key() {
+        assert!(matches!(accept_error(DbError::Locked, true), AcceptError::KeyInProgress));
+        assert!(matches!(accept_error(DbError::Locked, false), AcceptError::Db(DbError::Locked)));
+    }
 }

@@ -1,142 +1,120 @@
-//! Accepting `DELETE /instances/{id}`: one statement.
+//! Accepting a request to delete an instance: one statement (`delete.sql`).
 //!
-//! Older queued jobs are superseded, a running one is asked to stop, and a delete job is queued for the instance's host;
-//! an instance that no host ever had is gone at once. Repeated, it answers the same job.
+//! Queued jobs of the instance are superseded, its running one is asked to stop, and a delete job is queued for its host. An
+//! instance that no host ever had is deleted at once. A repeated request returns the job of the first one.
 
-use super::create::AcceptError;
-use crate::core::idempotency::{self, IdempotencyKey, NoReplay};
+use super::{
+    Refusal, Status, Transition,
+    create::AcceptError,
+    store::{self, InstanceRecord},
+};
 use crate::core::{
-    db::{DbError, DualDb, Param},
+    db::{DbError, DualDb, Param, column},
     id::{HostId, InstanceId, JobId, TenantId},
-    instances::{
-        Transition,
-        store::{self, InstanceRecord, instance_columns},
-    },
+    idempotency::{self, IdempotencyKey},
 };
 
-/// An accepted delete.
+/// A request to delete an instance.
+pub struct Delete<'a> {
+    /// Who must own the instance.
+    pub tenant: TenantId,
+    /// The instance to delete.
+    pub instance: InstanceId,
+    /// The request's idempotency key, if it has one.
+    pub idempotency: Option<&'a IdempotencyKey>,
+    /// The id of the HTTP request, for the worker's log lines.
+    pub request_id: Option<&'a str>,
+}
+
+/// An accepted request to delete an instance.
 #[derive(Debug)]
 pub struct Deletion {
+    /// The instance as it is now.
     pub instance: InstanceRecord,
+    /// The job that deletes it.
     pub job: JobId,
-    /// Whom to ring; `None`: nobody, it is done already.
+    /// The host whose worker has a new job; `None`: no new job waits.
     pub host: Option<HostId>,
+    /// Whether an earlier request with the same idempotency key was accepted.
     pub replayed: bool,
 }
 
-/// Each one that is not the last was overtaken by a job that a host added.
-const TRIES: usize = 5;
+/// Tries that a job which was added at the same time may cost.
+const RETRIES: usize = 5;
 
-const SQL: &str = concat!(
-    "
-with inst as materialized (
-  select ",
-    instance_columns!(),
-    ", i.desired, i.next_seq
-  from instances i
-  where i.id = $2 and i.tenant_id = $1 and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')
-  for update),
-idem as (
-  insert into idempotency (tenant_id, route, key, request_hash, answer)
-  select $1, $5, $4, $6, jsonb_build_object('instance_id', id, 'job_id', case when desired = 'deleted' then job_id else $3::uuid end)
-  from inst where $4::text is not null
-  on conflict (tenant_id, route, key) do update
-    set request_hash = excluded.request_hash, answer = excluded.answer, created_at = now()
-    where idempotency.created_at < now() - interval '24 hours'
-  returning 1),
-todo as materialized (
-  select id, tenant_id, host_id, generation, next_seq,
-         case when host_id is null then ($10::text[])[array_position($9::text[], status)]
-              else ($8::text[])[array_position($7::text[], status)] end as becomes
-  from inst where desired <> 'deleted' and ($4::text is null or exists (select from idem))
-    -- This statement does not see a job that was added while it waited for the lock; the next one does.
-    and case when next_seq <> (select s.next_seq from instances s where s.id = inst.id) then app_refuse('delete_retry', '')
-             else true end),
-earlier as (
-  update jobs j set cancel_requested_at = now(),
-    status = case when j.status = 'queued' then 'superseded' else j.status end,
-    finished_at = case when j.status = 'queued' then now() end
-  from todo where j.instance_id = todo.id and j.status in ('queued', 'running')),
-job as (
-  insert into jobs (id, kind, tenant_id, instance_id, host_id, generation, seq, status, started_at, finished_at)
-  select $3, 'delete', tenant_id, id, host_id, generation + 1, next_seq,
-         case when host_id is null then 'succeeded' else 'queued' end,
-         case when host_id is null then now() end, case when host_id is null then now() end
-  from todo),
-changed as (
-  update instances i set desired = 'deleted', status = todo.becomes, status_reason = null, job_id = $3,
-    generation = i.generation + 1, next_seq = i.next_seq + 1, updated_at = now(),
-    deleted_at = case when todo.becomes = 'deleted' then now() end,
-    finished_at = case when todo.becomes = 'deleted' then now() else i.finished_at end
-  from todo where i.id = todo.id returning ",
-    instance_columns!(),
-    "),
-address as (delete from addresses a using todo where a.instance_id = todo.id and todo.host_id is null),
-port as (delete from published_ports p using todo where p.instance_id = todo.id and todo.host_id is null),
-event as (
-  insert into events (tenant_id, instance_id, job_id, kind)
-  select tenant_id, id, $3, case when becomes = 'deleted' then 'instance.deleted' else 'instance.deleting' end from todo)
-select ",
-    instance_columns!(),
-    ", h.name as host_name, h.address as host_address,
-       exists (select from changed) as fresh, $4::text is not null and not exists (select from idem) as replayed
-from (select ",
-    instance_columns!(),
-    " from changed i
-      union all
-      select ",
-    instance_columns!(),
-    " from inst i where not exists (select from changed)) i
-left join hosts h on h.id = i.host_id"
-);
+const DELETE: &str = include_str!("delete.sql");
 
-/// Accepts the delete; `None`: the tenant has no such instance.
-///
-/// # Errors
-/// `AcceptError::Key…` about the idempotency key, or `Db`.
-pub async fn delete(
-    db: &DualDb,
+/// The parameters of `delete.sql`, in its order.
+struct DeleteParams<'a> {
     tenant: TenantId,
     instance: InstanceId,
-    idempotency: Option<&IdempotencyKey>,
-) -> Result<Option<Deletion>, AcceptError> {
-    let (placed, placed_to) = Transition::DeleteAccepted.table();
-    let (unplaced, unplaced_to) = Transition::DeleteAcceptedUnplaced.table();
-    let job = JobId::new();
-    let params: &[Param<'_>] = &[
-        &tenant.uuid(),
-        &instance.uuid(),
-        &job.uuid(),
-        &idempotency.map(|key| key.key.as_str()),
-        &idempotency.map_or("", |key| key.route.as_str()),
-        &idempotency.map_or(&[][..], |key| key.request_hash.as_slice()),
-        &placed,
-        &placed_to,
-        &unplaced,
-        &unplaced_to,
-    ];
-    let mut tries = 0..TRIES;
+    job: JobId,
+    idempotency_key: Option<&'a str>,
+    route: &'a str,
+    request_hash: &'a [u8],
+    placed: (Vec<Status>, Vec<Status>),
+    unplaced: (Vec<Status>, Vec<Status>),
+    request_id: Option<&'a str>,
+}
+
+impl<'a> DeleteParams<'a> {
+    fn new(request: &Delete<'a>) -> Self {
+        let (idempotency_key, route, request_hash) = idempotency::columns(request.idempotency);
+        Self {
+            tenant: request.tenant,
+            instance: request.instance,
+            job: JobId::new(),
+            idempotency_key,
+            route,
+            request_hash,
+            placed: Transition::DeleteAccepted.table(),
+            unplaced: Transition::DeleteAcceptedUnplaced.table(),
+            request_id: request.request_id,
+        }
+    }
+
+    fn list(&self) -> [Param<'_>; 11] {
+        [
+            &self.tenant,
+            &self.instance,
+            &self.job,
+            &self.idempotency_key,
+            &self.route,
+            &self.request_hash,
+            &self.placed.0,
+            &self.placed.1,
+            &self.unplaced.0,
+            &self.unplaced.1,
+            &self.request_id,
+        ]
+    }
+}
+
+/// Accepts the request; `None`: the tenant has no such instance.
+///
+/// # Errors
+/// `KeyReused` and `KeyInProgress` about the idempotency key; `Db` when the statement fails.
+pub async fn delete(db: &DualDb, request: &Delete<'_>) -> Result<Option<Deletion>, AcceptError> {
+    let params = DeleteParams::new(request);
+    let mut retries = 0..RETRIES;
     let rows = loop {
-        match db.write().await.map_err(AcceptError::Db)?.query(SQL, params).await {
+        match db.write().await.map_err(AcceptError::Db)?.query(DELETE, &params.list()).await {
             Ok(rows) => break rows,
-            Err(DbError::Refused { code, .. }) if code == "delete_retry" && tries.next().is_some() => {}
-            Err(DbError::Locked) if idempotency.is_some() => return Err(AcceptError::KeyInProgress),
+            Err(DbError::Refused { code, .. })
+                if Refusal::from_code(&code) == Some(Refusal::DeleteRetry) && retries.next().is_some() => {}
+            Err(DbError::Locked) if request.idempotency.is_some() => return Err(AcceptError::KeyInProgress),
             Err(error) => return Err(AcceptError::Db(error)),
         }
     };
     let Some(row) = rows.first() else { return Ok(None) };
-    let record = store::record(row);
-    if row.get("replayed")
-        && let Some(key) = idempotency
+    let instance = store::record(row).map_err(AcceptError::Db)?;
+    if column(row, "replayed").map_err(AcceptError::Db)?
+        && let Some(key) = request.idempotency
     {
-        let replay = idempotency::read(db, tenant, key).await.map_err(AcceptError::Db)?;
-        let replay = replay.map_err(|no| match no {
-            NoReplay::Reused => AcceptError::KeyReused,
-            NoReplay::InProgress => AcceptError::KeyInProgress,
-        })?;
-        return Ok(Some(Deletion { instance: record, job: replay.job, host: None, replayed: true }));
+        let replay = idempotency::read(db, request.tenant, key).await.map_err(AcceptError::Db)??;
+        return Ok(Some(Deletion { instance, job: replay.job, host: None, replayed: true }));
     }
-    let fresh: bool = row.get("fresh");
-    let host = record.host.as_ref().map(|(id, ..)| *id).filter(|_| fresh);
-    Ok(Some(Deletion { job: record.job, host, instance: record, replayed: false }))
+    let is_new: bool = column(row, "is_new").map_err(AcceptError::Db)?;
+    let host = instance.host.as_ref().map(|host| host.id).filter(|_| is_new);
+    Ok(Some(Deletion { job: instance.job, host, instance, replayed: false }))
 }

@@ -1,15 +1,23 @@
-//! Instances: what a tenant asks for, the states it passes through, and how it is read back.
+//! Instances: what a tenant asks for, the statuses that it passes through, and the statements that accept and read it.
+//!
+//! `spec` parses a request. `create` and `delete` accept one with a single statement, which also queues a job in
+//! `core::queue`; from then on workers change the status, by the one table of transitions in `state`. `observe` is what a
+//! host writes about a container outside any job. `service` is what the API calls.
 
 pub mod create;
 pub mod delete;
 pub mod observe;
 mod reason;
+mod refusal;
 mod restart_policy;
+pub mod service;
 pub mod spec;
 pub mod state;
 pub mod store;
 
 pub use reason::{Reason, ReasonCode};
+pub use refusal::Refusal;
 pub use restart_policy::RestartPolicy;
+pub use service::InstanceService;
 pub use spec::{InstanceSpec, RawInstance};
 pub use state::{Status, Transition};

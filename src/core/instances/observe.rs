@@ -1,40 +1,46 @@
-//! What a host sees of its containers, outside any job: guarded by what it had read, so that a job's end wins.
+//! What a host observes of its containers outside any job: a process that ended, or a container that is gone.
+//!
+//! The worker reads the instance (`store::expected_on`), inspects its container, and passes both to `restart_decision`;
+//! `observe` writes the decision. The statement changes nothing when status, generation, streak or start of the instance
+//! are no longer those that were read, so that a job that has ended meanwhile wins.
 
 use std::time::Duration;
 
-use serde_json::json;
+use tokio_postgres::types::Json;
 
+use super::{Reason, ReasonCode, RestartPolicy, Status, Transition, store::Expected};
 use crate::core::{
-    db::{DbError, DualDb},
-    id::{HostId, JobId},
-    instances::{Transition, store::Expected},
+    db::{DbError, DualDb, Param},
+    id::{HostId, InstanceId, JobId},
     queue::job::JobKind,
 };
 
-/// What was seen of a container whose instance should be running.
+/// The state of a container whose instance should be running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observation {
+    /// Its process runs.
     Running,
-    /// Its process ended; what follows is decided by `verdict`.
+    /// Its process has ended.
     Ended {
+        /// The exit code of the process.
         exit_code: i64,
-        /// Some process in the container was killed for memory.
+        /// Whether some process in the container was killed for memory.
         oom_killed: bool,
     },
-    /// There is no container any more.
+    /// There is no container.
     Gone,
 }
 
 /// 128 + SIGKILL: the exit code of a process that was killed for memory.
-const KILLED: i64 = 137;
+const SIGKILL_EXIT_CODE: i64 = 137;
 
 impl Observation {
-    /// Says in the instance's reason how its process ended. The runtime tells whether *any* process of the container was
-    /// killed for memory: only with this exit code was it the instance's own.
+    /// Describes for people how the process ended. The runtime reports whether *any* process of the container was killed for
+    /// memory: only with this exit code was it the instance's own.
     fn detail(self) -> String {
         match self {
             Self::Running => String::new(),
-            Self::Ended { exit_code: KILLED, oom_killed: true } => "killed: out of memory".into(),
+            Self::Ended { exit_code: SIGKILL_EXIT_CODE, oom_killed: true } => "killed: out of memory".into(),
             Self::Ended { exit_code, oom_killed: true } => {
                 format!("exit code {exit_code}; a process in it ran out of memory")
             }
@@ -44,133 +50,152 @@ impl Observation {
     }
 }
 
-/// Restarts in a row, none of which lasted, after which it is given up.
-pub const CRASH_LOOP: i32 = 5;
-/// A run of this length ends a streak of restarts.
-const LASTED: Duration = Duration::from_secs(60);
+/// After this many restarts in a row, none of which lasted, the instance fails with `crash_loop`.
+pub const RESTART_STREAK_MAX: i32 = 5;
+/// A process that ran for this long ends a streak of restarts.
+const STABLE_RUN: Duration = Duration::from_secs(60);
 
-/// What follows, by the instance's restart policy.
+/// What follows an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartDecision {
+    /// The process runs: an instance whose status is `unknown` becomes `running`.
     Alive,
+    /// The instance stays stopped.
     Stopped,
-    /// Start it again after the pause; the streak as it is from now on.
+    /// The process is started again.
     Restart {
+        /// The pause before the start.
         after: Duration,
+        /// The streak of restarts, with this one.
         streak: i32,
     },
+    /// The instance fails: its process ended after each of too many restarts.
     CrashLoop,
 }
 
-/// Decides what follows. `ran_for`: how long its process had run; `backoff`: the first pause, doubled each time.
+/// Decides what follows, by the instance's restart policy. `ran_for`: how long the process had run; `backoff`: the first
+/// pause, which doubles with each restart of the streak.
 pub fn restart_decision(
-    seen: Observation,
-    policy: &str,
+    observation: Observation,
+    policy: RestartPolicy,
     streak: i32,
     ran_for: Duration,
     backoff: Duration,
 ) -> RestartDecision {
-    let exit_code = match seen {
+    let failed = match observation {
         Observation::Running => return RestartDecision::Alive,
-        Observation::Ended { exit_code, .. } => exit_code,
-        // Somebody removed it: for a policy that is a failure, and the next start creates it again.
-        Observation::Gone => -1,
+        Observation::Ended { exit_code, .. } => exit_code != 0,
+        // Something outside this system removed it. That is a failure to the policy, and the next start creates it again.
+        Observation::Gone => true,
     };
-    let wanted = match policy {
-        "always" => true,
-        "on_failure" => exit_code != 0,
-        _ => false,
+    let restarts = match policy {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => failed,
+        RestartPolicy::No => false,
     };
-    let streak = if ran_for >= LASTED { 0 } else { streak };
-    match (wanted, streak) {
+    let streak = if ran_for >= STABLE_RUN { 0 } else { streak };
+    match (restarts, streak) {
         (false, _) => RestartDecision::Stopped,
-        (true, CRASH_LOOP..) => RestartDecision::CrashLoop,
+        (true, RESTART_STREAK_MAX..) => RestartDecision::CrashLoop,
         (true, streak) => RestartDecision::Restart { after: backoff * (1 << streak.clamp(0, 16)), streak: streak + 1 },
     }
 }
 
-/// Writes what was seen. `None`: the instance changed meanwhile, nothing was written; look again. Otherwise the job
-/// that will start it again, if one was queued.
+const OBSERVE: &str = include_str!("observe.sql");
+
+/// The parameters of `observe.sql`, in its order.
+struct ObserveParams {
+    instance: InstanceId,
+    host: HostId,
+    status: Status,
+    generation: i64,
+    streak: i32,
+    started_at: Option<time::OffsetDateTime>,
+    job: JobId,
+    kind: JobKind,
+    after_s: Option<f64>,
+    next_streak: i32,
+    exit_code: Option<i64>,
+    reason: Option<Json<Reason>>,
+    was: Vec<Status>,
+    becomes: Vec<Status>,
+}
+
+impl ObserveParams {
+    fn new(host: HostId, instance: &Expected, observation: Observation, decision: RestartDecision) -> Self {
+        let (transition, code) = match decision {
+            RestartDecision::Alive => (Transition::FoundRunning, None),
+            RestartDecision::Stopped => (Transition::Exited, Some(ReasonCode::ContainerExited)),
+            RestartDecision::Restart { .. } => (Transition::Restarting, Some(ReasonCode::ContainerExited)),
+            RestartDecision::CrashLoop => (Transition::CrashLooped, Some(ReasonCode::CrashLoop)),
+        };
+        let exit_code = match observation {
+            Observation::Ended { exit_code, .. } => Some(exit_code),
+            Observation::Running | Observation::Gone => None,
+        };
+        let (after_s, next_streak) = match decision {
+            RestartDecision::Restart { after, streak } => (Some(after.as_secs_f64()), streak),
+            _ => (None, instance.restart_streak),
+        };
+        let (was, becomes) = transition.table();
+        Self {
+            instance: instance.id,
+            host,
+            status: instance.status,
+            generation: instance.generation,
+            streak: instance.restart_streak,
+            started_at: instance.started_at,
+            job: JobId::new(),
+            kind: JobKind::Start,
+            after_s,
+            next_streak,
+            exit_code,
+            reason: code.map(|code| Json(Reason::new(code, observation.detail()))),
+            was,
+            becomes,
+        }
+    }
+
+    fn list(&self) -> [Param<'_>; 14] {
+        [
+            &self.instance,
+            &self.host,
+            &self.status,
+            &self.generation,
+            &self.streak,
+            &self.started_at,
+            &self.job,
+            &self.kind,
+            &self.after_s,
+            &self.next_streak,
+            &self.exit_code,
+            &self.reason,
+            &self.was,
+            &self.becomes,
+        ]
+    }
+}
+
+/// Writes a decision, and queues the job of a restart. Returns `false` when the instance changed since it was read: nothing
+/// was written then, and the caller has to read it again.
 ///
 /// # Errors
-/// As the database says.
+/// Those of `DualDb::write` and of the statement.
 pub async fn observe(
     db: &DualDb,
     host: HostId,
     instance: &Expected,
-    seen: Observation,
-    restart_decision: RestartDecision,
-) -> Result<Option<Option<JobId>>, DbError> {
-    let (transition, code) = match restart_decision {
-        RestartDecision::Alive => (Transition::SeenRunning, None),
-        RestartDecision::Stopped => (Transition::Exited, Some("container_exited")),
-        RestartDecision::Restart { .. } => (Transition::Restarting, Some("container_exited")),
-        RestartDecision::CrashLoop => (Transition::CrashLooped, Some("crash_loop")),
-    };
-    let exit_code = match seen {
-        Observation::Ended { exit_code, .. } => Some(exit_code),
-        Observation::Running | Observation::Gone => None,
-    };
-    let detail = seen.detail();
-    let (after, streak) = match restart_decision {
-        RestartDecision::Restart { after, streak } => (Some(after.as_secs_f64()), streak),
-        _ => (None, instance.restart_streak),
-    };
-    let (was, becomes) = transition.table();
-    let job = JobId::new();
-    let rows = db
-        .write()
-        .await?
-        .query(
-            "with inst as materialized (
-               select i.id from instances i
-               where i.id = $1 and i.host_id = $2 and i.status = $3 and i.generation = $4 and i.restart_streak = $5
-                 and i.started_at is not distinct from $6
-               for update),
-             job as (
-               insert into jobs (id, kind, tenant_id, instance_id, host_id, generation, seq, run_at)
-               select $7, $8, i.tenant_id, i.id, i.host_id, i.generation, i.next_seq, now() + make_interval(secs => $9)
-               from instances i join inst using (id) where $9::float8 is not null
-               returning id, instance_id),
-             changed as (
-               update instances i set status = t.becomes, updated_at = now(), restart_streak = $10,
-                 exit_code = coalesce($11, i.exit_code),
-                 status_reason = case when t.becomes <> 'running' then $12::jsonb end,
-                 finished_at = case when t.becomes in ('stopped', 'failed') then now() else i.finished_at end,
-                 restart_count = i.restart_count + case when $9::float8 is null then 0 else 1 end,
-                 next_seq = i.next_seq + case when $9::float8 is null then 0 else 1 end
-               from inst, unnest($13::text[], $14::text[]) as t (was, becomes)
-               where i.id = inst.id and t.was = i.status
-               returning i.tenant_id, i.id, i.status),
-             event as (
-               insert into events (tenant_id, instance_id, kind, detail)
-               select tenant_id, id, 'instance.' || status, coalesce($12::jsonb, '{}') from changed)
-             select 1 from changed",
-            &[
-                &instance.id.uuid(),
-                &host.uuid(),
-                &instance.status,
-                &instance.generation,
-                &instance.restart_streak,
-                &instance.started_at,
-                &job.uuid(),
-                &JobKind::Start.as_str(),
-                &after,
-                &streak,
-                &exit_code,
-                &code.map(|code| json!({"code": code, "detail": detail})),
-                &was,
-                &becomes,
-            ],
-        )
-        .await?;
-    Ok((!rows.is_empty()).then_some(after.map(|_| job)))
+    observation: Observation,
+    decision: RestartDecision,
+) -> Result<bool, DbError> {
+    let params = ObserveParams::new(host, instance, observation, decision);
+    let rows = db.write().await?.query(OBSERVE, &params.list()).await?;
+    Ok(!rows.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::instances::RestartPolicy;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -179,38 +204,43 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_decides_whether_an_ended_process_starts_again() {
+    fn restart_policy_decides_whether_an_ended_process_restarts() {
         let after_first = RestartDecision::Restart { after: SECOND, streak: 1 };
         for (policy, exit_code, expected) in [
-            ("no", 1, RestartDecision::Stopped),
-            ("on_failure", 0, RestartDecision::Stopped),
-            ("on_failure", 1, after_first),
-            ("always", 0, after_first),
+            (RestartPolicy::No, 1, RestartDecision::Stopped),
+            (RestartPolicy::OnFailure, 0, RestartDecision::Stopped),
+            (RestartPolicy::OnFailure, 1, after_first),
+            (RestartPolicy::Always, 0, after_first),
         ] {
             assert_eq!(restart_decision(ended(exit_code), policy, 0, SECOND, SECOND), expected, "{policy} {exit_code}");
         }
-        assert_eq!(restart_decision(Observation::Running, "no", 3, SECOND, SECOND), RestartDecision::Alive);
-        assert_eq!(restart_decision(Observation::Gone, "no", 0, SECOND, SECOND), RestartDecision::Stopped);
-        assert_eq!(restart_decision(Observation::Gone, "on_failure", 0, SECOND, SECOND), after_first);
+        assert_eq!(
+            restart_decision(Observation::Running, RestartPolicy::No, 3, SECOND, SECOND),
+            RestartDecision::Alive
+        );
+        assert_eq!(restart_decision(Observation::Gone, RestartPolicy::No, 0, SECOND, SECOND), RestartDecision::Stopped);
+        assert_eq!(restart_decision(Observation::Gone, RestartPolicy::OnFailure, 0, SECOND, SECOND), after_first);
     }
 
     /// Waits rely on what `happens_by_itself` says of restart policies.
     #[test]
-    fn transitions_of_a_policy_are_those_of_its_verdicts() {
+    fn transitions_of_a_policy_are_those_of_its_decisions() {
         for policy in RestartPolicy::ALL {
-            let seen = [ended(0), ended(1), Observation::Gone].into_iter();
-            let verdicts: Vec<RestartDecision> = seen
-                .flat_map(|seen| {
-                    [0, CRASH_LOOP].map(|streak| restart_decision(seen, policy.as_str(), streak, SECOND, SECOND))
+            let observations = [ended(0), ended(1), Observation::Gone].into_iter();
+            let decisions: Vec<RestartDecision> = observations
+                .flat_map(|observation| {
+                    [0, RESTART_STREAK_MAX].map(|streak| restart_decision(observation, *policy, streak, SECOND, SECOND))
                 })
                 .collect();
             for (transition, happens) in [
-                (Transition::Exited, verdicts.contains(&RestartDecision::Stopped)),
+                (Transition::Exited, decisions.contains(&RestartDecision::Stopped)),
                 (
                     Transition::Restarting,
-                    verdicts.iter().any(|restart_decision| matches!(restart_decision, RestartDecision::Restart { .. })),
+                    decisions
+                        .iter()
+                        .any(|restart_decision| matches!(restart_decision, RestartDecision::Restart { .. })),
                 ),
-                (Transition::CrashLooped, verdicts.contains(&RestartDecision::CrashLoop)),
+                (Transition::CrashLooped, decisions.contains(&RestartDecision::CrashLoop)),
             ] {
                 assert_eq!(transition.happens_by_itself(*policy), happens, "{transition:?} with {policy}");
             }
@@ -231,13 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_until_it_is_given_up_unless_a_run_lasted() {
-        for streak in 0..CRASH_LOOP {
+    fn pause_doubles_until_the_streak_is_too_long() {
+        for streak in 0..RESTART_STREAK_MAX {
             let expected = RestartDecision::Restart { after: SECOND * (1 << streak), streak: streak + 1 };
-            assert_eq!(restart_decision(ended(1), "always", streak, SECOND, SECOND), expected);
+            assert_eq!(restart_decision(ended(1), RestartPolicy::Always, streak, SECOND, SECOND), expected);
         }
-        assert_eq!(restart_decision(ended(1), "always", CRASH_LOOP, SECOND, SECOND), RestartDecision::CrashLoop);
+        assert_eq!(
+            restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, SECOND, SECOND),
+            RestartDecision::CrashLoop
+        );
         let fresh = RestartDecision::Restart { after: SECOND, streak: 1 };
-        assert_eq!(restart_decision(ended(1), "always", CRASH_LOOP, LASTED, SECOND), fresh);
+        assert_eq!(restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, STABLE_RUN, SECOND), fresh);
     }
 }

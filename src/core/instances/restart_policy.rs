@@ -1,4 +1,4 @@
-//! The restart policy: whether an instance's process is started again when it ends. `observe` applies it.
+//! The restart policy: whether the process of an instance is started again after it ends. `observe` applies it.
 
 use crate::core::text_enum::text_enum;
 

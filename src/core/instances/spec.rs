@@ -1,7 +1,7 @@
-//! What a tenant may ask for. `RawInstance` is the request's body; `InstanceSpec` is one that can be accepted.
+//! Parsing a request for an instance: `RawInstance`, the body as it was sent, becomes `InstanceSpec`, which can be accepted.
 //!
-//! All that is wrong is told at once. Refused here: what could not be stored or run anywhere. Not judged here: whether
-//! the image exists and whether it fits a host now; the job finds that out.
+//! `InstanceSpec::parse` returns everything that is wrong with the body at once, each with a JSON pointer. It refuses what
+//! could not be stored or could run nowhere. Whether the image exists and whether a host has room is found out by the job.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::restart_policy::RestartPolicy;
+pub use crate::core::label::is_label;
 use crate::core::{id::name_or_id, invalid::Invalid, text_enum::text_enum};
 
 /// The body of `POST /instances`; only `image` is required.
@@ -18,26 +19,30 @@ use crate::core::{id::name_or_id, invalid::Invalid, text_enum::text_enum};
 pub struct RawInstance {
     /// A lower-case RFC 1123 label, unique per tenant among instances that are not deleted; generated when absent.
     pub name: Option<String>,
+    /// The reference of a container image.
     #[schema(example = "nginx:1.27")]
     pub image: String,
-    /// Absent: the image's own.
+    /// The command; the image's own when absent.
     pub command: Option<Vec<String>>,
-    /// Readable with `instances:read`: keep secrets in a secret store.
+    /// The environment. Readable with `instances:read`: keep secrets in a secret store.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub env: BTreeMap<String, String>,
-    /// Thousandths of a core; default 100.
+    /// The share of processors in thousandths of a core; default 100.
     pub cpu_millis: Option<i32>,
-    /// MiB; default 128.
+    /// The memory limit in MiB; default 128.
     pub memory_mib: Option<i32>,
     /// A network's name or id; default `default`.
     pub network: Option<String>,
+    /// Ports to publish.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub ports: Vec<RawPort>,
+    /// Labels, which lists can be filtered by.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub labels: BTreeMap<String, String>,
-    /// Default `no`.
+    /// What follows when the process ends; default `no`.
     #[schema(value_type = Option<RestartPolicy>)]
     pub restart_policy: Option<String>,
+    /// Where the instance may run; anywhere when absent.
     pub placement: Option<Placement>,
 }
 
@@ -52,11 +57,12 @@ impl std::fmt::Debug for RawInstance {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawPort {
+    /// The port in the container.
     pub container: i32,
-    /// 0 (default): a free one of the range.
+    /// The port on the host; 0 (default): a free one of the cluster's range.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub host: i32,
-    /// Default `tcp`.
+    /// The protocol; default `tcp`.
     #[schema(value_type = Option<Protocol>)]
     pub protocol: Option<String>,
 }
@@ -73,32 +79,51 @@ pub struct Placement {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A port as published: `host` is a number of the cluster's range.
+/// A published port. In a request that was parsed, `host` may be 0: any free one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Port {
+    /// The port in the container.
     pub container: u16,
+    /// The port on the host, out of the cluster's range.
     pub host: u16,
+    /// The protocol.
     pub protocol: Protocol,
 }
 
 text_enum! {
     /// A published port's protocol.
-    pub enum Protocol as Protocol { Tcp = "tcp", Udp = "udp" }
+    pub enum Protocol as Protocol {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
 }
 
 /// A request that can be accepted.
 #[derive(Clone)]
 pub struct InstanceSpec {
+    /// The name; `None`: one is generated.
     pub name: Option<String>,
+    /// The reference of the image.
     pub image: String,
+    /// The command; `None`: the image's own.
     pub command: Option<Vec<String>>,
+    /// The environment.
     pub env: BTreeMap<String, String>,
+    /// The share of processors, in thousandths of a core.
     pub cpu_millis: i32,
+    /// The memory limit in MiB.
     pub memory_mib: i32,
+    /// The network's name or id.
     pub network: String,
+    /// The ports to publish; a `host` of 0 is any free port of the range.
     pub ports: Vec<Port>,
+    /// The labels.
     pub labels: BTreeMap<String, String>,
+    /// What follows when the process ends.
     pub restart_policy: RestartPolicy,
+    /// Where the instance may run.
     pub placement: Placement,
 }
 
@@ -109,11 +134,12 @@ impl std::fmt::Debug for InstanceSpec {
     }
 }
 
-const MAX_TEXT: usize = 32 * 1024;
+/// The longest value of `env` and the longest item of `command`, in bytes of UTF-8.
+const TEXT_BYTES_MAX: usize = 32 * 1024;
 /// `env` (names and values) and `command` (its items) together, in bytes of UTF-8. Each list of instances carries them, and
 /// Docker keeps them in memory.
-const ENV_AND_COMMAND_MAX: usize = 64 * 1024;
-const MAX_PORTS: usize = 64;
+const ENV_AND_COMMAND_BYTES_MAX: usize = 64 * 1024;
+const PORTS_MAX: usize = 64;
 
 /// Reads an optional field that is no `Option`: `null` counts as absent.
 fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
@@ -121,10 +147,10 @@ fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(dese
 }
 
 impl InstanceSpec {
-    /// Checks a request. `range`: the host ports that may be asked for.
+    /// Checks a request. `range`: the host ports that may be named.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// Everything that is wrong with it.
     pub fn parse(raw: RawInstance, range: &RangeInclusive<u16>) -> Result<Self, Vec<Invalid>> {
         let mut wrong = Vec::new();
         if let Some(name) = &raw.name
@@ -142,10 +168,10 @@ impl InstanceSpec {
         if let Some(command) = &raw.command {
             check_command(command, &mut wrong);
         }
-        check_map("/env", &raw.env, 512, MAX_TEXT, |key| !key.is_empty() && !key.contains('='), &mut wrong);
+        check_map("/env", &raw.env, 512, TEXT_BYTES_MAX, |key| !key.is_empty() && !key.contains('='), &mut wrong);
         check_env_and_command(&raw, &mut wrong);
         check_map("/labels", &raw.labels, 64, 255, is_label_name, &mut wrong);
-        // Docker's own lower limits; what is too much for every host is for the job to find out.
+        // Docker's own lower limits. A request that is too large for every host is accepted, and its job fails.
         let cpu_millis = in_range("/cpu_millis", raw.cpu_millis.unwrap_or(100), 10..=10_000_000, &mut wrong);
         let memory_mib = in_range("/memory_mib", raw.memory_mib.unwrap_or(128), 6..=1_000_000_000, &mut wrong);
         let network = name_or_id(raw.network.unwrap_or_else(|| "default".into()));
@@ -182,13 +208,7 @@ impl InstanceSpec {
     }
 }
 
-/// A lower-case RFC 1123 label.
-pub fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-/// `=` ends a label's name in a query.
+/// A label's name holds no `=`, which ends it in a query (`label=name=value`).
 fn is_label_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && !text.contains('=')
 }
@@ -204,16 +224,20 @@ fn check_command(command: &[String], wrong: &mut Vec<Invalid>) {
     if command.first().is_some_and(String::is_empty) {
         wrong.push(Invalid::new("/command/0", "invalid", "must not be empty"));
     }
-    if let Some(at) = command.iter().position(|item| item.len() > MAX_TEXT) {
-        wrong.push(Invalid::new(format!("/command/{at}"), "too_long", format!("must have at most {MAX_TEXT} bytes")));
+    if let Some(at) = command.iter().position(|item| item.len() > TEXT_BYTES_MAX) {
+        wrong.push(Invalid::new(
+            format!("/command/{at}"),
+            "too_long",
+            format!("must have at most {TEXT_BYTES_MAX} bytes"),
+        ));
     }
 }
 
 fn check_env_and_command(raw: &RawInstance, wrong: &mut Vec<Invalid>) {
     let command: usize = raw.command.iter().flatten().map(String::len).sum();
     let env: usize = raw.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if command + env > ENV_AND_COMMAND_MAX {
-        let detail = format!("env and command must have at most {ENV_AND_COMMAND_MAX} bytes together");
+    if command + env > ENV_AND_COMMAND_BYTES_MAX {
+        let detail = format!("env and command must have at most {ENV_AND_COMMAND_BYTES_MAX} bytes together");
         let parts = [("/command", command), ("/env", env)];
         let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
         wrong.extend(parts.map(|(pointer, _)| Invalid::new(pointer, "too_long", detail.as_str())));
@@ -255,12 +279,12 @@ fn in_range(at: &str, value: i32, range: RangeInclusive<i32>, wrong: &mut Vec<In
 }
 
 fn check_ports(raw: &[RawPort], range: &RangeInclusive<u16>, wrong: &mut Vec<Invalid>) -> Vec<Port> {
-    if raw.len() > MAX_PORTS {
-        wrong.push(Invalid::new("/ports", "too_long", format!("must have at most {MAX_PORTS} entries")));
+    if raw.len() > PORTS_MAX {
+        wrong.push(Invalid::new("/ports", "too_long", format!("must have at most {PORTS_MAX} entries")));
     }
     let mut ports: Vec<Port> = Vec::new();
-    // Each is compared with all before it.
-    for (at, port) in raw.iter().take(MAX_PORTS).enumerate() {
+    // Each port is compared with all before it, so the number is limited before the loop.
+    for (at, port) in raw.iter().take(PORTS_MAX).enumerate() {
         let pointer = |field: &str| format!("/ports/{at}/{field}");
         let protocol = match port.protocol.as_deref() {
             None | Some("tcp") => Protocol::Tcp,
@@ -283,7 +307,7 @@ fn check_ports(raw: &[RawPort], range: &RangeInclusive<u16>, wrong: &mut Vec<Inv
             wrong.push(Invalid::new(pointer("container"), "duplicate", "is published twice"));
         }
         if host != 0 && ports.iter().any(|p| p.protocol == protocol && p.host == host) {
-            wrong.push(Invalid::new(pointer("host"), "duplicate", "is asked for twice"));
+            wrong.push(Invalid::new(pointer("host"), "duplicate", "is named twice"));
         }
         ports.push(Port { container, host, protocol });
     }
@@ -305,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_image_is_required() {
+    fn image_is_the_only_required_field() {
         let spec = parse(json!({"image": "nginx:1.27"})).expect("accepted");
         assert_eq!((spec.cpu_millis, spec.memory_mib, spec.network.as_str()), (100, 128, "default"));
         assert_eq!((spec.restart_policy, spec.command), (RestartPolicy::No, None));
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    fn everything_wrong_is_reported_at_once_with_its_place() {
         let body = json!({
             "name": "Web_1", "image": "no spaces please", "command": [], "env": {"A=B": "x"}, "cpu_millis": 0,
             "memory_mib": -1, "network": "", "labels": {"": "x", "a=b": "x"}, "restart_policy": "never",
@@ -340,17 +364,17 @@ mod tests {
 
     #[test]
     fn env_and_command_are_limited_together() {
-        let half = ENV_AND_COMMAND_MAX / 2;
+        let half = ENV_AND_COMMAND_BYTES_MAX / 2;
         let body = |value: usize| json!({"image": "a", "command": ["x", "x".repeat(half - 1)], "env": {"NAME": "x".repeat(value)}});
 
         assert!(parse(body(half - 4)).is_ok());
         assert_eq!(pointers(body(half - 3)), ["/command", "/env"]);
-        let only_env = json!({"A": "x".repeat(MAX_TEXT), "B": "x".repeat(MAX_TEXT)});
+        let only_env = json!({"A": "x".repeat(TEXT_BYTES_MAX), "B": "x".repeat(TEXT_BYTES_MAX)});
         assert_eq!(pointers(json!({"image": "a", "env": only_env})), ["/env"]);
     }
 
     #[test]
-    fn null_counts_as_absent_in_optional_fields() {
+    fn optional_field_that_is_null_counts_as_absent() {
         let nulls = json!({
             "name": null, "image": "a", "command": null, "env": null, "cpu_millis": null, "memory_mib": null,
             "network": null, "ports": [{"container": 80, "host": null, "protocol": null}], "labels": null,
@@ -364,22 +388,12 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_published_once_per_protocol() {
+    fn port_is_published_once_per_protocol() {
         assert!(
             parse(json!({"image": "a", "ports": [{"container": 53}, {"container": 53, "protocol": "udp"}]})).is_ok()
         );
         let twice =
             json!({"image": "a", "ports": [{"container": 53, "host": 20000}, {"container": 53, "host": 20000}]});
         assert_eq!(pointers(twice), ["/ports/1/container", "/ports/1/host"]);
-    }
-
-    #[test]
-    fn labels_of_rfc_1123() {
-        for good in ["a", "web-1", "0", &"x".repeat(63)] {
-            assert!(is_label(good), "{good}");
-        }
-        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "é", &"x".repeat(64)] {
-            assert!(!is_label(bad), "{bad}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! An instance's status, and the one function that says what may follow what.
+//! An instance's status, and the one function that states which status may follow which.
 //!
 //! ```text
 //! pending ─► provisioning ─► running ─► stopped            (its process ended, policy says no)
@@ -6,7 +6,8 @@
 //!    └────────────┴► failed    │  └─ unknown               (host silent; back)
 //! any ─► deleting ─► deleted                               (never placed: deleted at once)
 //! ```
-//! Statements do not repeat this table: they take its column for their event as two arrays (`Transition::table`).
+//! Statements do not repeat this table. Each gets the part for its own transition as two arrays (`Transition::table`), and
+//! leaves an instance as it is whose status is not in the first one. So a transition that comes too late changes nothing.
 
 use super::restart_policy::RestartPolicy;
 use crate::core::{queue::job::JobKind, text_enum::text_enum};
@@ -39,7 +40,7 @@ text_enum! {
 
 macro_rules! transitions {
     ($($(#[$doc:meta])* $name:ident $(($of:ident))?),* $(,)?) => {
-        /// What happens to an instance.
+        /// Something that happens to an instance.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Transition { $($(#[$doc])* $name $(($of))?),* }
 
@@ -55,27 +56,30 @@ macro_rules! transitions {
 }
 
 transitions! {
-    /// A host took the job.
+    /// A host claimed a job of this kind.
     Claimed(JobKind),
+    /// A job of this kind succeeded.
     Succeeded(JobKind),
-    /// For good: retries are over.
+    /// A job of this kind failed and is not tried again.
     Failed(JobKind),
-    /// Its process ended, and it stays so.
+    /// The process ended, and its restart policy asks for no other start.
     Exited,
-    /// Its process ended, and its policy asks for another start.
+    /// The process ended, and its restart policy asks for another start.
     Restarting,
-    /// Its process ended once too often.
+    /// The process ended after each of too many restarts.
     CrashLooped,
+    /// The host has not reported for too long.
     HostSilent,
-    /// Its process was found running.
-    SeenRunning,
+    /// The process was found running.
+    FoundRunning,
+    /// A delete of an instance that has a host was accepted.
     DeleteAccepted,
-    /// The same, of an instance that no host ever had.
+    /// A delete of an instance that no host ever had was accepted.
     DeleteAcceptedUnplaced,
 }
 
 impl Status {
-    /// The status after it; `None`: it does not apply here and changes nothing.
+    /// Returns the status after a transition; `None`: the transition does not apply, and changes nothing.
     pub fn next(self, transition: Transition) -> Option<Self> {
         use {JobKind as Kind, Status as S, Transition as T};
         match (self, transition) {
@@ -83,7 +87,7 @@ impl Status {
             (_, T::DeleteAccepted) => Some(S::Deleting),
             (_, T::DeleteAcceptedUnplaced) => Some(S::Deleted),
             (S::Deleting, T::Succeeded(Kind::Delete)) => Some(S::Deleted),
-            // Whatever else ends meanwhile: a deleted thing does not come back.
+            // Whatever else ends meanwhile: a delete is never taken back.
             (S::Deleting, _) => Some(S::Deleting),
             (S::Pending | S::Provisioning, T::Claimed(Kind::Provision)) => Some(S::Provisioning),
             (S::Provisioning, T::Succeeded(Kind::Provision)) => Some(S::Running),
@@ -95,13 +99,13 @@ impl Status {
             (S::Running | S::Unknown, T::Restarting) => Some(S::Starting),
             (S::Running | S::Unknown, T::CrashLooped) => Some(S::Failed),
             (S::Running, T::HostSilent) => Some(S::Unknown),
-            (S::Unknown, T::SeenRunning) => Some(S::Running),
+            (S::Unknown, T::FoundRunning) => Some(S::Running),
             _ => None,
         }
     }
 
-    /// Whether an instance of this restart policy is `target`, or may become it without a new request: whether
-    /// transitions that no request causes lead there. A request that was accepted has changed the status already.
+    /// Returns whether an instance with this restart policy has the status `target`, or may reach it without a new request:
+    /// by transitions that no request causes. A request that was accepted has changed the status already.
     pub fn can_become(self, target: Self, policy: RestartPolicy) -> bool {
         let mut reached = vec![self];
         let mut next = 0;
@@ -118,31 +122,27 @@ impl Status {
 }
 
 impl Transition {
-    /// Whether it happens without a request to instances of this restart policy.
+    /// Returns whether the transition happens without a request to instances with this restart policy.
     pub fn happens_by_itself(self, policy: RestartPolicy) -> bool {
         match self {
             Self::DeleteAccepted | Self::DeleteAcceptedUnplaced => false,
             Self::Exited => policy != RestartPolicy::Always,
             Self::Restarting | Self::CrashLooped => policy != RestartPolicy::No,
-            Self::Claimed(_) | Self::Succeeded(_) | Self::Failed(_) | Self::HostSilent | Self::SeenRunning => true,
+            Self::Claimed(_) | Self::Succeeded(_) | Self::Failed(_) | Self::HostSilent | Self::FoundRunning => true,
         }
     }
 
-    /// The statuses it applies to and what each becomes, for a statement: `from[i]` becomes `to[i]`.
-    pub fn table(self) -> (Vec<&'static str>, Vec<&'static str>) {
-        Status::ALL.iter().filter_map(|from| Some((from.as_str(), from.next(self)?.as_str()))).unzip()
+    /// Returns the statuses that the transition applies to and what each becomes, for a statement: `from[i]` becomes `to[i]`.
+    pub fn table(self) -> (Vec<Status>, Vec<Status>) {
+        Status::ALL.iter().filter_map(|from| Some((*from, from.next(self)?))).unzip()
     }
-}
 
-type Column = Vec<&'static str>;
-
-impl Transition {
-    /// The tables of one transition for all kinds of jobs: of a job of `kind[i]`, `from[i]` becomes `to[i]`.
-    pub fn table_by_kind(of: impl Fn(JobKind) -> Self) -> (Column, Column, Column) {
-        let (mut kinds, mut from, mut to) = (Column::new(), Column::new(), Column::new());
+    /// Returns the tables of one transition for all kinds of jobs: of a job of `kind[i]`, `from[i]` becomes `to[i]`.
+    pub fn table_by_kind(of: impl Fn(JobKind) -> Self) -> (Vec<JobKind>, Vec<Status>, Vec<Status>) {
+        let (mut kinds, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
         for kind in JobKind::ALL {
             let (was, becomes) = of(*kind).table();
-            kinds.extend(was.iter().map(|_| kind.as_str()));
+            kinds.extend(was.iter().map(|_| *kind));
             from.extend(was);
             to.extend(becomes);
         }
@@ -156,7 +156,7 @@ mod tests {
 
     /// The whole table, written out a second time: every status with every transition.
     #[test]
-    fn every_transition_of_every_status_is_as_documented() {
+    fn status_after_each_transition_is_as_documented() {
         let changes = [
             ("pending", "Claimed(Provision)", "provisioning"),
             ("pending", "Failed(Provision)", "failed"),
@@ -173,7 +173,7 @@ mod tests {
             ("unknown", "Exited", "stopped"),
             ("unknown", "Restarting", "starting"),
             ("unknown", "CrashLooped", "failed"),
-            ("unknown", "SeenRunning", "running"),
+            ("unknown", "FoundRunning", "running"),
             ("deleting", "Succeeded(Delete)", "deleted"),
         ];
         for from in Status::ALL {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn no_transition_brings_a_deleted_instance_back() {
+    fn deleted_instance_never_comes_back() {
         for transition in Transition::all() {
             assert_eq!(Status::Deleted.next(transition), None);
             assert!(matches!(Status::Deleting.next(transition), Some(Status::Deleting | Status::Deleted)));
@@ -204,7 +204,7 @@ mod tests {
 
     /// Every status with every target and policy, written out a second time.
     #[test]
-    fn only_what_needs_no_request_can_be_waited_for() {
+    fn status_is_reachable_only_without_a_new_request() {
         use Status as S;
         let by_itself = |from: S, policy: RestartPolicy| -> &[S] {
             match (from, policy) {

@@ -1,45 +1,80 @@
-//! Instances as they are read back. They change only in `core/protocol`.
+//! Reading instances. Statements that change them are in `create`, `delete`, `observe` and `core::queue`.
+//!
+//! Rows become typed records here. A value that no type knows (a status that a newer release wrote, say) is an error of its
+//! row: reading that instance fails with the instance's id and the column in the log, and lists leave it out and log it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use serde_json::Value;
 use time::OffsetDateTime;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::{
+    Reason, RestartPolicy, Status,
+    spec::{Placement, Port},
+};
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row},
+    db::{Consistency, DbError, DualDb, Row, column, decode_each},
     id::{HostId, InstanceId, JobId, NetworkId, TenantId},
     page::{Page, PageRequest},
 };
 
+/// An instance, as it is stored.
 #[derive(Clone)]
 pub struct InstanceRecord {
+    /// Its id.
     pub id: InstanceId,
+    /// Its name, unique among the tenant's instances that are not deleted.
     pub name: String,
+    /// Its owner.
     pub tenant: TenantId,
+    /// The reference of its image.
     pub image: String,
-    pub command: Option<Value>,
-    pub env: Value,
+    /// Its command; `None`: the image's own.
+    pub command: Option<Vec<String>>,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Its share of processors, in thousandths of a core.
     pub cpu_millis: i32,
+    /// Its memory limit in MiB.
     pub memory_mib: i32,
+    /// Its network.
     pub network: NetworkId,
+    /// The name that its network had when it was accepted.
     pub network_name: String,
+    /// Its address in the network.
     pub address: IpAddr,
+    /// Its MAC address.
     pub mac: String,
-    pub ports: Value,
-    pub labels: Value,
-    pub restart_policy: String,
-    pub placement: Value,
-    pub status: String,
-    pub status_reason: Option<Value>,
+    /// Its published ports.
+    pub ports: Vec<Port>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What follows when its process ends.
+    pub restart_policy: RestartPolicy,
+    /// Where it may run.
+    pub placement: Placement,
+    /// Its status.
+    pub status: Status,
+    /// Why it has this status.
+    pub status_reason: Option<Reason>,
+    /// Grows with each accepted request that changes what should run.
     pub generation: i64,
-    pub host: Option<(HostId, String, Option<String>)>,
+    /// The host it is placed on; `None`: not placed yet.
+    pub host: Option<HostRef>,
+    /// The job of its newest accepted request.
     pub job: JobId,
+    /// How often its process was started again by its restart policy.
     pub restart_count: i32,
+    /// The exit code of its process, when that has ended.
     pub exit_code: Option<i64>,
+    /// When it was accepted.
     pub created_at: OffsetDateTime,
+    /// When it changed last.
     pub updated_at: OffsetDateTime,
+    /// When its process was started last.
     pub started_at: Option<OffsetDateTime>,
+    /// When its process ended, or when it failed or was deleted.
     pub finished_at: Option<OffsetDateTime>,
 }
 
@@ -50,161 +85,114 @@ impl std::fmt::Debug for InstanceRecord {
     }
 }
 
-/// What a list is narrowed to.
+/// The host of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRef {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Where its published ports are reached, where that is configured.
+    pub address: Option<String>,
+}
+
+/// Which instances a list shows.
 #[derive(Clone, Debug)]
 pub struct InstanceFilter {
+    /// The owner.
     pub tenant: TenantId,
-    pub status: Option<String>,
+    /// Only this status; `None`: all but deleted ones.
+    pub status: Option<Status>,
+    /// Only this name.
     pub name: Option<String>,
-    /// All of these, each an object.
-    pub labels: Vec<Value>,
-    /// A name or an id.
+    /// Only instances with all of these labels, each a name and a value.
+    pub labels: Vec<(String, String)>,
+    /// Only this network, by name or id.
     pub network: Option<String>,
-    /// A name or an id.
+    /// Only this host, by name or id.
     pub host: Option<String>,
 }
 
-/// The columns of an instance `i` that `record` reads. A result names its columns: with `i.*` a column that the next
-/// release adds would change what the prepared statements of this one return, and Postgres then refuses to run them.
-macro_rules! instance_columns {
-    () => {
-        "i.id, i.name, i.tenant_id, i.image, i.command, i.env, i.cpu_millis, i.memory_mib, i.network_id, i.network_name,
-  i.address, i.mac, i.ports, i.labels, i.restart_policy, i.placement, i.status, i.status_reason, i.generation, i.host_id,
-  i.job_id, i.restart_count, i.exit_code, i.created_at, i.updated_at, i.started_at, i.finished_at"
-    };
-}
-pub(in crate::core) use instance_columns;
+const GET: &str = include_str!("get.sql");
+const LIST: &str = include_str!("list.sql");
+const LIST_BY_STATUS: &str = include_str!("list_by_status.sql");
 
-/// The tenant's instance; another tenant's is none, nor is one deleted over 24 h ago.
+/// Reads the tenant's instance from the primary; `None`: the tenant has none of this id, or it was deleted over 24 h ago.
 ///
 /// # Errors
-/// As the database says.
+/// `Invariant` when the row cannot be read; others of `DualDb::read`.
 pub async fn get(db: &DualDb, tenant: TenantId, id: InstanceId) -> Result<Option<InstanceRecord>, DbError> {
-    let rows = db
-        .read(Consistency::Primary, |c| async move {
-            c.query(
-                concat!(
-                    "select ",
-                    instance_columns!(),
-                    ", h.name as host_name, h.address as host_address
-                     from instances i left join hosts h on h.id = i.host_id
-                     where i.id = $1 and i.tenant_id = $2
-                       and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')"
-                ),
-                &[&id.uuid(), &tenant.uuid()],
-            )
-            .await
-        })
-        .await?;
-    Ok(rows.first().map(record))
+    let rows = db.read(Consistency::Primary, |c| async move { c.query(GET, &[&id, &tenant]).await }).await?;
+    rows.first().map(record).transpose()
 }
 
-// Lists are asked for all the time: written so that one plan, made once, is right for every caller. `$2 is null or …`
-// around what an index finds would be either planned anew each time or a scan of everybody's instances.
-// From the inside out: the page without regard to its size (the fixed part of an item has at most 1.5 KiB); the size of the
-// answer up to each row's end; the rows up to the first one that is too many. An item larger than a page counts as a whole
-// page, so that the one after it is sent, too: it shows that there is a next page.
-macro_rules! list_sql {
-    ($status:literal) => {
-        concat!(
-            "select ",
-            instance_columns!(),
-            ", i.host_name, i.host_address, i.page_bytes
-             from (select ",
-            instance_columns!(),
-            ", i.host_name, i.host_address, i.bytes, sum(i.bytes) over (order by i.id desc) as page_bytes
-             from (select ",
-            instance_columns!(),
-            ", h.name as host_name, h.address as host_address,
-               least(1536 + octet_length(i.image) + coalesce(octet_length(i.command::text), 0) + octet_length(i.env::text)
-                 + octet_length(i.ports::text) + octet_length(i.labels::text) + octet_length(i.placement::text)
-                 + coalesce(octet_length(i.status_reason::text), 0), $9) as bytes
-             from instances i left join hosts h on h.id = i.host_id
-             where i.tenant_id = $1 and i.id < $2 and ",
-            $status,
-            "
-               and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')
-               and ($4::text is null or i.name = $4) and i.labels @> all($5)
-               and ($6::text is null or i.network_name = $6 or i.network_id::text = $6)
-               and ($7::text is null or h.name = $7 or h.id::text = $7)
-             order by i.id desc limit $8) i) i
-             where i.page_bytes - i.bytes <= $9 order by i.id desc"
-        )
-    };
-}
-
-const LIST: &str = list_sql!("i.status <> 'deleted' and $3::text is null");
-const LIST_OF_STATUS: &str = list_sql!("i.status = $3");
-
-/// Instances, newest first; deleted ones only when asked for by status.
+/// Lists instances, newest first.
 ///
 /// # Errors
-/// As the database says.
+/// Those of `DualDb::read`. A row that cannot be read is logged and left out.
 pub async fn list(
     db: &DualDb,
     consistency: Consistency,
-    filter: InstanceFilter,
+    filter: &InstanceFilter,
     page: PageRequest,
 ) -> Result<Page<InstanceRecord>, DbError> {
-    let filter = &filter;
-    let sql = if filter.status.is_some() { LIST_OF_STATUS } else { LIST };
+    let labels: Vec<_> = filter.labels.iter().map(|(name, value)| Json(BTreeMap::from([(name, value)]))).collect();
+    let labels = &labels;
     let rows = db
         .read(consistency, |c| async move {
-            c.query(
-                sql,
-                &[
-                    &filter.tenant.uuid(),
-                    &page.before.unwrap_or(Uuid::max()),
-                    &filter.status,
-                    &filter.name,
-                    &filter.labels,
-                    &filter.network,
-                    &filter.host,
-                    &page.rows(),
-                    &PageRequest::BYTES_MAX,
-                ],
-            )
-            .await
+            let InstanceFilter { tenant, status, name, labels: _, network, host } = filter;
+            let (before, rows) = (page.before.unwrap_or(Uuid::max()), page.rows());
+            let bytes = PageRequest::BYTES_MAX;
+            match status {
+                None => c.query(LIST, &[tenant, &before, name, labels, network, host, &rows, &bytes]).await,
+                Some(status) => {
+                    c.query(LIST_BY_STATUS, &[tenant, &before, name, labels, network, host, &rows, &bytes, status])
+                        .await
+                }
+            }
         })
         .await?;
-    let rows = rows.iter().map(|row| (record(row), row.get("page_bytes")));
-    Ok(page.finish(rows.collect(), |instance: &InstanceRecord| instance.id.uuid()))
+    page.decode(&rows, "instance", record)
 }
 
-/// The present status of many instances in one question, for those who wait.
+/// Reads the present status of many instances at once, for requests that wait for a change. A row that cannot be read is
+/// logged and left out.
 ///
 /// # Errors
-/// As the database says.
-pub async fn statuses(db: &DualDb, ids: Vec<Uuid>) -> Result<Vec<(Uuid, String)>, DbError> {
-    let ids = &ids;
-    let rows = db
-        .read(Consistency::Primary, |c| async move {
-            c.query("select id, status from instances where id = any($1)", &[ids]).await
-        })
-        .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+/// Those of `DualDb::read`.
+pub async fn statuses(db: &DualDb, ids: &[InstanceId]) -> Result<Vec<(InstanceId, Status)>, DbError> {
+    let sql = "select id, status from instances where id = any($1)";
+    let rows = db.read(Consistency::Primary, |c| async move { c.query(sql, &[&ids]).await }).await?;
+    Ok(decode_each(&rows, "instance", |row| Ok((column(row, "id")?, column(row, "status")?))))
 }
 
-/// What a host has to know of an instance to judge its container.
+/// What a host must know of an instance to compare it with its container.
 #[derive(Clone, Debug)]
 pub struct Expected {
+    /// The instance.
     pub id: InstanceId,
-    pub status: String,
+    /// Its status.
+    pub status: Status,
+    /// Grows with each accepted request that changes what should run.
     pub generation: i64,
-    pub restart_policy: String,
+    /// What follows when its process ends.
+    pub restart_policy: RestartPolicy,
+    /// Restarts in a row after none of which its process kept running.
     pub restart_streak: i32,
+    /// Its network.
     pub network: NetworkId,
+    /// When its process was started last.
     pub started_at: Option<OffsetDateTime>,
-    /// Since `started_at`, by Postgres' clock.
+    /// The time since `started_at`, by Postgres' clock.
     pub ran_for: Duration,
 }
 
-/// The instances placed on a host that are not deleted; `only`: of these.
+/// Reads the instances placed on a host that are not deleted; `only`: of these. A row that cannot be read is logged and left
+/// out.
 ///
 /// # Errors
-/// As the database says.
+/// Those of `DualDb::read`.
 pub async fn expected_on(db: &DualDb, host: HostId, only: Option<Vec<InstanceId>>) -> Result<Vec<Expected>, DbError> {
-    let only: Option<Vec<Uuid>> = only.map(|ids| ids.into_iter().map(InstanceId::uuid).collect());
     let only = &only;
     let rows = db
         .read(Consistency::Primary, |c| async move {
@@ -213,38 +201,62 @@ pub async fn expected_on(db: &DualDb, host: HostId, only: Option<Vec<InstanceId>
                    coalesce(extract(epoch from now() - started_at), 0)::float8 as ran_for_s
                  from instances
                  where host_id = $1 and status <> 'deleted' and ($2::uuid[] is null or id = any($2))",
-                &[&host.uuid(), only],
+                &[&host, only],
             )
             .await
         })
         .await?;
-    let expected = |row: &Row| Expected {
-        id: InstanceId::from(row.get::<_, Uuid>("id")),
-        status: row.get("status"),
-        generation: row.get("generation"),
-        restart_policy: row.get("restart_policy"),
-        restart_streak: row.get("restart_streak"),
-        network: NetworkId::from(row.get::<_, Uuid>("network_id")),
-        started_at: row.get("started_at"),
-        ran_for: Duration::from_secs_f64(row.get::<_, f64>("ran_for_s").max(0.0)),
+    let expected = |row: &Row| {
+        Ok(Expected {
+            id: column(row, "id")?,
+            status: column(row, "status")?,
+            generation: column(row, "generation")?,
+            restart_policy: column(row, "restart_policy")?,
+            restart_streak: column(row, "restart_streak")?,
+            network: column(row, "network_id")?,
+            started_at: column(row, "started_at")?,
+            ran_for: Duration::from_secs_f64(column::<f64>(row, "ran_for_s")?.max(0.0)),
+        })
     };
-    Ok(rows.iter().map(expected).collect())
+    Ok(decode_each(&rows, "instance", expected))
+}
+
+/// An instance that is not deleted, with its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedInstance {
+    /// The instance.
+    pub id: InstanceId,
+    /// Its network.
+    pub network: NetworkId,
+}
+
+/// Reads the ids of the instances placed on a host that are not deleted. It decodes ids only, so that a row that
+/// `expected_on` cannot read still counts as the owner of its container and its network.
+///
+/// # Errors
+/// Those of `DualDb::read`; `Invariant` for a row without ids.
+pub async fn placed_on(db: &DualDb, host: HostId) -> Result<Vec<PlacedInstance>, DbError> {
+    let sql = "select id, network_id from instances where host_id = $1 and status <> 'deleted'";
+    let rows = db.read(Consistency::Primary, |c| async move { c.query(sql, &[&host]).await }).await?;
+    let placed = |row| Ok(PlacedInstance { id: column(row, "id")?, network: column(row, "network_id")? });
+    rows.iter().map(placed).collect()
 }
 
 /// An instance that is not deleted.
 #[derive(Clone, Debug)]
 pub struct LiveInstance {
+    /// The instance.
     pub id: InstanceId,
-    /// The host it is placed on, and that host's name; `None`: not placed yet.
+    /// The host it is placed on, with its name; `None`: not placed yet.
     pub host: Option<(HostId, String)>,
 }
 
-/// Returns those of these instances that are not deleted, whichever host they are placed on.
+/// Reads those of these instances that are not deleted, whichever host they are placed on.
 ///
 /// # Errors
-/// `Unavailable` or `ReadOnly` when the primary cannot be asked; `Statement` for a bug.
+/// Those of `DualDb::read`; `Invariant` for a row that cannot be read, since a caller removes what it does not find.
 pub async fn live_among(db: &DualDb, ids: Vec<InstanceId>) -> Result<Vec<LiveInstance>, DbError> {
-    let ids: &Vec<Uuid> = &ids.into_iter().map(InstanceId::uuid).collect();
+    let ids = &ids;
     let rows = db
         .read(Consistency::Primary, |c| async move {
             c.query(
@@ -256,44 +268,56 @@ pub async fn live_among(db: &DualDb, ids: Vec<InstanceId>) -> Result<Vec<LiveIns
             .await
         })
         .await?;
-    let live = |row: &Row| LiveInstance {
-        id: InstanceId::from(row.get::<_, Uuid>("id")),
-        host: row.get::<_, Option<Uuid>>("host_id").map(HostId::from).zip(row.get("host_name")),
+    let live = |row| {
+        let host: Option<HostId> = column(row, "host_id")?;
+        Ok(LiveInstance { id: column(row, "id")?, host: host.zip(column(row, "host_name")?) })
     };
-    Ok(rows.iter().map(live).collect())
+    rows.iter().map(live).collect()
 }
 
-/// Reads `instance_columns`, `host_name` and `host_address`.
-pub(in crate::core) fn record(row: &Row) -> InstanceRecord {
-    let host: Option<Uuid> = row.get("host_id");
-    let host_name: Option<String> = row.get("host_name");
-    InstanceRecord {
-        id: InstanceId::from(row.get::<_, Uuid>("id")),
-        name: row.get("name"),
-        tenant: TenantId::from(row.get::<_, Uuid>("tenant_id")),
-        image: row.get("image"),
-        command: row.get("command"),
-        env: row.get("env"),
-        cpu_millis: row.get("cpu_millis"),
-        memory_mib: row.get("memory_mib"),
-        network: NetworkId::from(row.get::<_, Uuid>("network_id")),
-        network_name: row.get("network_name"),
-        address: row.get("address"),
-        mac: row.get("mac"),
-        ports: row.get("ports"),
-        labels: row.get("labels"),
-        restart_policy: row.get("restart_policy"),
-        placement: row.get("placement"),
-        status: row.get("status"),
-        status_reason: row.get("status_reason"),
-        generation: row.get("generation"),
-        host: host.zip(host_name).map(|(id, name)| (HostId::from(id), name, row.get("host_address"))),
-        job: JobId::from(row.get::<_, Uuid>("job_id")),
-        restart_count: row.get("restart_count"),
-        exit_code: row.get("exit_code"),
-        created_at: row.get("created_at"),
-        updated_at: row.get("updated_at"),
-        started_at: row.get("started_at"),
-        finished_at: row.get("finished_at"),
-    }
+/// Reads the columns of an instance, `host_name` and `host_address`.
+///
+/// # Errors
+/// `Invariant`, with the instance's id and the column.
+pub(super) fn record(row: &Row) -> Result<InstanceRecord, DbError> {
+    let id: InstanceId = column(row, "id")?;
+    decode(row, id).map_err(|error| match error {
+        DbError::Invariant(what) => DbError::Invariant(format!("instance {id}: {what}")),
+        other => other,
+    })
+}
+
+fn decode(row: &Row, id: InstanceId) -> Result<InstanceRecord, DbError> {
+    let host: Option<HostId> = column(row, "host_id")?;
+    let host_name: Option<String> = column(row, "host_name")?;
+    let address: Option<String> = column(row, "host_address")?;
+    Ok(InstanceRecord {
+        id,
+        name: column(row, "name")?,
+        tenant: column(row, "tenant_id")?,
+        image: column(row, "image")?,
+        command: column::<Option<Json<_>>>(row, "command")?.map(|json| json.0),
+        env: column::<Json<_>>(row, "env")?.0,
+        cpu_millis: column(row, "cpu_millis")?,
+        memory_mib: column(row, "memory_mib")?,
+        network: column(row, "network_id")?,
+        network_name: column(row, "network_name")?,
+        address: column(row, "address")?,
+        mac: column(row, "mac")?,
+        ports: column::<Json<_>>(row, "ports")?.0,
+        labels: column::<Json<_>>(row, "labels")?.0,
+        restart_policy: column(row, "restart_policy")?,
+        placement: column::<Json<_>>(row, "placement")?.0,
+        status: column(row, "status")?,
+        status_reason: column::<Option<Json<_>>>(row, "status_reason")?.map(|json| json.0),
+        generation: column(row, "generation")?,
+        host: host.zip(host_name).map(|(id, name)| HostRef { id, name, address }),
+        job: column(row, "job_id")?,
+        restart_count: column(row, "restart_count")?,
+        exit_code: column(row, "exit_code")?,
+        created_at: column(row, "created_at")?,
+        updated_at: column(row, "updated_at")?,
+        started_at: column(row, "started_at")?,
+        finished_at: column(row, "finished_at")?,
+    })
 }

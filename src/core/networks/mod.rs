@@ -1,3 +1,3 @@
-//! Networks as the tenant sees them. Bookkeeping only: a host realises one when it is first used there.
+//! The networks of a tenant. They are rows only: a host creates a network in its engine when an instance first needs it.
 
 pub mod store;

@@ -1,43 +1,42 @@
-//! Networks in Postgres.
+//! Reading networks.
 
 use time::OffsetDateTime;
 
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row},
+    db::{Consistency, DbError, DualDb, Row, column},
     id::{NetworkId, TenantId},
     page::{Page, PageRequest},
 };
 
+/// A network, as it is stored.
 #[derive(Clone, Debug)]
 pub struct NetworkRecord {
+    /// Its id.
     pub id: NetworkId,
+    /// Its name, unique per tenant.
     pub name: String,
+    /// Its owner.
     pub tenant: TenantId,
+    /// Its addresses.
     pub cidr: cidr::IpCidr,
+    /// When it was made.
     pub created_at: OffsetDateTime,
 }
 
-/// The tenant's network; another tenant's is none.
+/// Reads the tenant's network from the primary; `None`: the tenant has none of this id.
 ///
 /// # Errors
-/// As the database says.
+/// `Invariant` when the row cannot be read; others of `DualDb::read`.
 pub async fn get(db: &DualDb, tenant: TenantId, id: NetworkId) -> Result<Option<NetworkRecord>, DbError> {
-    let rows = db
-        .read(Consistency::Primary, |c| async move {
-            c.query(
-                "select id, name, tenant_id, cidr, created_at from networks where id = $1 and tenant_id = $2",
-                &[&id.uuid(), &tenant.uuid()],
-            )
-            .await
-        })
-        .await?;
-    Ok(rows.first().map(record))
+    let sql = "select id, name, tenant_id, cidr, created_at from networks where id = $1 and tenant_id = $2";
+    let rows = db.read(Consistency::Primary, |c| async move { c.query(sql, &[&id, &tenant]).await }).await?;
+    rows.first().map(record).transpose()
 }
 
-/// The tenant's networks, newest first; `None`: of all tenants.
+/// Lists networks, newest first; `None`: those of all tenants.
 ///
 /// # Errors
-/// As the database says.
+/// Those of `DualDb::read`. A row that cannot be read is logged and left out.
 pub async fn list(
     db: &DualDb,
     consistency: Consistency,
@@ -47,25 +46,24 @@ pub async fn list(
     let rows = db
         .read(consistency, |c| async move {
             c.query(
-                "select id, name, tenant_id, cidr, created_at from networks
+                // Networks are so small that 500 of them fit on a page.
+                "select id, name, tenant_id, cidr, created_at, 0::bigint as page_bytes from networks
                  where ($1::uuid is null or tenant_id = $1) and ($2::uuid is null or id < $2)
                  order by id desc limit $3",
-                &[&tenant.map(TenantId::uuid), &page.before, &page.rows()],
+                &[&tenant, &page.before, &page.rows()],
             )
             .await
         })
         .await?;
-    // So small that 500 of them fit.
-    let rows = rows.iter().map(|row| (record(row), 0));
-    Ok(page.finish(rows.collect(), |network: &NetworkRecord| network.id.uuid()))
+    page.decode(&rows, "network", record)
 }
 
-fn record(row: &Row) -> NetworkRecord {
-    NetworkRecord {
-        id: NetworkId::from(row.get::<_, uuid::Uuid>("id")),
-        name: row.get("name"),
-        tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
-        cidr: row.get("cidr"),
-        created_at: row.get("created_at"),
-    }
+fn record(row: &Row) -> Result<NetworkRecord, DbError> {
+    Ok(NetworkRecord {
+        id: column(row, "id")?,
+        name: column(row, "name")?,
+        tenant: column(row, "tenant_id")?,
+        cidr: column(row, "cidr")?,
+        created_at: column(row, "created_at")?,
+    })
 }

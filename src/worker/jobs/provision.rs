@@ -1,13 +1,14 @@
-//! Image, network, container, start, publish: each can be repeated.
+//! Provisioning an instance: image, network, container, start, publish. Each step can be repeated.
 
 use std::sync::Arc;
 
 use super::{
     super::{
-        ProvisionWorker,
         leases::{ActiveJob, StopReason},
+        provision_worker::ProvisionWorker,
     },
-    JobError, attachment, spec, step,
+    plan,
+    step::{self, JobError},
 };
 use crate::{
     backend::{Compute, Network},
@@ -17,26 +18,30 @@ use crate::{
     },
 };
 
+/// Provisions the instance. Returns the runtime's id of its container.
+///
+/// # Errors
+/// Those of the first step that fails.
 pub(super) async fn perform(
     worker: &ProvisionWorker,
     job: &Claimed,
     active: &Arc<ActiveJob>,
 ) -> Result<String, JobError> {
-    let (spec, attachment) = (spec(worker, job), attachment(job));
-    let (compute, network_backend) = (&worker.compute, &worker.network_backend);
+    let (spec, attachment) = (plan::container_spec(worker, job), plan::attachment(job));
+    let (compute, network) = (&worker.compute, &worker.network);
     let progress = |line| active.steps.progress(StepName::Image, line);
-    let image = step(worker, active, StepName::Image, compute.ensure_image(&spec.image, &progress));
-    // The one step that can take minutes: its owner need not wait for it to change their mind.
+    let image = step::run(worker, active, StepName::Image, compute.ensure_image(&spec.image, &progress));
+    // A pull can take minutes, so a delete does not wait for its end. Other steps are short.
     tokio::select! {
-        done = image => done?,
+        result = image => result?,
         () = active.cancelled.cancelled() => {
             active.steps.end(StepName::Image, StepStatus::Failed, Some("cancelled".into()));
             return Err(StopReason::Cancelled.into());
         }
     }
-    step(worker, active, StepName::Network, network_backend.ensure_network(&attachment.network)).await?;
-    let container_id = step(worker, active, StepName::Container, compute.create(&spec, &attachment)).await?;
-    step(worker, active, StepName::Start, compute.start(spec.instance)).await?;
-    step(worker, active, StepName::Publish, network_backend.publish(spec.instance, &attachment)).await?;
+    step::run(worker, active, StepName::Network, network.ensure_network(&attachment.network)).await?;
+    let container_id = step::run(worker, active, StepName::Container, compute.create(&spec, &attachment)).await?;
+    step::run(worker, active, StepName::Start, compute.start(spec.instance)).await?;
+    step::run(worker, active, StepName::Publish, network.publish(spec.instance, &attachment)).await?;
     Ok(container_id)
 }

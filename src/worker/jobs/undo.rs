@@ -1,26 +1,31 @@
-//! Undoing an attempt that failed: what it created goes, what was there before it stays.
+//! The undo of a provision or start that failed: removes what the attempt created, and leaves what existed before it.
 //!
-//! A container carries the attempt that created it. So this needs no memory of how far the attempt came, and holds as well
-//! where the runtime's answer was lost, or where the attempt was cut off at its deadline.
+//! A container's labels name the attempt that created it. So the undo needs no record of how far the attempt came, and
+//! also works where the runtime's answer was lost or the attempt was cut off at its deadline. Where the undo itself
+//! fails, the next attempt, the delete or `reconcile` removes what is left.
 
 use std::sync::Arc;
 
 use super::{
     super::{
-        ProvisionWorker,
         leases::{ActiveJob, StopReason},
+        provision_worker::ProvisionWorker,
     },
-    JobError, attempt,
+    plan,
+    step::JobError,
 };
 use crate::{
-    backend::{Attempt, BackendError, Compute, ContainerState, Network, Observed},
+    backend::{Attempt, BackendError, Compute, Container, ContainerState, Network},
     core::queue::{
         claim::Claimed,
         step::{StepName, StepStatus},
     },
 };
 
-/// Does the work, and undoes it when it fails or is called off.
+/// Does the work, and undoes it when it fails or is cancelled.
+///
+/// # Errors
+/// The error of the work; that of the undo is logged and recorded in its step.
 pub(super) async fn on_failure(
     worker: &ProvisionWorker,
     job: &Claimed,
@@ -32,37 +37,41 @@ pub(super) async fn on_failure(
         Err(error) => error,
     };
     match &error {
-        // Another worker may hold the lease: leave everything as it is.
-        JobError::Halted(StopReason::Lost) => {}
-        JobError::Halted(StopReason::Cancelled) | JobError::Backend(_) => undo(worker, job, active).await,
+        // Another worker may hold the lease, and the container may be its by now.
+        JobError::Stopped(StopReason::LeaseLost) => {}
+        JobError::Stopped(StopReason::Cancelled) | JobError::Backend(_) => undo(worker, job, active).await,
     }
     Err(error)
 }
 
-/// What cannot be undone now is undone by the next attempt, by the delete, or by the observer.
+/// Undoes the attempt.
 pub(super) async fn undo(worker: &ProvisionWorker, job: &Claimed, active: &Arc<ActiveJob>) {
     active.steps.begin(StepName::Undo);
     let instance = job.lease.instance;
-    let undone: Result<(), BackendError> = async {
-        let found = worker.compute.inspect(instance).await?;
-        if let Some(container) = found.filter(|container| is_made_by(attempt(job), container)) {
-            worker.network_backend.unpublish(instance).await?;
+    let result: Result<(), BackendError> = async {
+        let existing = worker.compute.inspect(instance).await?;
+        if let Some(container) = existing.filter(|container| is_made_by(plan::attempt(job), container)) {
+            worker.network.unpublish(instance).await?;
             worker.compute.discard(&container).await?;
         }
-        // A container that stays needs it, running or not, and the runtime knows.
-        worker.network_backend.release_network(job.network).await?;
+        // The network stays where a container needs it, running or not; the runtime knows that.
+        worker.network.release_network(job.network).await?;
         Ok(())
     }
     .await;
-    match undone {
+    match result {
         Ok(()) => active.steps.end(StepName::Undo, StepStatus::Undone, None),
-        Err(error) => active.steps.end(StepName::Undo, StepStatus::Failed, Some(error.to_string().into())),
+        Err(error) => {
+            tracing::warn!(%error, "could not undo the attempt; a later attempt or check removes the rest");
+            active.steps.end(StepName::Undo, StepStatus::Failed, Some(error.to_string().into()));
+        }
     }
 }
 
-/// Whether this attempt created it; or an earlier one of the same job, which ended before its process ran. Otherwise it
-/// may hold data: it ran before the job began, or since an attempt whose end could not be written.
-fn is_made_by(attempt: Attempt, container: &Observed) -> bool {
+/// Returns whether the attempt may remove the container: it created it, or an earlier attempt of the same job did,
+/// which ended before the container ran. Any other container may hold data, because it ran before the job began or
+/// since an attempt whose end could not be written.
+fn is_made_by(attempt: Attempt, container: &Container) -> bool {
     container.made_by.is_some_and(|made_by| {
         made_by == attempt || made_by.job == attempt.job && container.state == ContainerState::Created
     })
@@ -76,7 +85,7 @@ mod tests {
     use crate::core::id::{HostId, InstanceId, JobId};
 
     #[test]
-    fn undo_removes_only_what_its_job_created_and_nothing_that_ran_before() {
+    fn undo_removes_only_what_its_job_created() {
         let (this, ended) =
             (Attempt { job: JobId::new(), token: 2 }, ContainerState::Exited { exit_code: 1, oom_killed: false });
         let earlier = Attempt { token: 1, ..this };
@@ -92,7 +101,7 @@ mod tests {
             (Some(other), ContainerState::Running, false),
             (None, ContainerState::Created, false),
         ] {
-            let container = Observed {
+            let container = Container {
                 instance: InstanceId::new(),
                 generation: 1,
                 made_by,
@@ -101,6 +110,7 @@ mod tests {
                 state,
                 created_at: OffsetDateTime::UNIX_EPOCH,
             };
+
             assert_eq!(is_made_by(this, &container), expected, "{made_by:?} {state:?}");
         }
     }

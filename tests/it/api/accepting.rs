@@ -377,3 +377,19 @@ async fn create_under_a_quota_delays_only_other_creates() {
     sql.batch_execute("rollback").await.unwrap();
     client.post("/instances", json!({"image": "web:1"})).await.expect(202);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_carries_the_id_of_its_request() {
+    let cluster = Cluster::simulated().await;
+    let (_api, client) = cluster.serve();
+
+    let created = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
+    let deleted = client.delete(&format!("/instances/{}", created.instance())).await.expect(202);
+
+    let sql = cluster.sql().await;
+    for answer in [created, deleted] {
+        let job: uuid::Uuid = answer.job().parse().unwrap();
+        let row = sql.query_one("select request_id from jobs where id = $1", &[&job]).await.unwrap();
+        assert_eq!(row.get::<_, Option<&str>>(0), Some(answer.header("x-request-id")));
+    }
+}

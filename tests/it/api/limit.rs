@@ -76,7 +76,7 @@ impl Replicas {
         if let Some(url) = redis_url {
             cluster.redis_url = url;
         }
-        cluster.set("RATE_LIMIT_RPS", RPS).set("RATE_LIMIT_BURST", BURST).set("RUST_LOG", "warn,app::commands=info");
+        cluster.set("RATE_LIMIT_RPS", RPS).set("RATE_LIMIT_BURST", BURST).set("RUST_LOG", "warn,app::startup=info");
         let (api, a) = cluster.serve();
         let other = cluster.spawn("serve");
         let b = Client::new(&base_url(&other), &a.key);

@@ -17,4 +17,5 @@ mod pages;
 mod problem;
 mod raw;
 mod repeated_changes;
+mod unreadable;
 mod waits;

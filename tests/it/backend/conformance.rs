@@ -12,8 +12,8 @@ use std::{
 
 use app::{
     backend::{
-        Attempt, BackendError, Changed, Compute, ContainerSpec, ContainerState, Network, NetworkAttachment,
-        NetworkPlan, Observed, PortPlan, Released,
+        Attempt, BackendError, Compute, Container, ContainerChange, ContainerSpec, ContainerState, Network,
+        NetworkAttachment, NetworkPlan, PortPlan, Released, TransportProtocol,
     },
     core::id::{HostId, InstanceId, JobId, NetworkId},
 };
@@ -68,7 +68,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
         (Some(container_spec.made_by), Some(container_spec.host)),
         "those that created it"
     );
-    assert!(seen.is_of(container_spec.host) && !seen.is_of(retry.host));
+    assert!(seen.belongs_to(container_spec.host) && !seen.belongs_to(retry.host));
     assert_eq!(seen.state, ContainerState::Created);
     assert!((time::OffsetDateTime::now_utc() - seen.created_at).abs() < time::Duration::minutes(1));
 
@@ -112,7 +112,7 @@ async fn new_generation_replaces_the_container<C: Compute>(compute: &C, network:
     assert_eq!((seen.generation, seen.state, &seen.container_id), (2, ContainerState::Created, &new));
     assert_eq!(seen.made_by, Some(next.made_by));
     assert_eq!(compute.list().await.expect("list").len(), 1);
-    compute.discard(&Observed { container_id: old, ..seen.clone() }).await.expect("discard what was replaced");
+    compute.discard(&Container { container_id: old, ..seen.clone() }).await.expect("discard what was replaced");
     assert_eq!(state(compute, next.instance).await, Some(ContainerState::Created), "another container");
     compute.discard(&seen).await.expect("discard");
     assert_eq!(state(compute, next.instance).await, None);
@@ -173,13 +173,13 @@ pub async fn taken_name_is_reported<C: Compute, F: Network>(compute: &C, strange
 async fn network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 15));
     compute.create(&container_spec, &wires).await.expect("create");
-    assert_eq!(networks.release_network(network.id).await.expect("a created container names it"), Released::Used);
+    assert_eq!(networks.release_network(network.id).await.expect("a created container names it"), Released::InUse);
     assert_eq!(networks.networks().await.expect("networks"), [network.id]);
     compute.start(container_spec.instance).await.expect("start");
-    assert_eq!(networks.release_network(network.id).await.expect("in use"), Released::Used);
+    assert_eq!(networks.release_network(network.id).await.expect("in use"), Released::InUse);
     assert_eq!(networks.networks().await.expect("networks"), [network.id]);
     compute.stop(container_spec.instance, AT_ONCE).await.expect("stop");
-    assert_eq!(networks.release_network(network.id).await.expect("it needs it to start again"), Released::Used);
+    assert_eq!(networks.release_network(network.id).await.expect("it needs it to start again"), Released::InUse);
     assert_eq!(networks.networks().await.expect("networks"), [network.id]);
     compute.remove(container_spec.instance).await.expect("remove");
 }
@@ -199,7 +199,7 @@ async fn missing_network_is_created_for_a_container<C: Compute, F: Network>(comp
 /// Waits until the container is as expected, inspecting it only when a change is announced.
 async fn wait_for_state<C: Compute>(
     compute: &C,
-    changes: &mut BoxStream<'static, Result<Changed, BackendError>>,
+    changes: &mut BoxStream<'static, Result<ContainerChange, BackendError>>,
     instance: InstanceId,
     expected: Option<ContainerState>,
 ) {
@@ -259,6 +259,6 @@ pub fn attachment(network: &NetworkPlan, host: u8) -> NetworkAttachment {
         network: network.clone(),
         address: Ipv4Addr::from(u32::from(network.cidr.first_address()) + u32::from(host)),
         mac: format!("02:00:00:00:00:{host:02x}"),
-        ports: vec![PortPlan { container: 80, host: free_port(), protocol: "tcp" }],
+        ports: vec![PortPlan { container: 80, host: free_port(), protocol: TransportProtocol::Tcp }],
     }
 }

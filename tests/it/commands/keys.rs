@@ -113,6 +113,13 @@ async fn invalid_key_request_fails_with_one_line_and_creates_nothing() {
     assert!(refused.line().starts_with("app: APP_KEY_SCOPES: \"root\" is not one of instances:read, "), "{refused:?}");
     let refused = run_to_exit(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_TENANT: \"Not A Label\" is not "), "{refused:?}");
+    // The rules are those of `POST /keys`.
+    for name in ["", " ", &"x".repeat(256)] {
+        let mut named = cluster.command(&["keys", "create", "--tenant", "acme", "--scope", "admin"]);
+        named.env("APP_KEY_NAME", name);
+        let refused = run_to_exit(named, SECONDS).expect(1);
+        assert!(refused.line().starts_with("app: APP_KEY_NAME: must have 1 to 255 bytes"), "{refused:?}");
+    }
     assert_eq!(refused.stdout, "");
     assert!(cluster.sql().await.query("select id from tenants", &[]).await.unwrap().is_empty());
 

@@ -57,14 +57,14 @@ impl Pair {
 
     /// Makes Redis forget which tenants wrote, as it does after five seconds.
     async fn forget_writers(&self) {
-        let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:wrote:{what}");
+        let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:recent_write:{what}");
         let id = self.cluster.id().await;
         // This key is what the first query leaves: the server has known all writers for a while.
         let info = self.redis.cli(&["info", "server"]);
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
-        self.redis.cli(&["set", &name("run", &id), run]);
+        self.redis.cli(&["set", &name("server", &id), run]);
         for key in self.redis.cli(&["--scan", "--pattern", &name("*", &id)]).lines() {
-            if key != name("run", &id) {
+            if key != name("server", &id) {
                 self.redis.cli(&["del", key]);
             }
         }
@@ -380,11 +380,11 @@ async fn write_through_one_process_is_in_lists_of_another_at_once() {
     assert!(shown.is_none_or(|item| item["status"] == "deleting"), "{shown:?}");
 
     // The record expires soon, and contains nothing but the tenant's id.
-    let name = format!("app:{}:wrote:*", pair.cluster.id().await);
+    let name = format!("app:{}:recent_write:*", pair.cluster.id().await);
     let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
     assert!(keys.lines().count() > 1, "no write was recorded in Redis: {keys}");
 
-    for key in keys.lines().filter(|key| !key.ends_with(":run")) {
+    for key in keys.lines().filter(|key| !key.ends_with(":server")) {
         let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
         assert!(left <= 5000 && left != -1, "{key}: {left} ms");
     }

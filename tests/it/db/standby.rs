@@ -202,11 +202,11 @@ async fn standby_behind_an_open_connection_answers_for_no_key() {
         primary_reads: 1,
     };
     let feed = CachedIdentity::new(start(pair.pool().await)).unwrap();
-    feed.ask_once().await;
+    feed.refresh_once().await;
     assert!(!feed.is_stale(), "the primary's answer counts");
     let feed = CachedIdentity::new(start(pair.pool().await)).unwrap();
     pair.proxy.route_to(&pair.standby_url);
-    feed.ask_once().await;
+    feed.refresh_once().await;
     assert!(feed.is_stale());
 }
 

@@ -75,7 +75,7 @@ async fn fifty_thousand_forged_keys_cost_no_query_and_no_entry() {
     replicas.warm(&key).await;
     let forged: Vec<String> = (0..FLOOD)
         .map(|n| {
-            let forged = forger.make(KeyEnv::Live, getrandom::fill).unwrap().text.expose_secret().to_owned();
+            let forged = forger.generate(KeyEnv::Live, getrandom::fill).unwrap().text.expose_secret().to_owned();
             match n % 5 {
                 // A valid key with a typo, which its checksum detects.
                 0 => format!("{}{}", &key.text[..55], if key.text.ends_with('x') { 'y' } else { 'x' }),

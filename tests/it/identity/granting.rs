@@ -148,3 +148,41 @@ async fn concurrently_changed_key_is_authorized_again() {
     let answer = send_during_change(&cluster, &path, "revoked_at = now()", change).await;
     assert_eq!((answer.status, answer.code()), (409, "invalid_state"), "{}", answer.text);
 }
+
+/// A newer release may know scopes that this one does not: here they grant nothing, and are not passed on.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_scope_of_a_key_grants_nothing_and_is_not_copied() {
+    let cluster = Cluster::simulated().await;
+    let (_api, admin) = cluster.serve();
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (_, known) = create_key(&admin, json!({"name": "known", "scopes": ["keys:read"]})).await;
+    let (newer, path) = create_key(&admin, json!({"name": "newer", "scopes": ["keys:read"]})).await;
+    let sql = cluster.sql().await;
+    let add = "update api_key set scopes = scopes || '{volumes:write}', ver = ver + 1, changed_at = now() where name = 'newer'";
+
+    assert_eq!(sql.execute(add, &[]).await.unwrap(), 1);
+
+    // The version feed makes the caches read the key again.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let own = newer.get("/keys/self").await.expect(200).body;
+    assert_eq!(own["scopes"], json!(["keys:read"]));
+    newer.get("/instances").await.expect(403);
+    let list = writer.get("/keys").await.expect(200);
+    let names: Vec<&str> =
+        list.body["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"known") && !names.contains(&"newer"), "{names:?}");
+    writer.get(&known).await.expect(200);
+    for answer in [
+        writer.get(&path).await,
+        writer.post(&format!("{path}/rotate"), json!({})).await,
+        patch(&writer, &path, json!({"name": "mine"})).await,
+    ] {
+        assert_eq!((answer.status, answer.code()), (500, "internal"), "{}", answer.text);
+    }
+    let keys: i64 =
+        sql.query_one("select count(*) from api_key where 'volumes:write' = any(scopes)", &[]).await.unwrap().get(0);
+    assert_eq!(keys, 1, "the rotation was refused");
+    // It can always be revoked.
+    writer.delete(&path).await.expect(204);
+    newer.get("/keys/self").await.expect(401);
+}

@@ -63,7 +63,7 @@ impl KeyFactory {
     }
 
     fn new_key(&self) -> NewKey {
-        self.ring.make(KeyEnv::Live, getrandom::fill).unwrap()
+        self.ring.generate(KeyEnv::Live, getrandom::fill).unwrap()
     }
 
     fn test_key(&self, key: &NewKey, id: Uuid) -> TestKey {

@@ -7,9 +7,9 @@ use app::{
     core::{
         id::ClusterId,
         identity::cache::{
-            KeyHash,
-            entry::{CasToken, LEASE_MS, TOMBSTONE_MS},
-            redis_tier::{BATCH, InvalidationBatch, LogId, RedisTier},
+            ShortHash,
+            entry::{CasToken, LEASE_TTL_MS, TOMBSTONE_TTL_MS},
+            redis_tier::{INVALIDATIONS_MAX, InvalidationBatch, LogId, RedisTier},
         },
     },
 };
@@ -46,24 +46,24 @@ impl Redis {
         format!("app:{}:ak:{what}", self.cluster)
     }
 
-    async fn get(&self, name: &KeyHash) -> Option<Vec<u8>> {
+    async fn get(&self, name: &ShortHash) -> Option<Vec<u8>> {
         self.tier.get(&self.tier.redis_key(name)).await.unwrap().map(|value| value.to_vec())
     }
 
-    fn ttl(&self, name: &KeyHash) -> i64 {
+    fn ttl(&self, name: &ShortHash) -> i64 {
         self.server.cli(&["PTTL", &self.tier.redis_key(name)]).trim().parse().unwrap()
     }
 
     async fn invalidations(&self, last: Option<LogId>, instance: Option<&str>) -> InvalidationBatch {
-        self.tier.news(last, instance, "nonce").await.unwrap()
+        self.tier.poll_invalidations(last, instance, "nonce").await.unwrap()
     }
 
     async fn lagging(&self, entry: LogId, within: Duration) -> Option<i64> {
-        self.tier.behind(entry, within).await.unwrap()
+        self.tier.count_lagging(entry, within).await.unwrap()
     }
 
     fn registered(&self, instance: &str) -> String {
-        self.server.cli(&["HGET", &self.named("seen"), instance]).trim().to_owned()
+        self.server.cli(&["HGET", &self.named("acked"), instance]).trim().to_owned()
     }
 
     /// Reads Redis' clock.
@@ -74,7 +74,7 @@ impl Redis {
     }
 
     /// Appends entries to the log, all at once.
-    fn append(&self, count: usize, name: &KeyHash) {
+    fn append(&self, count: usize, name: &ShortHash) {
         let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'h', ARGV[2], 'v', 1) end";
         let name = name.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         self.server.cli(&["EVAL", script, "1", &self.named("log"), &count.to_string(), &name]);
@@ -92,7 +92,7 @@ impl Random {
         u8::try_from(self.0 % limit).unwrap()
     }
 
-    fn name(&mut self) -> KeyHash {
+    fn name(&mut self) -> ShortHash {
         [self.below(2); 16]
     }
 
@@ -115,12 +115,12 @@ impl Random {
 /// The state of entries and log as the models have it.
 #[derive(Default)]
 struct Model {
-    cells: HashMap<KeyHash, Vec<u8>>,
-    log: Vec<(LogId, KeyHash)>,
+    cells: HashMap<ShortHash, Vec<u8>>,
+    log: Vec<(LogId, ShortHash)>,
 }
 
 impl Model {
-    fn swap(&mut self, name: KeyHash, expected: &CasToken, value: Vec<u8>) -> bool {
+    fn swap(&mut self, name: ShortHash, expected: &CasToken, value: Vec<u8>) -> bool {
         let same = self.cells.get(&name).is_some_and(|there| there[..there.len().min(17)] == expected.0);
         if same && value.is_empty() {
             self.cells.remove(&name);
@@ -157,7 +157,7 @@ async fn random_command_sequences_match_the_models() {
             }
             6 => {
                 let tombstone = (random.below(2) == 0).then_some(TOMBSTONE);
-                let id = redis.tier.revoke(&name, tombstone, 1).await.unwrap();
+                let id = redis.tier.invalidate(&name, tombstone, 1).await.unwrap();
                 match tombstone {
                     Some(tombstone) => model.cells.insert(name, tombstone.to_vec()),
                     None => model.cells.remove(&name),
@@ -170,8 +170,12 @@ async fn random_command_sequences_match_the_models() {
                 let last = model.log.len().checked_sub(at + 1).map_or(LogId::default(), |i| model.log[i].0);
                 let batch = redis.invalidations(Some(last), None).await;
                 let after: Vec<_> = model.log.iter().filter(|(id, _)| *id > last).copied().collect();
-                assert_eq!(batch.entries, after[..after.len().min(BATCH)], "step {step}: entries after {last}");
-                let id = |entry: Option<&(LogId, KeyHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
+                assert_eq!(
+                    batch.entries,
+                    after[..after.len().min(INVALIDATIONS_MAX)],
+                    "step {step}: entries after {last}"
+                );
+                let id = |entry: Option<&(LogId, ShortHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
                 assert_eq!((batch.oldest, batch.newest), (id(model.log.first()), id(model.log.last())), "step {step}");
             }
         }
@@ -188,7 +192,7 @@ async fn entries_have_the_right_time_to_live() {
     let (name, lease) = ([0; 16], CasToken([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
-    assert!((LEASE_MS - 1000..=LEASE_MS).contains(&redis.ttl(&name)), "a lease");
+    assert!((LEASE_TTL_MS - 1000..=LEASE_TTL_MS).contains(&redis.ttl(&name)), "a lease");
     assert!(redis.tier.swap(&key, &lease, b"", 0).await.unwrap());
     assert_eq!(redis.ttl(&name), -2, "a lease that was released");
     assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "released a second time");
@@ -197,19 +201,19 @@ async fn entries_have_the_right_time_to_live() {
     assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
     assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
 
-    redis.tier.revoke(&name, Some(TOMBSTONE), 1).await.unwrap();
-    assert!((TOMBSTONE_MS - 1000..=TOMBSTONE_MS).contains(&redis.ttl(&name)), "a tombstone");
+    redis.tier.invalidate(&name, Some(TOMBSTONE), 1).await.unwrap();
+    assert!((TOMBSTONE_TTL_MS - 1000..=TOMBSTONE_TTL_MS).contains(&redis.ttl(&name)), "a tombstone");
 }
 
 #[tokio::test]
 async fn first_poll_reads_from_now_and_later_polls_register() {
     let redis = Redis::start().await;
-    let old = redis.tier.revoke(&[7; 16], None, 1).await.unwrap();
+    let old = redis.tier.invalidate(&[7; 16], None, 1).await.unwrap();
     let first = redis.invalidations(None, Some("a")).await;
     assert_eq!((first.newest, first.entries.len()), (old, 0));
     assert_eq!(redis.registered("a"), "", "a process that has applied no entry yet delays no revocation");
 
-    let new = redis.tier.revoke(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
+    let new = redis.tier.invalidate(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
     let second = redis.invalidations(Some(old), Some("a")).await;
     assert_eq!((second.oldest, second.newest, &second.entries[..]), (old, new, &[(new, [8; 16])][..]));
     assert_eq!(second.epoch, first.epoch, "the epoch stays");
@@ -220,13 +224,13 @@ async fn first_poll_reads_from_now_and_later_polls_register() {
 
     redis.invalidations(Some(new), None).await;
     assert_eq!(
-        redis.server.cli(&["HLEN", &redis.named("seen")]).trim(),
+        redis.server.cli(&["HLEN", &redis.named("acked")]).trim(),
         "1",
         "a process without a cache does not register"
     );
 
     redis.server.cli(&["FLUSHALL"]);
-    let flushed = redis.tier.news(Some(new), Some("a"), "another").await.unwrap();
+    let flushed = redis.tier.poll_invalidations(Some(new), Some("a"), "another").await.unwrap();
     assert!(flushed.epoch.starts_with("another@") && flushed.newest == LogId::default());
 }
 
@@ -235,9 +239,9 @@ async fn gap_and_full_batch_are_distinguishable() {
     let redis = Redis::settled().await;
     redis.append(1, &[1; 16]);
     let last = redis.invalidations(None, None).await.newest;
-    redis.append(BATCH + 5, &[2; 16]);
+    redis.append(INVALIDATIONS_MAX + 5, &[2; 16]);
     let batch = redis.invalidations(Some(last), None).await;
-    assert_eq!((batch.entries.len(), batch.oldest), (BATCH, last), "one full batch without a gap");
+    assert_eq!((batch.entries.len(), batch.oldest), (INVALIDATIONS_MAX, last), "one full batch without a gap");
 
     let rest = redis.invalidations(batch.entries.last().map(|(id, _)| *id), None).await;
     assert_eq!((rest.entries.len(), rest.entries[4].0), (5, batch.newest));
@@ -252,15 +256,15 @@ async fn gap_and_full_batch_are_distinguishable() {
 
     // Revocations trim the log a piece at a time, and never to fewer entries than one batch.
     redis.append(120_000, &[3; 16]);
-    redis.tier.revoke(&[4; 16], None, 1).await.unwrap();
+    redis.tier.invalidate(&[4; 16], None, 1).await.unwrap();
     let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();
-    assert!((100_000..120_000).contains(&length) && length > BATCH, "{length}");
+    assert!((100_000..120_000).contains(&length) && length > INVALIDATIONS_MAX, "{length}");
 }
 
 #[tokio::test]
 async fn lagging_processes_are_counted_unless_silent_or_gone() {
     let redis = Redis::settled().await;
-    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "no process is registered");
 
     redis.invalidations(Some(LogId::default()), Some("a")).await;
@@ -275,7 +279,7 @@ async fn lagging_processes_are_counted_unless_silent_or_gone() {
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(2), "an entry just below is lagging");
 
     redis.invalidations(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
-    redis.tier.forget("b").await.unwrap();
+    redis.tier.unregister("b").await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "an entry just above is not lagging; b has unregistered");
 
     redis.invalidations(Some(LogId::default()), Some("c")).await;
@@ -287,7 +291,7 @@ async fn lagging_processes_are_counted_unless_silent_or_gone() {
 
     assert!(redis.now_ms() >= polled_at + 1000, "before its fence has expired");
 
-    redis.server.cli(&["HSET", &redis.named("seen"), "long gone", "5-0 1", "garbled", "?"]);
+    redis.server.cli(&["HSET", &redis.named("acked"), "long gone", "5-0 1", "garbled", "?"]);
     assert_eq!(redis.lagging(entry, SETTLED).await, Some(0));
     assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "removed");
 }
@@ -295,7 +299,7 @@ async fn lagging_processes_are_counted_unless_silent_or_gone() {
 #[tokio::test]
 async fn redis_that_lost_its_epoch_settles_after_one_fence() {
     let redis = Redis::start().await;
-    let entry = redis.tier.revoke(&[1; 16], None, 1).await.unwrap();
+    let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
     assert_eq!(redis.lagging(entry, SETTLED).await, None, "no process has polled yet");
 
     for round in 0..2 {

@@ -41,7 +41,7 @@ fn serve(cluster: &Cluster) -> (App, String) {
 
 /// Returns how many key look-ups in Redis timed out, by the log of a process of `TwoReplicas`.
 fn redis_timeouts(api: &App) -> usize {
-    api.log().matches("redis did not answer; asking the primary").count()
+    api.log().matches("redis did not answer, reading from the primary").count()
 }
 
 /// Returns the sum of a process' metric over all series with these labels.

@@ -241,7 +241,7 @@ impl RevocationRace {
     pub async fn open(l1: &str) -> Self {
         let mut cluster = Cluster::simulated().await;
         let distance = RedisDistance::of(&mut cluster, FAR).await;
-        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::commands=info").set("DB_MAX_CONNS", 30);
+        cluster.set("IDENTITY_L1", l1).set("RUST_LOG", "error,app::startup=info").set("DB_MAX_CONNS", 30);
         let key_factory = KeyFactory::of(&cluster).await;
         let admin = cluster.key("acme", "admin");
         let redis = redis::client(&RedisConfig::parse(&cluster.redis_url).unwrap(), Duration::from_secs(5)).unwrap();

@@ -54,7 +54,7 @@ impl TwoReplicas {
         cluster.redis_url = redis.url();
         cluster
             .set("IDENTITY_L1", l1)
-            .set("RUST_LOG", "error,app::commands=info,app::core::identity::cache::service=debug");
+            .set("RUST_LOG", "error,app::startup=info,app::core::identity::cache::lookup=debug");
         both(&mut cluster);
         let key_factory = KeyFactory::of(&cluster).await;
         let (admin, tenant) = (cluster.key("acme", "admin"), key_factory.create_tenant("keys").await);

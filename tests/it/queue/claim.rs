@@ -6,14 +6,13 @@ use std::collections::HashSet;
 use app::core::{
     db::{Consistency, ReadConn},
     id::JobId,
-    instances::delete,
     queue::{claim::WorkerIdentity, rescue},
 };
 use futures_util::future;
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::fixture::{QueueFixture, TIMES, claim, spec, tenant};
+use super::fixture::{QueueFixture, TIMES, claim, delete, spec, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_claims_never_assign_a_job_twice() {
@@ -76,7 +75,7 @@ async fn host_claims_only_what_fits_its_memory() {
     while let Some(oldest) = running.pop() {
         assert!(fixture.claim_next(worker, 16).await.is_empty(), "no room");
         assert!(fixture.count(placed).await <= 4);
-        delete::delete(&fixture.db, fixture.tenant, oldest.lease.instance, None).await.unwrap().unwrap();
+        delete(&fixture.db, fixture.tenant, oldest.lease.instance).await.unwrap().unwrap();
         // The capacity is free only when the host has reported the deletion.
         let delete = fixture.claim_next(worker, 16).await;
         assert_eq!(delete.len(), 1, "the delete and nothing else");
@@ -129,7 +128,7 @@ async fn flood_does_not_delay_other_tenants_and_deletes_go_first() {
     assert_eq!(busy.len(), 8, "a tenant alone gets all slots");
     let other = tenant(&fixture.db, "other").await;
     let single = fixture.create(other, &spec(1)).await;
-    delete::delete(&fixture.db, fixture.tenant, old.id, None).await.unwrap().unwrap();
+    delete(&fixture.db, fixture.tenant, old.id).await.unwrap().unwrap();
 
     let next = fixture.claim_next(worker, 1).await;
     assert_eq!((next[0].kind.as_str(), next[0].lease.instance), ("delete", old.id), "the newest job is claimed first");
@@ -241,7 +240,7 @@ async fn claim_respects_fenced_draining_and_superseded_hosts() {
     fixture.succeed(&fixture.claim_next(worker, 1).await[0]).await;
 
     fixture.create(fixture.tenant, &spec(1)).await;
-    delete::delete(&fixture.db, fixture.tenant, gone.id, None).await.unwrap().unwrap();
+    delete(&fixture.db, fixture.tenant, gone.id).await.unwrap().unwrap();
     fixture.sql.execute("update hosts set state = 'draining'", &[]).await.unwrap();
     let got = fixture.claim_next(worker, 16).await;
     assert_eq!(got.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["delete"]);

@@ -12,7 +12,7 @@ use std::{
 use app::core::{
     db::DualDb,
     id::TenantId,
-    instances::{InstanceSpec, delete},
+    instances::InstanceSpec,
     queue::{
         claim::{Claimed, WorkerIdentity},
         finish::{Outcome, finish},
@@ -23,7 +23,7 @@ use app::core::{
 use futures_util::future;
 use tokio::sync::Barrier;
 
-use super::fixture::{LEASE, QueueFixture, TIMES, claim, create, register_worker, spec};
+use super::fixture::{LEASE, QueueFixture, TIMES, claim, create, delete, register_worker, spec};
 use crate::support::{cluster::connect, poll_until};
 
 const CLIENTS: usize = 16;
@@ -95,8 +95,8 @@ async fn cycle(
     let beats: Vec<(_, _)> = vec![(provision.lease, Some(Vec::new()))];
     let (finished, deleted, again, beat) = tokio::join!(
         finish(db, provision.lease, provision.kind, &outcome, &[]),
-        delete::delete(db, tenant, instance.id, None),
-        delete::delete(db, tenant, instance.id, None),
+        delete(db, tenant, instance.id),
+        delete(db, tenant, instance.id),
         heartbeat(db, worker, &beats, LEASE),
     );
     finished.map_err(|e| text(&e))?;

@@ -191,7 +191,7 @@ async fn job_that_panics_frees_its_slot_and_fails_after_three_crashes() {
     assert_eq!(job["error"]["code"], "attempts_exhausted", "{job}");
     let instance = client.wait_for(&panicking.instance(), "failed").await;
     assert_eq!(instance["status"], "failed", "{instance}");
-    let logged = worker.log().matches("the attempt panicked; counting it as a crash of the worker").count();
+    let logged = worker.log().matches("attempt panicked; recording it as a crash of the worker").count();
     assert_eq!(logged, 3, "once per crash");
     // The failed job leaves no work, and the worker continues.
     client.delete_fully(&panicking.instance()).await;

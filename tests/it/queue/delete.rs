@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use app::core::{instances::delete, queue::finish::Outcome};
+use app::core::queue::finish::Outcome;
 use serde_json::json;
 
 use super::{
     crash::{column, wait_for_step},
-    fixture::{QueueFixture, spec},
+    fixture::{QueueFixture, delete, spec},
     simulated_host::leftovers,
 };
 use crate::support::{Cluster, poll_until};
@@ -100,7 +100,7 @@ async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
 
     let instance = fixture.create(fixture.tenant, &spec(1)).await;
     let provision = fixture.claim_next(worker, 1).await.remove(0);
-    let deletion = delete::delete(&fixture.db, fixture.tenant, instance.id, None).await.unwrap().unwrap();
+    let deletion = delete(&fixture.db, fixture.tenant, instance.id).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
     fixture.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
     let job = fixture.job(instance.job).await;
@@ -134,7 +134,7 @@ async fn job_added_while_delete_waits_for_the_row_is_superseded() {
         .await
         .unwrap();
     let (db, tenant) = (fixture.db.clone(), fixture.tenant);
-    let deleting = tokio::spawn(async move { delete::delete(&db, tenant, instance.id, None).await });
+    let deleting = tokio::spawn(async move { delete(&db, tenant, instance.id).await });
     let sql = &mut fixture.sql;
     poll_until("the delete waiting for the row", Duration::from_secs(30), async || {
         let query =

@@ -8,10 +8,11 @@ use app::{
     core::{
         db::{DbError, DualDb},
         hosts::HostSpec,
-        id::{JobId, LeaseId, TenantId},
+        id::{InstanceId, JobId, LeaseId, TenantId},
         instances::{
             InstanceSpec, RestartPolicy,
-            create::{self, Accepted, Create},
+            create::{self, AcceptError, Create, CreateOutcome},
+            delete::{self, Delete, Deletion},
             spec::Placement,
             store::InstanceRecord,
         },
@@ -86,7 +87,7 @@ impl QueueFixture {
 }
 
 pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
-    tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().0
+    tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().id
 }
 
 pub async fn register_worker(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
@@ -96,11 +97,17 @@ pub async fn register_worker(db: &DualDb, name: &str, memory_mib: Option<i64>) -
 }
 
 pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
-    let request = Create { tenant, spec, idempotency: None, port_range: 1..=60_000, queue_deadline_s: 600.0 };
+    let queue_deadline = Duration::from_secs(600);
+    let request = Create { tenant, spec, idempotency: None, port_range: 1..=60_000, queue_deadline, request_id: None };
     match create::create(db, &request).await {
-        Ok(Accepted::New(record)) => Ok(*record),
+        Ok(CreateOutcome::New(record)) => Ok(*record),
         other => Err(format!("{other:?}")),
     }
+}
+
+/// Deletes an instance as a request without an idempotency key does.
+pub async fn delete(db: &DualDb, tenant: TenantId, instance: InstanceId) -> Result<Option<Deletion>, AcceptError> {
+    delete::delete(db, &Delete { tenant, instance, idempotency: None, request_id: None }).await
 }
 
 pub async fn claim(db: &DualDb, me: WorkerIdentity, free: usize) -> Result<Batch, DbError> {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use app::core::{
-    instances::{Reason, ReasonCode, delete},
+    instances::{Reason, ReasonCode},
     queue::{
         claim::{Claimed, Lease, WorkerIdentity},
         finish::{Outcome, finish},
@@ -20,7 +20,7 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::fixture::{LEASE, QueueFixture, TIMES, claim, spec};
+use super::fixture::{LEASE, QueueFixture, TIMES, claim, delete, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -155,8 +155,7 @@ impl Case<'_> {
             }
             Action::Delete => {
                 let before = self.state().await;
-                let deletion =
-                    delete::delete(&self.fixture.db, self.fixture.tenant, self.instance, None).await.unwrap();
+                let deletion = delete(&self.fixture.db, self.fixture.tenant, self.instance).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));

@@ -49,7 +49,7 @@ async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
-    worker.line("lost the lease; stopping work on it");
+    worker.line("lease lost; stopping the attempt");
     let creates = ledger(&[cluster.state.path()]).len();
     poll_until("the lease that no worker has to expire", POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{}", answer.job())).await.body;

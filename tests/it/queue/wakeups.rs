@@ -74,13 +74,13 @@ async fn flushing_redis_after_the_response_loses_no_job() {
 
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let (id, job) = (answer.instance(), answer.job());
-    let lists = redis.cli(&["--scan", "--pattern", "app:*:q:*"]);
+    let lists = redis.cli(&["--scan", "--pattern", "app:*:wakeups:*"]);
     let list = lists.trim();
     assert!(redis.cli(&["lrange", list, "0", "-1"]).contains(&job), "no notification was sent: {lists}");
 
     redis.cli(&["flushall"]);
     // If Redis were the queue, the job would be lost now.
-    assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:q:*"]).trim(), "");
+    assert_eq!(redis.cli(&["--scan", "--pattern", "app:*:wakeups:*"]).trim(), "");
     assert_eq!(other.cli(&["dbsize"]).trim(), "0");
 
     runs_within(&client, &id, POLL_TIMEOUT).await;
@@ -139,7 +139,7 @@ async fn repeated_notifications_create_one_container() {
         workers.push(cluster.set("APP_HOST_NAME", name).set("APP_STATE_DIR", dir.display()).work());
     }
     let id: uuid::Uuid = cluster.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0);
-    let list = format!("app:{id}:q:{{any}}");
+    let list = format!("app:{id}:wakeups:any");
     for _ in 0..5 {
         let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
         let message = ProvisionJob::new(answer.job().parse().unwrap(), JobKind::Provision).encode();
@@ -175,7 +175,7 @@ async fn messages_for_jobs_that_are_taken_cost_one_claim_per_read() {
     cluster.set("WORK_CONCURRENCY", SLOTS).set("DB_MAX_CONNS", 2);
     let _worker = cluster.work();
     cluster.database_url = direct;
-    let list = format!("app:{}:q:{{any}}", cluster.id().await);
+    let list = format!("app:{}:wakeups:any", cluster.id().await);
     let message = ProvisionJob::new(JobId::new(), JobKind::Provision).encode();
     let read = async |messages: u64| {
         let messages = vec![message.as_str(); usize::try_from(messages).unwrap()];

@@ -71,7 +71,7 @@ async fn worker_whose_runtime_hangs_ends_with_status_70() {
     let deletion = client.delete(&format!("/instances/{}", instance["id"].as_str().unwrap())).await.expect(202);
 
     assert_eq!(worker.wait().code(), Some(70));
-    worker.line("a loop stands still for too long; this process ends");
+    worker.line("a loop has stalled for too long; this process ends");
     // The next worker, which a supervisor would start, finishes the job.
     std::fs::remove_file(file).unwrap();
     let _worker = cluster.work();

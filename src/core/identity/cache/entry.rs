@@ -1,14 +1,15 @@
-//! What Redis holds for a key: one value whose first byte is its kind and whose next 16 are its nonce.
+//! The values in Redis: one per key, whose first byte is its kind and whose next 16 bytes are its nonce.
 //!
 //! ```text
-//! L nonce                 a lease: somebody reads the primary          3 s
-//! V nonce payload mac     valid                                        300 s less up to 30 s of jitter
-//! N nonce mac             unknown                                      30 s
-//! T nonce ver mac         refused: revoked, expired or suspended       900 s
+//! L nonce                 lease: a process reads the primary           3 s
+//! V nonce payload mac     the key is valid                             300 s less up to 30 s of jitter
+//! N nonce mac             no such key                                  30 s
+//! T nonce ver mac         tombstone: revoked, expired or suspended     900 s
 //! ```
-//! Values are compared and swapped by kind and nonce. The MAC covers the Redis key, so that who can write to Redis can
-//! neither make a value nor move one to another key; what it does to an old value is up to `ver`, the feed and its age.
-//! Nothing in a value is secret.
+//! Values are replaced by compare-and-set on kind and nonce (`CasToken`). The MAC covers the value and its Redis key,
+//! so an attacker who can write to Redis can neither make a value nor move one to another key. A value that is put back
+//! is found out by its version, its age and the version feed. Values are signed, not encrypted: nothing in them is
+//! secret.
 
 use std::sync::Arc;
 
@@ -20,162 +21,198 @@ use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{CachedKey, KeyLookup};
-use crate::core::identity::{Caller, Scope};
+use super::key::{CachedKey, KeyLookup, unix_seconds};
+use crate::core::identity::{
+    caller::{Caller, Scope},
+    limits::KeyLimits,
+};
 
-pub const LEASE_MS: i64 = 3_000;
-pub const VALID_MS: i64 = 300_000;
-const VALID_JITTER_MS: f64 = 30_000.0;
-const UNKNOWN_MS: i64 = 30_000;
-pub const TOMBSTONE_MS: i64 = 900_000;
-/// Kind and nonce.
-pub const PREFIX: usize = 17;
-const MAC: usize = 16;
+/// How long a lease lives, in milliseconds.
+pub const LEASE_TTL_MS: i64 = 3_000;
+/// How long a valid entry lives at most, in milliseconds.
+pub const VALID_TTL_MS: i64 = 300_000;
+/// A random part of up to this much is taken off, so that entries filled together do not end together.
+const VALID_JITTER_MAX_MS: f64 = 30_000.0;
+const UNKNOWN_TTL_MS: i64 = 30_000;
+/// How long a tombstone lives, in milliseconds.
+pub const TOMBSTONE_TTL_MS: i64 = 900_000;
+const CAS_TOKEN_BYTES: usize = 17;
+const MAC_BYTES: usize = 16;
 
-/// Kind and nonce: what compare-and-set compares.
+/// Kind and nonce of a value: what compare-and-set compares.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CasToken(pub Vec<u8>);
 
-/// A value read from Redis, as far as it can be trusted.
+/// A value read from Redis, after its MAC was checked. `L` stands for a lookup.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Found<R> {
-    Nothing,
+pub enum Entry<L> {
+    /// Redis has no value.
+    Missing,
+    /// A process holds the lease.
     Lease,
-    Valid(R, CasToken),
+    /// The key is valid.
+    Valid(L, CasToken),
+    /// There is no such key.
     Unknown,
-    /// The key's version as of then.
+    /// The key was refused at this version.
     Tombstone(i64, CasToken),
-    /// A wrong MAC, or a value for another time: to be replaced, never believed.
+    /// The MAC is wrong, or the value belongs to another key or another time. It is replaced and never used.
     Untrusted(CasToken),
 }
 
-#[derive(Serialize, Deserialize)]
-struct Payload {
-    #[serde(with = "hex32")]
-    h: [u8; 32],
-    v: i64,
-    id: Uuid,
-    n: String,
-    t: Uuid,
-    s: Vec<String>,
-    x: Option<i64>,
-    l: serde_json::Value,
-    f: f64,
-    d: f64,
+/// A value to be written to Redis.
+#[derive(Clone, Debug)]
+pub struct SignedEntry {
+    /// Kind, nonce, payload and MAC.
+    pub value: Vec<u8>,
+    /// How long it may live, in milliseconds; at least 1.
+    pub ttl_ms: i64,
 }
 
-/// Seals and opens values; knows the secrets of the cache, newest first.
+// Field names are one letter, since every cached key carries them.
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    #[serde(rename = "h", with = "hex32")]
+    hash: [u8; 32],
+    #[serde(rename = "v")]
+    ver: i64,
+    #[serde(rename = "id")]
+    key: Uuid,
+    #[serde(rename = "n")]
+    name: String,
+    #[serde(rename = "t")]
+    tenant: Uuid,
+    // Texts, not `Scope`s: the process that wrote the entry may be of a newer release.
+    #[serde(rename = "s")]
+    scopes: Vec<String>,
+    /// Microseconds since 1970.
+    #[serde(rename = "x")]
+    expires_at_us: Option<i64>,
+    #[serde(rename = "l")]
+    limits: KeyLimits,
+    #[serde(rename = "f")]
+    filled_at: f64,
+    #[serde(rename = "d")]
+    read_seconds: f64,
+}
+
+/// Signs values and verifies their MACs, under the secrets of the cache, newest first.
 pub struct EntrySigner {
     secrets: Vec<SecretSlice<u8>>,
 }
 
 impl EntrySigner {
+    /// Makes a signer. The first of `secrets` signs; all of them verify.
     pub fn new(secrets: Vec<SecretSlice<u8>>) -> Self {
         Self { secrets }
     }
 
-    /// A value for what the primary said, and how long it may live in milliseconds. `now`: Postgres' clock, seconds
-    /// since 1970. `jitter`: uniform in 0..1.
-    pub fn sign(&self, redis_key: &str, fact: &KeyLookup, nonce: [u8; 16], now: f64, jitter: f64) -> (Vec<u8>, i64) {
-        let (kind, payload, ms) = match fact {
+    /// Signs the value that stands for `lookup` under `redis_key`. `now`: Postgres' clock, in seconds since 1970.
+    /// `jitter`: uniform in 0..1.
+    pub fn sign(&self, redis_key: &str, lookup: &KeyLookup, nonce: [u8; 16], now: f64, jitter: f64) -> SignedEntry {
+        let (kind, payload, ttl_ms) = match lookup {
             KeyLookup::Valid(cached) => {
                 #[allow(clippy::cast_possible_truncation, reason = "milliseconds within minutes")]
-                let jitter = (VALID_JITTER_MS * jitter) as i64;
-                let ms = cached.caller.expires_at.map_or(i64::MAX, |at| ms(super::seconds(at) - now));
-                (b'V', serde_json::to_vec(&payload(cached)).unwrap_or_default(), (VALID_MS - jitter).min(ms))
+                let jitter = (VALID_JITTER_MAX_MS * jitter) as i64;
+                let left = cached.caller.expires_at.map_or(i64::MAX, |at| millis(unix_seconds(at) - now));
+                (b'V', serde_json::to_vec(&payload(cached)).unwrap_or_default(), (VALID_TTL_MS - jitter).min(left))
             }
-            KeyLookup::Refused { ver } => (b'T', ver.to_be_bytes().to_vec(), TOMBSTONE_MS),
-            KeyLookup::Unknown { until_s } => (b'N', Vec::new(), until_s.map_or(UNKNOWN_MS, |s| UNKNOWN_MS.min(ms(s)))),
+            KeyLookup::Refused { ver } => (b'T', ver.to_be_bytes().to_vec(), TOMBSTONE_TTL_MS),
+            KeyLookup::Unknown { valid_in_s } => {
+                (b'N', Vec::new(), valid_in_s.map_or(UNKNOWN_TTL_MS, |s| UNKNOWN_TTL_MS.min(millis(s))))
+            }
         };
         let mut value = [&[kind][..], &nonce, &payload].concat();
         let mac = self.mac(&self.secrets[0], redis_key, &value);
         value.extend_from_slice(&mac);
-        (value, ms.max(1))
+        SignedEntry { value, ttl_ms: ttl_ms.max(1) }
     }
 
-    /// Reads a value. `hash`: the key asked for.
-    pub fn open(&self, redis_key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Found<Arc<CachedKey>> {
-        let Some(value) = value else { return Found::Nothing };
-        let prefix = CasToken(value[..PREFIX.min(value.len())].to_vec());
-        if value.len() == PREFIX && value[0] == b'L' {
-            return Found::Lease;
+    /// Verifies a value that Redis holds under `redis_key` for the key with this hash.
+    pub fn verify(&self, redis_key: &str, hash: &[u8; 32], value: Option<&[u8]>) -> Entry<Arc<CachedKey>> {
+        let Some(value) = value else { return Entry::Missing };
+        let token = CasToken(value[..CAS_TOKEN_BYTES.min(value.len())].to_vec());
+        if value.len() == CAS_TOKEN_BYTES && value[0] == b'L' {
+            return Entry::Lease;
         }
-        if value.len() < PREFIX + MAC {
-            return Found::Untrusted(prefix);
+        if value.len() < CAS_TOKEN_BYTES + MAC_BYTES {
+            return Entry::Untrusted(token);
         }
-        let (body, mac) = value.split_at(value.len() - MAC);
-        let genuine = self.secrets.iter().any(|secret| self.mac(secret, redis_key, body).ct_eq(mac).into());
-        if !genuine {
+        let (body, mac) = value.split_at(value.len() - MAC_BYTES);
+        let is_genuine = self.secrets.iter().any(|secret| self.mac(secret, redis_key, body).ct_eq(mac).into());
+        if !is_genuine {
             metrics::counter!("identity_mac_fail_total").increment(1);
-            return Found::Untrusted(prefix);
+            return Entry::Untrusted(token);
         }
-        match (body[0], serde_json::from_slice::<Payload>(&body[PREFIX..])) {
+        match (body[0], serde_json::from_slice::<Payload>(&body[CAS_TOKEN_BYTES..])) {
             (b'V', Ok(payload)) => {
-                let same: bool = payload.h.ct_eq(hash).into();
-                if same { Found::Valid(Arc::new(cached(payload)), prefix) } else { Found::Untrusted(prefix) }
+                let is_same_key: bool = payload.hash.ct_eq(hash).into();
+                if is_same_key { Entry::Valid(Arc::new(cached(payload)), token) } else { Entry::Untrusted(token) }
             }
-            (b'N', _) => Found::Unknown,
-            (b'T', _) => match body[PREFIX..].try_into() {
-                Ok(ver) => Found::Tombstone(i64::from_be_bytes(ver), prefix),
-                Err(_) => Found::Untrusted(prefix),
+            (b'N', _) => Entry::Unknown,
+            (b'T', _) => match body[CAS_TOKEN_BYTES..].try_into() {
+                Ok(ver) => Entry::Tombstone(i64::from_be_bytes(ver), token),
+                Err(_) => Entry::Untrusted(token),
             },
-            _ => Found::Untrusted(prefix),
+            _ => Entry::Untrusted(token),
         }
     }
 
-    fn mac(&self, secret: &SecretSlice<u8>, redis_key: &str, body: &[u8]) -> [u8; MAC] {
+    fn mac(&self, secret: &SecretSlice<u8>, redis_key: &str, body: &[u8]) -> [u8; MAC_BYTES] {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret()).expect("HMAC takes a key of any length");
         mac.update(redis_key.as_bytes());
         mac.update(&[0]);
         mac.update(body);
         let full: [u8; 32] = mac.finalize().into_bytes().into();
-        let mut short = [0; MAC];
-        short.copy_from_slice(&full[..MAC]);
+        let mut short = [0; MAC_BYTES];
+        short.copy_from_slice(&full[..MAC_BYTES]);
         short
     }
 }
 
-/// The value of a lease.
+/// Returns the value of a lease with this nonce.
 pub fn lease(nonce: [u8; 16]) -> CasToken {
     CasToken([&[b'L'][..], &nonce].concat())
 }
 
-fn ms(seconds: f64) -> i64 {
+fn millis(seconds: f64) -> i64 {
     #[allow(clippy::cast_possible_truncation, reason = "saturates, and is compared with minutes")]
-    let ms = (seconds * 1000.0) as i64;
-    ms
+    let millis = (seconds * 1000.0) as i64;
+    millis
 }
 
 fn payload(cached: &CachedKey) -> Payload {
+    let caller = &cached.caller;
     Payload {
-        h: cached.hash,
-        v: cached.ver,
-        id: cached.caller.key.uuid(),
-        n: cached.caller.name.clone(),
-        t: cached.caller.tenant.uuid(),
-        s: cached.caller.scopes.iter().map(ToString::to_string).collect(),
-        x: cached.caller.expires_at.and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1000).ok()),
-        l: cached.caller.limits.clone(),
-        f: cached.filled_at,
-        d: cached.took,
+        hash: cached.hash,
+        ver: cached.ver,
+        key: caller.key.uuid(),
+        name: caller.name.clone(),
+        tenant: caller.tenant.uuid(),
+        scopes: caller.scopes.iter().map(ToString::to_string).collect(),
+        expires_at_us: caller.expires_at.and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1000).ok()),
+        limits: caller.limits,
+        filled_at: cached.filled_at,
+        read_seconds: cached.read_seconds,
     }
 }
 
 fn cached(payload: Payload) -> CachedKey {
-    let expires_at = payload.x.and_then(|us| OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).ok());
+    let time = |us| OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).ok();
+    let key = payload.key.into();
     CachedKey {
-        hash: payload.h,
-        ver: payload.v,
+        hash: payload.hash,
+        ver: payload.ver,
         caller: Arc::new(Caller {
-            key: payload.id.into(),
-            name: payload.n,
-            tenant: payload.t.into(),
-            scopes: payload.s.iter().filter_map(|text| text.parse::<Scope>().ok()).collect(),
-            expires_at,
-            limits: payload.l,
+            key,
+            name: payload.name,
+            tenant: payload.tenant.into(),
+            scopes: Scope::known(key, &payload.scopes),
+            expires_at: payload.expires_at_us.and_then(time),
+            limits: payload.limits,
         }),
-        filled_at: payload.f,
-        took: payload.d,
+        filled_at: payload.filled_at,
+        read_seconds: payload.read_seconds,
     }
 }
 
@@ -197,9 +234,12 @@ mod hex32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::id::{KeyId, TenantId};
+    use crate::{
+        config::identity::RateLimit,
+        core::id::{KeyId, TenantId},
+    };
 
-    fn sign(byte: u8) -> EntrySigner {
+    fn signer(byte: u8) -> EntrySigner {
         EntrySigner::new(vec![vec![byte; 32].into()])
     }
 
@@ -213,50 +253,69 @@ mod tests {
                 tenant: TenantId::new(),
                 scopes: vec![Scope::InstancesRead],
                 expires_at: OffsetDateTime::from_unix_timestamp(2_000_000_000).ok(),
-                limits: serde_json::json!({"rps": 5}),
+                limits: KeyLimits::own(RateLimit { rps: 5.0, burst: 9 }),
             }),
             filled_at: 1_000.5,
-            took: 0.002,
+            read_seconds: 0.002,
         })
+    }
+
+    fn token(value: &[u8]) -> CasToken {
+        CasToken(value[..17].to_vec())
     }
 
     #[test]
     fn values_read_back_and_never_outlive_the_key() {
-        let (sign, cached) = (sign(1), sample());
-        let (value, ms) = sign.sign("k", &KeyLookup::Valid(cached.clone()), [9; 16], 1_999_999_999.0, 0.0);
-        assert_eq!(ms, 1000, "one second before it expires");
-        assert_eq!(sign.open("k", &[7; 32], Some(&value)), Found::Valid(cached, CasToken(value[..17].to_vec())));
-        let (value, ms) = sign.sign("k", &KeyLookup::Refused { ver: 4 }, [9; 16], 0.0, 0.0);
-        let tombstone = Found::Tombstone(4, CasToken(value[..17].to_vec()));
-        assert_eq!((sign.open("k", &[7; 32], Some(&value)), ms), (tombstone, TOMBSTONE_MS));
-        let (value, ms) = sign.sign("k", &KeyLookup::Unknown { until_s: Some(2.0) }, [9; 16], 0.0, 0.0);
-        assert_eq!((sign.open("k", &[7; 32], Some(&value)), ms), (Found::Unknown, 2000));
-        assert_eq!(sign.open("k", &[7; 32], Some(&lease([9; 16]).0)), Found::Lease);
-        assert_eq!(sign.open("k", &[7; 32], None), Found::Nothing);
+        let (signer, cached) = (signer(1), sample());
+
+        let valid = signer.sign("k", &KeyLookup::Valid(cached.clone()), [9; 16], 1_999_999_999.0, 0.0);
+        let refused = signer.sign("k", &KeyLookup::Refused { ver: 4 }, [9; 16], 0.0, 0.0);
+        let unknown = signer.sign("k", &KeyLookup::Unknown { valid_in_s: Some(2.0) }, [9; 16], 0.0, 0.0);
+
+        let verify = |value: &[u8]| signer.verify("k", &[7; 32], Some(value));
+        assert_eq!(verify(&valid.value), Entry::Valid(cached, token(&valid.value)));
+        assert_eq!(valid.ttl_ms, 1000, "one second before it expires");
+        assert_eq!(verify(&refused.value), Entry::Tombstone(4, token(&refused.value)));
+        assert_eq!(refused.ttl_ms, TOMBSTONE_TTL_MS);
+        assert_eq!((verify(&unknown.value), unknown.ttl_ms), (Entry::Unknown, 2000));
+        assert_eq!(verify(&lease([9; 16]).0), Entry::Lease);
+        assert_eq!(signer.verify("k", &[7; 32], None), Entry::Missing);
     }
 
     #[test]
-    fn whoever_can_write_to_redis_can_make_move_or_change_nothing() {
-        let (sign, cached) = (sign(1), sample());
-        let (value, _) = sign.sign("k", &KeyLookup::Valid(cached), [9; 16], 0.0, 0.5);
-        let untrusted = Found::Untrusted(CasToken(value[..17].to_vec()));
-        assert_eq!(sign.open("another", &[7; 32], Some(&value)), untrusted, "moved");
-        assert_eq!(sign.open("k", &[8; 32], Some(&value)), untrusted, "another key with the same first half");
-        assert_eq!(self::sign(2).open("k", &[7; 32], Some(&value)), untrusted, "another secret");
+    fn values_that_were_moved_or_changed_are_untrusted() {
+        let (signer, cached) = (signer(1), sample());
+
+        let SignedEntry { value, .. } = signer.sign("k", &KeyLookup::Valid(cached), [9; 16], 0.0, 0.5);
+
+        let untrusted = Entry::Untrusted(token(&value));
+        assert_eq!(signer.verify("another", &[7; 32], Some(&value)), untrusted, "moved");
+        assert_eq!(signer.verify("k", &[8; 32], Some(&value)), untrusted, "another key with the same first half");
+        assert_eq!(self::signer(2).verify("k", &[7; 32], Some(&value)), untrusted, "another secret");
         for at in 0..value.len() {
             let mut changed = value.clone();
             changed[at] ^= 1;
-            assert!(matches!(sign.open("k", &[7; 32], Some(&changed)), Found::Untrusted(_)), "byte {at}");
+            assert!(matches!(signer.verify("k", &[7; 32], Some(&changed)), Entry::Untrusted(_)), "byte {at}");
         }
         for short in 0..40 {
-            assert!(!matches!(sign.open("k", &[7; 32], Some(&value[..short])), Found::Valid(..)), "{short} bytes");
+            assert!(!matches!(signer.verify("k", &[7; 32], Some(&value[..short])), Entry::Valid(..)), "{short} bytes");
         }
     }
 
     #[test]
-    fn an_older_secret_still_opens() {
-        let (value, _) = sign(1).sign("k", &KeyLookup::Valid(sample()), [9; 16], 0.0, 0.0);
+    fn value_of_an_older_secret_verifies() {
+        let SignedEntry { value, .. } = signer(1).sign("k", &KeyLookup::Valid(sample()), [9; 16], 0.0, 0.0);
+
         let rotated = EntrySigner::new(vec![vec![2; 32].into(), vec![1; 32].into()]);
-        assert!(matches!(rotated.open("k", &[7; 32], Some(&value)), Found::Valid(..)));
+
+        assert!(matches!(rotated.verify("k", &[7; 32], Some(&value)), Entry::Valid(..)));
+    }
+
+    #[test]
+    fn scope_of_a_newer_release_in_a_value_grants_nothing() {
+        let mut payload = payload(&sample());
+        payload.scopes.push("volumes:write".into());
+
+        assert_eq!(cached(payload).caller.scopes, [Scope::InstancesRead]);
     }
 }

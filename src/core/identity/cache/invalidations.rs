@@ -1,7 +1,13 @@
-//! Reading the revocation log: every 50 ms one question, whose answer carries all news since the last one.
+//! The reader of the invalidation log: one poll of Redis every 50 ms, whose reply carries all entries since the last
+//! one.
 //!
-//! Asking, not subscribing: entries and the proof of having asked come in one reply, a reconnection resumes where it was,
-//! and a process that slept finds its fence fallen before it finds old news.
+//! The reply also registers, in the same atomic script, how far this process has read; a revocation waits for every
+//! process that is registered and lags. Polling replaces a subscription for three reasons: entries and registration
+//! need no argument about their order, a reconnection resumes at the last entry, and a process that slept finds its
+//! fence expired before it finds old entries.
+//!
+//! When a poll fails, the log has a gap or Redis has lost its data, the reader flushes L1 and starts over at the log's
+//! end.
 
 use std::time::{Duration, Instant};
 
@@ -9,88 +15,92 @@ use uuid::Uuid;
 
 use super::{
     l1::L1,
-    redis_tier::{BATCH, InvalidationBatch, LogId, RedisTier},
+    redis_tier::{INVALIDATIONS_MAX, InvalidationBatch, LogId, RedisTier},
 };
 
-const PERIOD: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_PAUSE_MIN: Duration = Duration::from_millis(5);
 
-/// What has been read so far.
+/// The position in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Reader {
+pub struct InvalidationReader {
     last: Option<LogId>,
     epoch: Option<String>,
 }
 
-/// Whether to ask again at once: there is more, or somebody waits to hear that we have seen it.
+/// When to poll next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    Again,
-    Later,
+pub enum NextPoll {
+    /// There may be more entries, or a revocation waits for this process to register what it has applied.
+    AtOnce,
+    /// After the interval.
+    AfterInterval,
 }
 
-impl Reader {
+impl InvalidationReader {
+    /// Returns the last applied entry; `None` before the first poll and after a failed one.
     pub fn last(&self) -> Option<LogId> {
         self.last
     }
 
-    /// Takes news from a question sent at `sent_at` into `l1`.
-    pub fn take(&mut self, news: &InvalidationBatch, l1: &L1, sent_at: u64) -> Pace {
-        let known = (self.epoch.as_deref() == Some(&news.epoch)).then_some(self.last).flatten();
+    /// Applies the reply to a poll that was sent at `sent_at` to `l1`.
+    pub fn apply(&mut self, batch: &InvalidationBatch, l1: &L1, sent_at: u64) -> NextPoll {
+        let known = (self.epoch.as_deref() == Some(&batch.epoch)).then_some(self.last).flatten();
         let Some(last) = known else {
-            // The first question, or a Redis that forgot everything.
-            return self.start_over(news, l1);
+            // The first poll, or a Redis that has lost its data.
+            return self.start_over(batch, l1);
         };
-        // A log that was empty has an oldest entry now; only more than one answer holds can hide a gap.
-        let lost_some = news.oldest > last && (last != LogId::default() || news.entries.len() == BATCH);
-        let went_back = news.newest < last;
-        if lost_some || went_back {
-            return self.start_over(news, l1);
+        // A log that was empty has an oldest entry now; only more entries than one reply holds can hide a gap.
+        let has_gap = batch.oldest > last && (last != LogId::default() || batch.entries.len() == INVALIDATIONS_MAX);
+        let went_back = batch.newest < last;
+        if has_gap || went_back {
+            return self.start_over(batch, l1);
         }
-        for (_, name) in &news.entries {
+        for (_, name) in &batch.entries {
             l1.invalidate(name);
         }
-        let newest = news.entries.last().map_or(last, |(id, _)| *id);
+        let newest = batch.entries.last().map_or(last, |(id, _)| *id);
         self.last = Some(newest);
-        if news.entries.len() < BATCH {
-            l1.grant(sent_at);
+        if batch.entries.len() < INVALIDATIONS_MAX {
+            l1.extend_fence(sent_at);
         }
-        if news.entries.is_empty() { Pace::Later } else { Pace::Again }
+        if batch.entries.is_empty() { NextPoll::AfterInterval } else { NextPoll::AtOnce }
     }
 
-    fn start_over(&mut self, news: &InvalidationBatch, l1: &L1) -> Pace {
+    fn start_over(&mut self, batch: &InvalidationBatch, l1: &L1) -> NextPoll {
         l1.flush();
-        self.last = Some(news.newest);
-        self.epoch = Some(news.epoch.clone());
-        Pace::Again
+        self.last = Some(batch.newest);
+        self.epoch = Some(batch.epoch.clone());
+        NextPoll::AtOnce
     }
 
-    /// Nothing can be heard: start over when it can.
+    /// Flushes `l1` because a poll failed; the next successful one starts over.
     pub fn disconnected(&mut self, l1: &L1) {
         *self = Self::default();
         l1.flush();
     }
 }
 
-/// Asks for ever. `registers`: the process says what it has seen, and revocations wait for it. `clock`: monotonic
-/// milliseconds, the same that `l1` is asked with.
-pub async fn run(tier: &RedisTier, l1: &L1, registers: bool, instance: &str, clock: impl Fn() -> u64) {
-    let mut reader = Reader::default();
+/// Polls the log until the task is cancelled. `process`: the id to register, so that revocations wait for this process;
+/// `None` when it keeps no keys. `clock`: the monotonic milliseconds that `l1` is read with.
+pub async fn run(tier: &RedisTier, l1: &L1, process: Option<&str>, clock: impl Fn() -> u64) {
+    let mut reader = InvalidationReader::default();
     loop {
-        let asked_at = Instant::now();
+        let started = Instant::now();
         let sent_at = clock();
-        let who = registers.then_some(instance);
-        let pace = match tier.news(reader.last(), who, &Uuid::new_v4().simple().to_string()).await {
-            Ok(news) => reader.take(&news, l1, sent_at),
+        let new_epoch = Uuid::new_v4().simple().to_string();
+        let next = match tier.poll_invalidations(reader.last(), process, &new_epoch).await {
+            Ok(batch) => reader.apply(&batch, l1, sent_at),
             Err(error) => {
-                if reader != Reader::default() {
-                    tracing::warn!(%error, "no news of revocations; keys in this process are not used");
+                if reader != InvalidationReader::default() {
+                    tracing::warn!(%error, "cannot poll the invalidation log; not using the keys kept in this process");
                 }
                 reader.disconnected(l1);
-                Pace::Later
+                NextPoll::AfterInterval
             }
         };
-        if pace == Pace::Later {
-            tokio::time::sleep(PERIOD.saturating_sub(asked_at.elapsed()).max(Duration::from_millis(5))).await;
+        if next == NextPoll::AfterInterval {
+            tokio::time::sleep(POLL_INTERVAL.saturating_sub(started.elapsed()).max(POLL_PAUSE_MIN)).await;
         }
     }
 }

@@ -1,47 +1,54 @@
-//! Keys kept in the process: a bounded map that is only believed while news of revocations arrives.
+//! L1: keys kept in the process, in a bounded map that is used only while invalidations arrive.
 //!
-//! Three guards. The *fence*: one second from the moment the last successful question for news was sent; past it nothing
-//! here is used. The *generation* of a shard: grows with each invalidation in it, so that a value fetched before one
-//! cannot be put in after it. The *epoch*: grows when news may have been missed, and makes everything here void.
-//! Time is a parameter: milliseconds of a monotonic clock.
+//! Three guards protect it. The *fence* ends one second after the last successful poll of the invalidation log was
+//! *sent*; past it no entry is used. The *generation* of a shard grows with each invalidation in it, so that a value
+//! read before an invalidation cannot be inserted after it. The *epoch* grows when invalidations may have been missed,
+//! and makes every entry void. `model/process.rs` shows what each guard prevents.
+//!
+//! The map is our own because the check of generation and epoch must happen under the shard's lock at insertion, which
+//! the cache crates that we looked at (`moka`, `quick_cache`) do not offer. Time is a parameter: milliseconds of a
+//! monotonic clock.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use super::{CachedKey, KeyHash};
+use parking_lot::{Mutex, MutexGuard};
 
-/// How long after a question was sent its answer is good for.
+use super::key::{CachedKey, ShortHash};
+
+/// How long after a poll was sent its answer lets entries be used, in milliseconds.
 pub const FENCE_MS: u64 = 1_000;
-const TTL_MS: u64 = 30_000;
+const ENTRY_TTL_MS: u64 = 30_000;
 const SHARDS: usize = 256;
-const MAX_PER_SHARD: usize = 400;
+const SHARD_ENTRIES_MAX: usize = 400;
 
+/// The keys kept in a process.
 pub struct L1 {
     shards: Vec<Mutex<Shard>>,
     epoch: AtomicU64,
-    /// Milliseconds; 0: none.
+    /// When the fence ends, in milliseconds; 0: there is no fence.
     fence: AtomicU64,
 }
 
 #[derive(Default)]
 struct Shard {
     generation: u64,
-    kept: HashMap<KeyHash, Kept>,
+    entries: HashMap<ShortHash, L1Entry>,
 }
 
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct L1Entry {
     cached: Arc<CachedKey>,
     epoch: u64,
-    until: u64,
+    expires_at: u64,
 }
 
-/// What must not have changed between asking and putting in.
+/// Generation and epoch from before a value was read. `insert` compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     pub(super) generation: u64,
@@ -49,126 +56,130 @@ pub struct Snapshot {
 }
 
 impl L1 {
+    /// Makes an empty map without a fence.
     pub fn new() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Self { shards, epoch: AtomicU64::new(0), fence: AtomicU64::new(0) }
     }
 
-    /// The key, if it is here and may be believed.
-    pub fn get(&self, name: &KeyHash, now: impl Fn() -> u64) -> Option<Arc<CachedKey>> {
-        // The fence before the entry: news that comes in between, and removes it, must not vouch for it. And after it: a
-        // process that slept in between finds the fence fallen.
+    /// Returns the key's entry if it may be used now. `now` is read before and after the entry is.
+    pub fn get(&self, name: &ShortHash, now: impl Fn() -> u64) -> Option<Arc<CachedKey>> {
+        // The fence is checked before the entry is read: a poll that removes the entry and extends the fence in between
+        // must not make the old entry usable. It is checked again after: a process that slept in between finds the
+        // fence expired.
         if !self.is_fenced(now()) {
             return None;
         }
-        let kept = self.look(name)?;
+        let entry = self.get_unfenced(name)?;
         let now = now();
-        (now < kept.until && self.is_fenced(now)).then_some(kept.cached)
+        (now < entry.expires_at && self.is_fenced(now)).then_some(entry.cached)
     }
 
-    /// What is here of this epoch, believed or not.
-    pub(super) fn look(&self, name: &KeyHash) -> Option<Kept> {
+    /// Returns the key's entry of the present epoch, whether or not it may be used.
+    pub(super) fn get_unfenced(&self, name: &ShortHash) -> Option<L1Entry> {
         let shard = self.shard(name);
-        shard.kept.get(name).filter(|kept| kept.epoch == self.epoch.load(Ordering::SeqCst)).cloned()
+        shard.entries.get(name).filter(|entry| entry.epoch == self.epoch.load(Ordering::SeqCst)).cloned()
     }
 
-    /// To be taken before the value is asked for; `None`: nothing may be put in now.
-    pub fn snapshot(&self, name: &KeyHash, now: u64) -> Option<Snapshot> {
+    /// Returns the snapshot to take before a value is read; `None` when nothing may be inserted now.
+    pub fn snapshot(&self, name: &ShortHash, now: u64) -> Option<Snapshot> {
         let shard = self.shard(name);
         let snapshot = Snapshot { generation: shard.generation, epoch: self.epoch.load(Ordering::SeqCst) };
         self.is_fenced(now).then_some(snapshot)
     }
 
-    /// Puts a value in that was asked for after `snapshot`, unless news came in between.
+    /// Inserts a value that was read after `snapshot` was taken, unless the shard was invalidated or flushed since.
     pub fn insert(&self, snapshot: Snapshot, cached: Arc<CachedKey>, now: u64) {
-        let name = cached.name();
+        let name = cached.short_hash();
         let mut shard = self.shard(&name);
         if shard.generation != snapshot.generation || self.epoch.load(Ordering::SeqCst) != snapshot.epoch {
             return;
         }
-        if shard.kept.len() >= MAX_PER_SHARD && !shard.kept.contains_key(&name) {
+        if shard.entries.len() >= SHARD_ENTRIES_MAX && !shard.entries.contains_key(&name) {
             let epoch = snapshot.epoch;
-            shard.kept.retain(|_, kept| kept.epoch == epoch && now < kept.until);
-            // Still full: any will do, and the map's order is as good as random.
-            if shard.kept.len() >= MAX_PER_SHARD
-                && let Some(victim) = shard.kept.keys().next().copied()
+            shard.entries.retain(|_, entry| entry.epoch == epoch && now < entry.expires_at);
+            // Still full: evict any entry. The map's order is as good as random.
+            if shard.entries.len() >= SHARD_ENTRIES_MAX
+                && let Some(victim) = shard.entries.keys().next().copied()
             {
-                shard.kept.remove(&victim);
+                shard.entries.remove(&victim);
             }
         }
-        shard.kept.insert(name, Kept { cached, epoch: snapshot.epoch, until: now + TTL_MS });
+        shard.entries.insert(name, L1Entry { cached, epoch: snapshot.epoch, expires_at: now + ENTRY_TTL_MS });
     }
 
-    /// InvalidationBatch of this key.
-    pub fn invalidate(&self, name: &KeyHash) {
+    /// Removes the key's entry, and prevents the insertion of a value that was read before.
+    pub fn invalidate(&self, name: &ShortHash) {
         let mut shard = self.shard(name);
         shard.generation += 1;
-        shard.kept.remove(name);
+        shard.entries.remove(name);
     }
 
-    /// InvalidationBatch may have been missed: nothing here counts any more, and nothing is believed until news arrives again.
+    /// Makes every entry void and removes the fence, because invalidations may have been missed.
     pub fn flush(&self) {
         self.fence.store(0, Ordering::SeqCst);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         metrics::counter!("identity_l1_epoch_bumps_total").increment(1);
     }
 
-    /// All news up to a question sent at `sent_at` is in.
-    pub fn grant(&self, sent_at: u64) {
+    /// Extends the fence, after all invalidations up to a poll sent at `sent_at` have been applied.
+    pub fn extend_fence(&self, sent_at: u64) {
         self.fence.store(sent_at + FENCE_MS, Ordering::SeqCst);
     }
 
-    /// Whether news is recent enough.
+    /// Returns whether entries may be used at `now`.
     pub fn is_fenced(&self, now: u64) -> bool {
         now < self.fence.load(Ordering::SeqCst)
     }
 
-    /// Milliseconds since the question whose news was the last to be let in was sent; `None`: nothing is believed.
+    /// Returns the milliseconds since the last applied poll was sent; `None` when there is no fence.
     pub fn fence_age(&self, now: u64) -> Option<u64> {
         let fence = self.fence.load(Ordering::SeqCst);
         (fence > 0).then(|| (now + FENCE_MS).saturating_sub(fence))
     }
 
+    /// Returns the number of entries, void ones included.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).kept.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
-    fn shard(&self, name: &KeyHash) -> MutexGuard<'_, Shard> {
-        self.shards[usize::from(name[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, name: &ShortHash) -> MutexGuard<'_, Shard> {
+        self.shards[usize::from(name[0]) % SHARDS].lock()
     }
 }
 
-/// All that a map knows that holds one key at most: for the models, which go back and forth between states.
+/// The whole state of a map that holds at most one key. The models save and restore it between steps.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Frozen {
+pub(super) struct L1State {
     pub fence: u64,
     pub epoch: u64,
     pub generation: u64,
-    /// The epoch of the entry.
-    pub kept: Option<u64>,
+    /// The epoch of the entry, if there is one.
+    pub entry_epoch: Option<u64>,
 }
 
 #[cfg(test)]
 impl L1 {
-    pub(super) fn freeze(&self, name: &KeyHash) -> Frozen {
+    pub(super) fn save(&self, name: &ShortHash) -> L1State {
         let shard = self.shard(name);
-        Frozen {
+        L1State {
             fence: self.fence.load(Ordering::SeqCst),
             epoch: self.epoch.load(Ordering::SeqCst),
             generation: shard.generation,
-            kept: shard.kept.get(name).map(|kept| kept.epoch),
+            entry_epoch: shard.entries.get(name).map(|entry| entry.epoch),
         }
     }
 
-    pub(super) fn thaw(&self, frozen: Frozen, cached: &Arc<CachedKey>) {
-        self.fence.store(frozen.fence, Ordering::SeqCst);
-        self.epoch.store(frozen.epoch, Ordering::SeqCst);
-        let mut shard = self.shard(&cached.name());
-        shard.generation = frozen.generation;
-        shard.kept.clear();
-        if let Some(epoch) = frozen.kept {
-            shard.kept.insert(cached.name(), Kept { cached: cached.clone(), epoch, until: u64::MAX });
+    pub(super) fn restore(&self, state: L1State, cached: &Arc<CachedKey>) {
+        self.fence.store(state.fence, Ordering::SeqCst);
+        self.epoch.store(state.epoch, Ordering::SeqCst);
+        let mut shard = self.shard(&cached.short_hash());
+        shard.generation = state.generation;
+        shard.entries.clear();
+        if let Some(epoch) = state.entry_epoch {
+            let entry = L1Entry { cached: cached.clone(), epoch, expires_at: u64::MAX };
+            shard.entries.insert(cached.short_hash(), entry);
         }
     }
 }

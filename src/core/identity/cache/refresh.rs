@@ -1,44 +1,39 @@
-//! Refreshing ahead: a value near its end is read again before it is missed.
+//! Refreshing ahead: a value in Redis that nears its end is read again before it expires.
+//!
+//! The new value replaces the old one only if the old one is still there, which is the same rule as for a lease; so a
+//! refresh cannot undo a revocation.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use super::{
-    CachedKey, KeyHash,
-    entry::{CasToken, VALID_MS},
-    service::{Inner, QUEUE, random_unit},
+    entry::{CasToken, VALID_TTL_MS},
+    key::CachedKey,
+    lookup::{Lookups, PRIMARY_QUEUE_TIMEOUT, random_unit},
 };
 
-/// Refresh when a value is this much of its life old, at the latest.
-const OLD: f64 = 0.8;
+/// A value older than this part of its life is refreshed.
+const REFRESH_AGE: f64 = 0.8;
 
-impl Inner {
-    /// Starts a refresh when the value is near its end, the earlier the longer a read takes; by chance, so that the
-    /// processes do not do it all at once. The new value takes the old one's place only if that still stands: the same
-    /// rule as for a lease.
-    pub(super) fn refresh_ahead(self: &Arc<Self>, cached: &Arc<CachedKey>, prefix: CasToken) {
-        let Some(now) = self.feed.now() else { return };
+impl Lookups {
+    /// Starts a refresh when the value nears its end. When that is depends on chance, so that processes do not all
+    /// refresh at once, and comes earlier the longer a read takes (XFetch, Vattani et al., VLDB 2015).
+    pub(super) fn refresh_ahead(self: &Arc<Self>, cached: &Arc<CachedKey>, token: CasToken) {
+        let Some(now) = self.feed.postgres_now() else { return };
         #[allow(clippy::cast_precision_loss, reason = "minutes")]
-        let life = VALID_MS as f64 / 1000.0;
+        let ttl = VALID_TTL_MS as f64 / 1000.0;
         let age = now - cached.filled_at;
-        let soon = -cached.took * random_unit().max(f64::MIN_POSITIVE).ln() >= life - age;
-        let name = cached.name();
-        if !(soon || age > OLD * life) || !self.refreshing().insert(name) {
+        let is_due = -cached.read_seconds * random_unit().max(f64::MIN_POSITIVE).ln() >= ttl - age;
+        let name = cached.short_hash();
+        if !(is_due || age > REFRESH_AGE * ttl) || !self.refreshing.lock().insert(name) {
             return;
         }
         metrics::counter!("identity_refresh_ahead_total").increment(1);
-        let (inner, hash) = (self.clone(), cached.hash);
+        let (lookups, hash) = (self.clone(), cached.hash);
         tokio::spawn(async move {
-            if let Ok(fact) = inner.read(&hash, QUEUE).await {
-                inner.fill(&inner.tier.redis_key(&name), &prefix, &fact).await;
+            if let Ok(lookup) = lookups.read_primary(&hash, PRIMARY_QUEUE_TIMEOUT).await {
+                lookups.fill(&lookups.tier.redis_key(&name), &token, &lookup).await;
             }
-            inner.refreshing().remove(&name);
+            lookups.refreshing.lock().remove(&name);
         });
-    }
-
-    fn refreshing(&self) -> MutexGuard<'_, HashSet<KeyHash>> {
-        self.refreshing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

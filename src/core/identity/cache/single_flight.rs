@@ -1,17 +1,20 @@
-//! Callers that ask about the same key at once share one answer, by the one rule that is safe: whoever joins must have
-//! joined before the primary is read.
+//! Callers that verify the same key at the same time share one read of the primary.
 //!
-//! Joining later would hand a caller that began after a revocation an answer from before it. So a flight boards until
-//! its read begins; those who come later board the next one, which takes off when this one has landed.
+//! The first caller for a key becomes the *leader* of a flight, later ones its *followers*. A caller may join only
+//! until the leader *seals* the flight, which it does before it reads: a caller that joined during the read could have
+//! begun after a revocation and would get an answer from before it. Callers that come after the seal open the next
+//! flight, whose leader seals it once the flight before has completed. A leader that is dropped leaves its followers
+//! without an answer; they join again.
+//!
+//! This is our own code because `singleflight` crates and `moka::get_with` let callers join while the read is under way
+//! (measured: a caller that began after an invalidation got the value from before it).
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::KeyHash;
+use super::key::ShortHash;
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
@@ -21,90 +24,93 @@ pub struct SingleFlight<T> {
 }
 
 struct State<T> {
-    boarding: HashMap<KeyHash, watch::Receiver<Option<T>>>,
-    turns: HashMap<KeyHash, Turn>,
+    /// Flights that may still be joined.
+    open: HashMap<ShortHash, watch::Receiver<Option<T>>>,
+    /// Held by the sealed flight of a key; the next one waits for it.
+    turns: HashMap<ShortHash, Turn>,
 }
 
-/// A caller's part in a flight.
-pub enum Seat<'a, T> {
-    /// Does the work and lands.
-    Leader(Flight<'a, T>),
-    Follower(watch::Receiver<Option<T>>),
+/// The caller's part in a flight.
+pub enum Joined<'a, T> {
+    /// The caller reads and completes the flight.
+    Leader(Leader<'a, T>),
+    /// The caller waits for the leader's answer.
+    Follower(Follower<T>),
 }
 
-/// A flight on its way; dropped without landing, its passengers ask again.
-pub struct Flight<'a, T> {
+/// The leader's handle of a flight.
+pub struct Leader<'a, T> {
     flights: &'a SingleFlight<T>,
-    key: KeyHash,
-    landing: watch::Sender<Option<T>>,
-    airborne: Option<OwnedMutexGuard<()>>,
+    key: ShortHash,
+    answer: watch::Sender<Option<T>>,
+    turn: Option<OwnedMutexGuard<()>>,
 }
+
+/// A follower's handle of a flight.
+#[derive(Clone)]
+pub struct Follower<T>(watch::Receiver<Option<T>>);
 
 impl<T: Clone> SingleFlight<T> {
+    /// Makes a set without flights.
     pub fn new() -> Self {
-        Self { state: Mutex::new(State { boarding: HashMap::new(), turns: HashMap::new() }) }
+        Self { state: Mutex::new(State { open: HashMap::new(), turns: HashMap::new() }) }
     }
 
-    /// Joins the flight that boards, or opens one.
-    pub fn join(&self, key: KeyHash) -> Seat<'_, T> {
-        let mut state = self.state();
-        if let Some(follower) = state.boarding.get(&key) {
-            return Seat::Follower(follower.clone());
+    /// Joins the key's open flight, or opens one.
+    pub fn join(&self, key: ShortHash) -> Joined<'_, T> {
+        let mut state = self.state.lock();
+        if let Some(answer) = state.open.get(&key) {
+            return Joined::Follower(Follower(answer.clone()));
         }
-        let (landing, follower) = watch::channel(None);
-        state.boarding.insert(key, follower);
-        Seat::Leader(Flight { flights: self, key, landing, airborne: None })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let (answer, follower) = watch::channel(None);
+        state.open.insert(key, follower);
+        Joined::Leader(Leader { flights: self, key, answer, turn: None })
     }
 }
 
-impl<T: Clone> Flight<'_, T> {
-    /// Waits until the flight before has landed; from here on nobody may join, and the primary may be read.
+impl<T: Clone> Leader<'_, T> {
+    /// Waits until the flight before has completed, then closes this one to new callers. The primary may be read after
+    /// that.
     pub async fn seal(&mut self) {
-        if self.airborne.is_some() {
+        if self.turn.is_some() {
             return;
         }
-        let turn = self.flights.state().turns.entry(self.key).or_default().clone();
-        self.airborne = Some(turn.lock_owned().await);
-        self.close_doors();
+        let turn = self.flights.state.lock().turns.entry(self.key).or_default().clone();
+        self.turn = Some(turn.lock_owned().await);
+        self.close(&mut self.flights.state.lock());
     }
 
-    /// Hands the answer to all who joined.
+    /// Gives the answer to all followers.
     pub fn complete(self, answer: T) {
-        self.landing.send_replace(Some(answer));
+        self.answer.send_replace(Some(answer));
     }
+}
 
-    fn close_doors(&self) {
-        let mut state = self.flights.state();
-        let ours =
-            state.boarding.get(&self.key).is_some_and(|boarding| boarding.same_channel(&self.landing.subscribe()));
-        if ours {
-            state.boarding.remove(&self.key);
+impl<T> Leader<'_, T> {
+    fn close(&self, state: &mut State<T>) {
+        let is_ours = state.open.get(&self.key).is_some_and(|open| open.same_channel(&self.answer.subscribe()));
+        if is_ours {
+            state.open.remove(&self.key);
         }
     }
 }
 
-impl<T> Drop for Flight<'_, T> {
+impl<T> Drop for Leader<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.flights.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours =
-            state.boarding.get(&self.key).is_some_and(|boarding| boarding.same_channel(&self.landing.subscribe()));
-        if ours {
-            state.boarding.remove(&self.key);
-        }
-        drop(self.airborne.take());
+        let mut state = self.flights.state.lock();
+        self.close(&mut state);
+        drop(self.turn.take());
         if state.turns.get(&self.key).is_some_and(|turn| Arc::strong_count(turn) == 1) {
             state.turns.remove(&self.key);
         }
     }
 }
 
-/// Waits for the landing; `None`: the flight was lost, board again.
-pub async fn completed<T: Clone>(mut follower: watch::Receiver<Option<T>>) -> Option<T> {
-    follower.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+impl<T: Clone> Follower<T> {
+    /// Waits for the leader's answer; `None` when the leader was dropped without one.
+    pub async fn answer(mut self) -> Option<T> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+    }
 }
 
 #[cfg(test)]
@@ -112,28 +118,32 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_joins_once_the_primary_is_being_read() {
+    async fn sealed_flight_takes_no_more_followers() {
         let flights = SingleFlight::new();
-        let Seat::Leader(mut first) = flights.join([1; 16]) else { panic!("the first opens a flight") };
-        let Seat::Follower(early) = flights.join([1; 16]) else { panic!("joins before take-off") };
+        let Joined::Leader(mut first) = flights.join([1; 16]) else { panic!("the first caller leads") };
+        let Joined::Follower(early) = flights.join([1; 16]) else { panic!("joins before the seal") };
+
         first.seal().await;
-        let Seat::Leader(mut second) = flights.join([1; 16]) else { panic!("too late for the first") };
-        assert!(matches!(flights.join([1; 16]), Seat::Follower(_)), "boards the second");
-        assert!(futures_util::poll!(Box::pin(second.seal())).is_pending(), "until the first has landed");
+        let Joined::Leader(mut second) = flights.join([1; 16]) else { panic!("too late for the first flight") };
+
+        assert!(matches!(flights.join([1; 16]), Joined::Follower(_)), "joins the second flight");
+        assert!(futures_util::poll!(Box::pin(second.seal())).is_pending(), "until the first has completed");
         first.complete("read before");
-        assert_eq!(completed(early).await, Some("read before"));
+        assert_eq!(early.answer().await, Some("read before"));
         second.seal().await;
         second.complete("read after");
-        assert!(flights.state().boarding.is_empty() && flights.state().turns.is_empty());
+        assert!(flights.state.lock().open.is_empty() && flights.state.lock().turns.is_empty());
     }
 
     #[tokio::test]
-    async fn a_lost_flight_strands_nobody() {
+    async fn followers_of_a_dropped_leader_get_no_answer() {
         let flights = SingleFlight::<u8>::new();
-        let Seat::Leader(first) = flights.join([1; 16]) else { panic!("opens") };
-        let Seat::Follower(stranded) = flights.join([1; 16]) else { panic!("joins") };
-        drop(first);
-        assert_eq!(completed(stranded).await, None);
-        assert!(matches!(flights.join([1; 16]), Seat::Leader(_)));
+        let Joined::Leader(leader) = flights.join([1; 16]) else { panic!("leads") };
+        let Joined::Follower(follower) = flights.join([1; 16]) else { panic!("joins") };
+
+        drop(leader);
+
+        assert_eq!(follower.answer().await, None);
+        assert!(matches!(flights.join([1; 16]), Joined::Leader(_)));
     }
 }

@@ -1,95 +1,108 @@
-//! What the caches ask Postgres, and what they are told of: facts about keys, changes, uses.
+//! The caches' statements: looking up a key, reading recently changed keys, the outbox of changes, and uses.
+//!
+//! Reads go to the primary and check in the same statement that the server takes writes (`transaction_read_only` is on
+//! in recovery). A standby may not know of a revocation yet, nor of a key, so its answer is not used, although the
+//! connection was opened to a primary: a pooler in between may have changed the server.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
+use tokio_postgres::types::Json;
 
-use super::{CachedKey, KeyHash, KeyLookup};
+use super::key::{CachedKey, KeyLookup, KeyUses, ShortHash};
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Param, Row},
-    id::{KeyId, TenantId},
-    identity::{Caller, store::scopes},
+    db::{Consistency, DbError, DualDb, Param, Row, column, decode_each},
+    identity::{
+        caller::{Caller, Scope},
+        invalidation::Invalidation,
+        limits::KeyLimits,
+    },
 };
 
-/// Returns the rows of a statement whose column `read_only` is `transaction_read_only`, asked by the statement itself: on in
-/// recovery. A standby may not know yet of a revocation, nor of a key, so what it says of keys is no answer, though the
-/// connection was opened to a primary (a pooler in between may have exchanged the server).
-///
-/// # Errors
-/// `ReadOnly` when the server takes no writes; `Unavailable` when it does not answer.
-async fn of_primary(db: &DualDb, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
+const LOOKUP: &str = include_str!("lookup.sql");
+const RECENTLY_CHANGED: &str = include_str!("recently_changed.sql");
+const UNDELIVERED: &str = include_str!("undelivered.sql");
+
+async fn read_primary(db: &DualDb, sql: &'static str, params: &[Param<'_>]) -> Result<Vec<Row>, DbError> {
     db.read(Consistency::Primary, |c| async move {
         let rows = c.query(sql, params).await?;
-        let is_read_only = rows.first().is_some_and(|row| row.get("read_only"));
-        if is_read_only { Err(DbError::ReadOnly) } else { Ok(rows) }
+        let is_read_only = rows.first().map(|row| column::<bool>(row, "read_only")).transpose()?;
+        if is_read_only == Some(true) { Err(DbError::ReadOnly) } else { Ok(rows) }
     })
     .await
 }
 
-/// What the primary says of a hash. Never a replica: it may not know of a revocation yet.
-pub(in crate::core::identity) async fn fact(db: &DualDb, hash: &[u8; 32]) -> Result<KeyLookup, DbError> {
-    let (asked_at, hash) = (Instant::now(), *hash);
-    // A row also for a key that is not there: that is an answer too, and only the primary's counts.
-    let rows = of_primary(
-        db,
-        "select current_setting('transaction_read_only')::boolean as read_only,
-           k.key_hash, k.ver, k.id, k.name, k.tenant_id, k.scopes, k.limits, k.expires_at,
-           extract(epoch from now())::float8 as now_s,
-           k.revoked_at is not null or t.suspended_at is not null or coalesce(k.expires_at <= now(), false) as refused,
-           extract(epoch from k.not_before - now())::float8 as not_yet_s
-         from (select 1) one left join (api_key k join tenants t on t.id = k.tenant_id) on k.key_hash = $1",
-        &[&hash.as_slice()],
-    )
-    .await?;
-    let unknown = Ok(KeyLookup::Unknown { until_s: None });
-    let Some(row) = rows.first() else { return unknown };
-    let Some(stored) = row.get::<_, Option<&[u8]>>("key_hash") else { return unknown };
-    let ver = row.get("ver");
-    if row.get("refused") {
+/// Looks up a key by its hash on the primary.
+///
+/// # Errors
+/// `ReadOnly` when the server takes no writes, `Unavailable` when it does not answer, `Invariant` when the key's limits
+/// cannot be read.
+pub(in crate::core::identity) async fn lookup(db: &DualDb, hash: &[u8; 32]) -> Result<KeyLookup, DbError> {
+    let (started, hash) = (Instant::now(), *hash);
+    let rows = read_primary(db, LOOKUP, &[&hash.as_slice()]).await?;
+    let row = rows.first().ok_or_else(|| DbError::Invariant("the lookup of a key returned no row".into()))?;
+    let Some(stored) = column::<Option<&[u8]>>(row, "key_hash")? else {
+        return Ok(KeyLookup::Unknown { valid_in_s: None });
+    };
+    let ver = column(row, "ver")?;
+    if column(row, "refused")? {
         return Ok(KeyLookup::Refused { ver });
     }
-    let not_yet: Option<f64> = row.get("not_yet_s");
-    if not_yet.is_some_and(|seconds| seconds > 0.0) || !bool::from(stored.ct_eq(&hash)) {
-        return Ok(KeyLookup::Unknown { until_s: not_yet.filter(|seconds| *seconds > 0.0) });
+    let valid_in_s: Option<f64> = column(row, "valid_in_s")?;
+    let valid_in_s = valid_in_s.filter(|seconds| *seconds > 0.0);
+    if valid_in_s.is_some() || !bool::from(stored.ct_eq(&hash)) {
+        return Ok(KeyLookup::Unknown { valid_in_s });
     }
+    let caller = caller(row).inspect_err(|error| {
+        let id: Option<uuid::Uuid> = row.try_get("id").ok();
+        tracing::error!(key = id.map(tracing::field::display), %error, "cannot read a key; its request fails");
+    })?;
     Ok(KeyLookup::Valid(Arc::new(CachedKey {
         hash,
         ver,
-        caller: Arc::new(Caller {
-            key: KeyId::from(row.get::<_, uuid::Uuid>("id")),
-            name: row.get("name"),
-            tenant: TenantId::from(row.get::<_, uuid::Uuid>("tenant_id")),
-            scopes: scopes(row.get("scopes")),
-            expires_at: row.get("expires_at"),
-            limits: row.get("limits"),
-        }),
-        filled_at: row.get("now_s"),
-        took: asked_at.elapsed().as_secs_f64(),
+        caller: Arc::new(caller),
+        filled_at: column(row, "now_s")?,
+        read_seconds: started.elapsed().as_secs_f64(),
     })))
 }
 
-/// Postgres' time, and the versions of the keys that changed within six minutes: longer than any cached value lives.
-pub(super) async fn changed_lately(db: &DualDb) -> Result<(f64, HashMap<KeyHash, i64>), DbError> {
-    let rows = of_primary(
-        db,
-        "select current_setting('transaction_read_only')::boolean as read_only,
-           extract(epoch from now())::float8 as now_s, k.name, k.ver from (select 1) one left join lateral (
-           select substr(key_hash, 1, 16) as name, ver from api_key
-           where changed_at > now() - interval '6 minutes') k on true",
-        &[],
-    )
-    .await?;
-    let now = rows.first().map_or(0.0, |row| row.get("now_s"));
-    let changed = rows.iter().filter_map(|row| {
-        let name: Option<&[u8]> = row.get("name");
-        Some((name?.try_into().ok()?, row.get("ver")))
-    });
-    Ok((now, changed.collect()))
+fn caller(row: &Row) -> Result<Caller, DbError> {
+    let key = column(row, "id")?;
+    let limits: Json<KeyLimits> = column(row, "limits")?;
+    Ok(Caller {
+        key,
+        name: column(row, "name")?,
+        tenant: column(row, "tenant_id")?,
+        scopes: Scope::known(key, &column::<Vec<String>>(row, "scopes")?),
+        expires_at: column(row, "expires_at")?,
+        limits: limits.0,
+    })
 }
 
-/// Adds uses. `uses`: key, last time, how many; in one order everywhere.
-pub(super) async fn record_usage(db: &DualDb, uses: &[(uuid::Uuid, OffsetDateTime, i64)]) -> Result<(), DbError> {
+/// The keys that changed recently.
+pub(super) struct RecentlyChanged {
+    /// Postgres' clock, in seconds since 1970.
+    pub postgres_now: f64,
+    pub versions: HashMap<ShortHash, i64>,
+}
+
+/// Reads the keys that changed within six minutes.
+pub(super) async fn recently_changed(db: &DualDb) -> Result<RecentlyChanged, DbError> {
+    let rows = read_primary(db, RECENTLY_CHANGED, &[]).await?;
+    let first = rows.first().ok_or_else(|| DbError::Invariant("the version feed returned no row".into()))?;
+    let postgres_now = column(first, "now_s")?;
+    let mut versions = HashMap::new();
+    for row in &rows {
+        // The only row without a hash is that of a feed without keys.
+        let Some(hash) = column::<Option<&[u8]>>(row, "short_hash")? else { continue };
+        let hash = hash.try_into().map_err(|_| DbError::Invariant("a key's hash is too short".into()))?;
+        versions.insert(hash, column(row, "ver")?);
+    }
+    Ok(RecentlyChanged { postgres_now, versions })
+}
+
+/// Adds uses of keys, which must be in the order of their ids. Keys that are gone are skipped.
+pub(super) async fn record_usage(db: &DualDb, uses: &[KeyUses]) -> Result<(), DbError> {
     db.write()
         .await?
         .query(
@@ -97,57 +110,34 @@ pub(super) async fn record_usage(db: &DualDb, uses: &[(uuid::Uuid, OffsetDateTim
              select u.key, u.at, u.n from unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) as u (key, at, n)
              join api_key k on k.id = u.key order by u.key
              on conflict (key_id) do update
-               set last_used_at = greatest(api_key_usage.last_used_at, excluded.last_used_at), n = api_key_usage.n + excluded.n",
+               set last_used_at = greatest(api_key_usage.last_used_at, excluded.last_used_at),
+                   n = api_key_usage.n + excluded.n",
             &[
-                &uses.iter().map(|(key, ..)| *key).collect::<Vec<_>>(),
-                &uses.iter().map(|(_, at, _)| *at).collect::<Vec<_>>(),
-                &uses.iter().map(|(.., n)| *n).collect::<Vec<_>>(),
+                &uses.iter().map(|uses| uses.key).collect::<Vec<_>>(),
+                &uses.iter().map(|uses| uses.last_at).collect::<Vec<_>>(),
+                &uses.iter().map(|uses| uses.count).collect::<Vec<_>>(),
             ],
         )
         .await
         .map(drop)
 }
 
-/// A change that the caches have to hear of.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Its row there; 0: none.
-    pub outbox: i64,
-    pub hash: [u8; 32],
-    pub ver: i64,
-    /// No longer good; otherwise good in another way.
-    pub refused: bool,
+/// Changes in the outbox that Redis has not taken.
+pub(super) struct Undelivered {
+    pub invalidations: Vec<Invalidation>,
+    /// How long ago the oldest one was committed, in seconds; 0 when there is none.
+    pub oldest_s: f64,
 }
 
-pub(in crate::core) fn change(row: &Row) -> Option<Change> {
-    let hash: &[u8] = row.get("key_hash");
-    Some(Change {
-        outbox: row.get("outbox"),
-        hash: hash.try_into().ok()?,
-        ver: row.get("ver"),
-        refused: row.get("refused"),
-    })
+/// Reads the outbox.
+pub(super) async fn undelivered(db: &DualDb) -> Result<Undelivered, DbError> {
+    let rows = read_primary(db, UNDELIVERED, &[]).await?;
+    let oldest_s = rows.first().map_or(Ok(0.0), |row| column(row, "age_s"))?;
+    Ok(Undelivered { invalidations: decode_each(&rows, "invalidation", Invalidation::from_row), oldest_s })
 }
 
-/// Changes that Redis has not heard of, oldest first, and how many seconds ago the oldest was made. A refusal that was
-/// overtaken by a later change is told as a mere change: its tombstone would refuse a key that is good again.
-pub(super) async fn unpropagated(db: &DualDb) -> Result<(Vec<Change>, f64), DbError> {
-    let rows = of_primary(
-        db,
-        "select current_setting('transaction_read_only')::boolean as read_only,
-           o.id as outbox, o.key_hash, o.ver, o.op = 1 and o.ver = k.ver as refused,
-           extract(epoch from now() - o.at)::float8 as age_s
-         from cache_outbox o join api_key k using (key_hash)
-         where o.done_at is null and o.at < now() - interval '4 seconds' order by o.id limit 500",
-        &[],
-    )
-    .await?;
-    let oldest = rows.first().map_or(0.0, |row| row.get("age_s"));
-    Ok((rows.iter().filter_map(change).collect(), oldest))
-}
-
-/// Notes that Redis has heard of them, and forgets what is long done.
-pub(super) async fn propagated(db: &DualDb, outbox: &[i64]) -> Result<(), DbError> {
+/// Marks changes as delivered, and deletes those that were delivered more than an hour ago.
+pub(super) async fn mark_delivered(db: &DualDb, outbox: &[i64]) -> Result<(), DbError> {
     db.write()
         .await?
         .query(

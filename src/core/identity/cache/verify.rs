@@ -1,145 +1,166 @@
-//! How one verification proceeds beyond the process: the protocol, without I/O.
+//! The protocol of one verification beyond the process: a state machine without I/O.
 //!
 //! ```text
-//! Get ─ valid, refused ─► Done
-//!  ├─ nothing ─► Lease ─ granted ─► Read the primary ─► Swap lease for the fact ─► Done
-//!  ├─ untrusted ─► Swap it for a lease ─ as above
-//!  ├─ lease of another ─► Wait 5, 10, 20 ms, Get again; then Read the primary, fill nothing ─► Done
-//!  └─ Redis failed ─► Read the primary, fill nothing ─► Done
+//! Get ─ valid, refused, unknown ─► Done
+//!  ├─ missing ─► AcquireLease ─ granted ─► ReadPrimary ─► Fill: swap the lease for the result ─► Done
+//!  ├─ untrusted ─► TakeOver: swap it for a lease ─ as above
+//!  ├─ another's lease ─► Wait 5, 10, 20 ms, Get again; then ReadPrimary without a fill ─► Done
+//!  └─ Redis failed ─► ReadPrimary without a fill ─► Done
 //! ```
-//! A fill is accepted only while the lease it was made under still stands, and every revocation removes the lease. So
-//! what a hit shows was read from the primary after the last revocation took effect in Redis: see docs/identity.md.
+//! A fill succeeds only while the lease that it was made under is still there, and every revocation removes the lease.
+//! So what a hit shows was read from the primary after the last revocation took effect in Redis; `docs/identity.md` has
+//! the proof, `model` the exhaustive check.
 
 use std::time::Duration;
 
-use super::entry::{CasToken, Found};
+use super::entry::{CasToken, Entry};
 
-const WAITS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
+const LEASE_WAITS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
 
-/// What to do next.
+/// What the caller of the state machine does next. `L` stands for a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action<F> {
+pub enum Action<L> {
     /// Read the key's value.
     Get,
-    /// Put this lease if there is nothing; answers what was there.
-    Lease(CasToken),
-    /// Put this lease in place of `expected`.
+    /// Write this lease if there is no value; returns the value that was there.
+    AcquireLease(CasToken),
+    /// Replace the value that has the token `expected` by this lease.
     TakeOver {
+        /// The token of the untrusted value.
         expected: CasToken,
+        /// The lease to write.
         lease: CasToken,
     },
+    /// Wait for another process to fill the entry.
     Wait(Duration),
-    /// Ask the primary; `fills`: the answer will be offered to the cache.
-    Read {
+    /// Read the primary.
+    ReadPrimary {
+        /// Whether the result will be offered to the cache.
         fills: bool,
     },
-    /// Put the fact in place of the lease.
+    /// Replace the lease by the result.
     Fill {
+        /// The lease that the primary was read under.
         lease: CasToken,
-        fact: F,
+        /// What the primary said.
+        lookup: L,
     },
-    Done(Answer<F>),
+    /// The verification is over.
+    Done(Answer<L>),
 }
 
-/// How it ended.
+/// How a verification ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Answer<F> {
-    /// The cache vouches for it: it may be kept in the process.
-    Cached(F),
-    /// Read from the primary by this very verification; `kept`: the cache took it.
-    Primary { fact: F, kept: bool },
+pub enum Answer<L> {
+    /// The value came from Redis, so it may be kept in the process.
+    Cached(L),
+    /// This verification read the primary itself.
+    Primary {
+        /// What the primary said.
+        lookup: L,
+        /// Whether Redis took it.
+        filled: bool,
+    },
 }
 
-/// What came of an action.
+/// The result of an action.
 #[derive(Clone, Debug)]
-pub enum Event<F> {
-    Found(Found<F>),
-    /// Whether a swap was done.
+pub enum Event<L> {
+    /// The value that `Get` or `AcquireLease` returned.
+    Entry(Entry<L>),
+    /// Whether `TakeOver` or `Fill` replaced the value.
     Swapped(bool),
+    /// The wait is over.
     Waited,
-    Read(F),
+    /// What the primary said.
+    Read(L),
+    /// Redis failed or did not answer in time.
     RedisFailed,
 }
 
 /// What is known between two actions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum State<F> {
-    Asked { waits: usize },
-    AskedForLease(CasToken),
+enum State<L> {
+    Getting { waits: usize },
+    AcquiringLease(CasToken),
     TakingOver(CasToken),
     Reading { under: Option<CasToken> },
-    Filling(F),
+    Filling(L),
     Waiting { waits: usize },
 }
 
-/// One verification. `F`: a fact.
+/// One verification.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Verification<F> {
-    state: State<F>,
+pub struct Verification<L> {
+    state: State<L>,
     lease: CasToken,
 }
 
-/// The facts that values stand for, where the value says no.
-pub trait Refusal: Clone {
+/// The lookups that negative values in Redis stand for.
+pub trait NegativeLookup: Clone {
+    /// Returns the lookup of a key that does not exist.
     fn unknown() -> Self;
+    /// Returns the lookup of a key that is refused.
     fn refused() -> Self;
 }
 
-impl<F: Refusal> Verification<F> {
-    /// `lease`: a value never used before. Begins with `Action::Get`.
-    pub fn new(lease: CasToken) -> (Self, Action<F>) {
-        (Self { state: State::Asked { waits: 0 }, lease }, Action::Get)
+impl<L: NegativeLookup> Verification<L> {
+    /// Begins a verification with `Action::Get`. `lease` must be a value that was never used before.
+    pub fn new(lease: CasToken) -> (Self, Action<L>) {
+        (Self { state: State::Getting { waits: 0 }, lease }, Action::Get)
     }
 
-    /// The next action after `event`.
-    pub fn next(&mut self, event: Event<F>) -> Action<F> {
+    /// Returns the action that follows `event`.
+    pub fn next(&mut self, event: Event<L>) -> Action<L> {
         let state = std::mem::replace(&mut self.state, State::Reading { under: None });
         match (state, event) {
-            (_, Event::Found(Found::Valid(fact, _))) => Action::Done(Answer::Cached(fact)),
-            (_, Event::Found(Found::Unknown)) => Action::Done(Answer::Cached(F::unknown())),
-            (_, Event::Found(Found::Tombstone(..))) => Action::Done(Answer::Cached(F::refused())),
-            (State::Asked { .. }, Event::Found(Found::Nothing)) => {
-                self.state = State::AskedForLease(self.lease.clone());
-                Action::Lease(self.lease.clone())
+            (_, Event::Entry(Entry::Valid(lookup, _))) => Action::Done(Answer::Cached(lookup)),
+            (_, Event::Entry(Entry::Unknown)) => Action::Done(Answer::Cached(L::unknown())),
+            (_, Event::Entry(Entry::Tombstone(..))) => Action::Done(Answer::Cached(L::refused())),
+            (State::Getting { .. }, Event::Entry(Entry::Missing)) => {
+                self.state = State::AcquiringLease(self.lease.clone());
+                Action::AcquireLease(self.lease.clone())
             }
-            // Nothing was there, so the lease is ours now.
-            (State::AskedForLease(lease), Event::Found(Found::Nothing)) => self.read_under(lease),
-            (State::Asked { .. } | State::AskedForLease(_), Event::Found(Found::Untrusted(expected))) => {
+            // There was no value, so the lease is ours now.
+            (State::AcquiringLease(lease), Event::Entry(Entry::Missing)) => self.read_under(lease),
+            (State::Getting { .. } | State::AcquiringLease(_), Event::Entry(Entry::Untrusted(expected))) => {
                 self.state = State::TakingOver(self.lease.clone());
                 Action::TakeOver { expected, lease: self.lease.clone() }
             }
             (State::TakingOver(lease), Event::Swapped(true)) => self.read_under(lease),
-            (State::Asked { waits }, Event::Found(Found::Lease)) => match WAITS.get(waits) {
+            (State::Getting { waits }, Event::Entry(Entry::Lease)) => match LEASE_WAITS.get(waits) {
                 Some(wait) => {
                     self.state = State::Waiting { waits: waits + 1 };
                     Action::Wait(*wait)
                 }
-                None => Action::Read { fills: false },
+                None => Action::ReadPrimary { fills: false },
             },
-            (State::AskedForLease(_), Event::Found(Found::Lease)) => {
+            (State::AcquiringLease(_), Event::Entry(Entry::Lease)) => {
                 self.state = State::Waiting { waits: 1 };
-                Action::Wait(WAITS[0])
+                Action::Wait(LEASE_WAITS[0])
             }
             (State::Waiting { waits }, Event::Waited) => {
-                self.state = State::Asked { waits };
+                self.state = State::Getting { waits };
                 Action::Get
             }
-            (State::Reading { under: Some(lease) }, Event::Read(fact)) => {
-                self.state = State::Filling(fact.clone());
-                Action::Fill { lease, fact }
+            (State::Reading { under: Some(lease) }, Event::Read(lookup)) => {
+                self.state = State::Filling(lookup.clone());
+                Action::Fill { lease, lookup }
             }
-            (State::Reading { under: None }, Event::Read(fact)) => Action::Done(Answer::Primary { fact, kept: false }),
-            (State::Filling(fact), Event::Swapped(kept)) => Action::Done(Answer::Primary { fact, kept }),
-            (State::Filling(fact), Event::RedisFailed) => Action::Done(Answer::Primary { fact, kept: false }),
-            // A swap refused, Redis away, or an event out of order: the primary decides, and nothing is filled.
-            (_, Event::Swapped(_) | Event::RedisFailed | Event::Waited | Event::Read(_) | Event::Found(_)) => {
-                Action::Read { fills: false }
+            (State::Reading { under: None }, Event::Read(lookup)) => {
+                Action::Done(Answer::Primary { lookup, filled: false })
+            }
+            (State::Filling(lookup), Event::Swapped(filled)) => Action::Done(Answer::Primary { lookup, filled }),
+            (State::Filling(lookup), Event::RedisFailed) => Action::Done(Answer::Primary { lookup, filled: false }),
+            // The swap was refused, Redis failed, or an event came out of order: the primary decides, without a fill.
+            (_, Event::Swapped(_) | Event::RedisFailed | Event::Waited | Event::Read(_) | Event::Entry(_)) => {
+                Action::ReadPrimary { fills: false }
             }
         }
     }
 
-    fn read_under(&mut self, lease: CasToken) -> Action<F> {
+    fn read_under(&mut self, lease: CasToken) -> Action<L> {
         self.state = State::Reading { under: Some(lease) };
-        Action::Read { fills: true }
+        Action::ReadPrimary { fills: true }
     }
 }

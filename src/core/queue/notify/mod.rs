@@ -13,7 +13,10 @@ pub use message::ProvisionJob;
 pub use notifier::Notifier;
 pub use subscriber::{Subscriber, Wakeup};
 
-use crate::core::id::{ClusterId, HostId};
+use crate::core::{
+    id::{ClusterId, HostId},
+    redis::RedisKey,
+};
 
 /// The workers that a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +31,8 @@ impl Channel {
     /// Returns the Redis key of the list. The cluster's id keeps two installations on one Redis apart.
     fn redis_key(self, cluster: ClusterId) -> String {
         match self {
-            Self::Host(host) => format!("app:{cluster}:q:{{host:{host}}}"),
-            Self::Any => format!("app:{cluster}:q:{{any}}"),
+            Self::Host(host) => RedisKey::HostWakeups(host).name(cluster),
+            Self::Any => RedisKey::AnyWakeups.name(cluster),
         }
     }
 }

@@ -1,16 +1,17 @@
-//! The protocol under every interleaving: small worlds around the real decision code, explored state by state.
+//! Exhaustive model checks of the cache: every interleaving of small models around the production decision code.
 //!
-//! `redis` steps `Verification` against one Redis entry, `flight` steps `SingleFlight`, `process` steps `L1` and `Reader`. Each
-//! world is run with all guards, where nothing may go wrong, and with each guard taken away, where something must: a
-//! model that finds nothing in a broken protocol would prove nothing of a sound one.
+//! `redis` runs `Verification` against one Redis entry, `single_flight` runs `SingleFlight`, `process` runs `L1` and
+//! `InvalidationReader`. Each model is explored with all guards, where no revoked key may be accepted, and with each
+//! guard taken away, where one must be: a model that finds nothing wrong with a broken protocol would prove nothing
+//! about a correct one. `cargo test --lib model -- --nocapture` prints the number of states and the shortest traces.
 
-mod flight;
 mod process;
+mod process_model;
 mod process_state;
-mod process_world;
 mod redis;
+mod redis_model;
 mod redis_rules;
-mod redis_world;
+mod single_flight;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,36 +19,36 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// Something that can be in finitely many states.
-trait World: Clone {
-    /// Hands each possible next step, with its name, to `next`.
+/// A system with finitely many states.
+trait Model: Clone {
+    /// Calls `next` with the name and the result of each possible step.
     fn steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self));
 
-    /// Whether a revoked key was accepted that must not have been.
+    /// Returns whether a revoked key was accepted that must not have been.
     fn is_violated(&self) -> bool;
 
-    /// The same for states that differ in names only.
+    /// Returns a number that is the same for states that differ in names only.
     fn fingerprint(&self) -> u128;
 }
 
-/// What exploring came to.
+/// The result of an exploration.
 #[derive(Debug)]
 enum Outcome {
     Safe { states: usize },
     Violation { trace: Vec<String> },
 }
 
-/// Visits every state that can be reached, nearest first: the trace of a violation is a shortest one.
-fn explore<W: World>(start: &W) -> Outcome {
-    let mut seen = HashSet::from([start.fingerprint()]);
-    // Whence, by which of the steps there.
+/// Visits every reachable state in breadth-first order, so that the trace of a violation is a shortest one.
+fn explore<M: Model>(start: &M) -> Outcome {
+    let mut visited = HashSet::from([start.fingerprint()]);
+    // For each state, the state it was reached from and which of its steps led here.
     let mut from = vec![(0, 0)];
     let mut frontier = VecDeque::from([(0, start.clone())]);
-    while let Some((number, world)) = frontier.pop_front() {
+    while let Some((number, model)) = frontier.pop_front() {
         let mut violated = None;
         let mut step = 0;
-        world.steps(&mut |_, next| {
-            if violated.is_none() && seen.insert(next.fingerprint()) {
+        model.steps(&mut |_, next| {
+            if violated.is_none() && visited.insert(next.fingerprint()) {
                 from.push((number, step));
                 if next.is_violated() {
                     violated = Some(from.len() - 1);
@@ -60,32 +61,32 @@ fn explore<W: World>(start: &W) -> Outcome {
             return Outcome::Violation { trace: trace(start, &from, number) };
         }
     }
-    Outcome::Safe { states: seen.len() }
+    Outcome::Safe { states: visited.len() }
 }
 
-/// The names of the steps that led there, by taking them once more.
-fn trace<W: World>(start: &W, from: &[(usize, usize)], mut number: usize) -> Vec<String> {
+/// Returns the names of the steps that led to a state, by taking them once more.
+fn trace<M: Model>(start: &M, from: &[(usize, usize)], mut number: usize) -> Vec<String> {
     let mut steps = Vec::new();
     while number != 0 {
         steps.push(from[number].1);
         number = from[number].0;
     }
-    let (mut world, mut names) = (start.clone(), Vec::new());
+    let (mut model, mut names) = (start.clone(), Vec::new());
     for wanted in steps.into_iter().rev() {
         let (mut step, mut taken) = (0, None);
-        world.steps(&mut |name, next| {
+        model.steps(&mut |name, next| {
             if step == wanted {
                 names.push(name.to_string());
                 taken = Some(next);
             }
             step += 1;
         });
-        world = taken.expect("it was taken before");
+        model = taken.expect("it was taken before");
     }
     names
 }
 
-/// 128 bits, so that two states that differ are not taken for one.
+/// Returns 128 bits of hash, so that two different states are not taken for one.
 fn fingerprint(value: &impl Hash) -> u128 {
     let mut bytes = Bytes(Vec::with_capacity(256));
     value.hash(&mut bytes);
@@ -98,7 +99,7 @@ fn fingerprint(value: &impl Hash) -> u128 {
     half(0) << 64 | half(1)
 }
 
-/// Collects what would be hashed.
+/// Collects the bytes that would be hashed.
 struct Bytes(Vec<u8>);
 
 impl Hasher for Bytes {
@@ -111,23 +112,20 @@ impl Hasher for Bytes {
     }
 }
 
-/// All guards are there: nothing goes wrong. Says how many states that was.
-fn is_safe<W: World>(name: &str, start: &W) {
+/// Asserts that no reachable state is a violation.
+fn assert_safe<M: Model>(name: &str, start: &M) {
     match explore(start) {
-        Outcome::Safe { states } => tell(&format!("{name}: safe, {states} states")),
+        Outcome::Safe { states } => eprintln!("{name}: safe, {states} states"),
         Outcome::Violation { trace } => panic!("{name}: a revoked key was accepted\n  {}", trace.join("\n  ")),
     }
 }
 
-/// A guard is missing: something goes wrong. Says how.
-fn goes_wrong<W: World>(name: &str, start: &W) {
+/// Asserts that some reachable state is a violation.
+fn assert_violated<M: Model>(name: &str, start: &M) {
     match explore(start) {
-        Outcome::Safe { states } => panic!("{name}: nothing went wrong in {states} states; the model has no teeth"),
-        Outcome::Violation { trace } => tell(&format!("{name}: a revoked key is accepted\n  {}", trace.join("\n  "))),
+        Outcome::Safe { states } => {
+            panic!("{name}: no violation in {states} states; the model does not notice a missing guard")
+        }
+        Outcome::Violation { trace } => eprintln!("{name}: a revoked key is accepted\n  {}", trace.join("\n  ")),
     }
-}
-
-/// Shown by `cargo test --lib model -- --nocapture`.
-fn tell(text: &str) {
-    eprintln!("{text}");
 }

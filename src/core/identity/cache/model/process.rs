@@ -1,62 +1,64 @@
-//! Keys kept in the process: no verification that begins after a revocation returned is answered from there.
+//! Keys kept in the process: no verification that begins after a revocation has returned is answered with a revoked
+//! key.
 
 use super::{
-    goes_wrong, is_safe,
-    process_state::{OURS, Rules},
-    process_world::Process,
+    assert_safe, assert_violated,
+    process_model::ProcessModel,
+    process_state::{PRODUCTION, Rules},
 };
 
 #[test]
-fn with_all_guards_it_is_safe() {
-    const QUIET: Rules = Rules { flushall: false, burst: false, ..OURS };
-    const LOSSES: Rules = Rules { losses: true, burst: false, ..OURS };
-    is_safe("process, nothing happens to it", &Process::new(&QUIET));
-    is_safe("process, FLUSHALL, an overflowing log", &Process::new(&OURS));
-    is_safe("process, FLUSHALL, lost and late questions", &Process::new(&LOSSES));
+fn process_with_all_guards_is_safe() {
+    const QUIET: Rules = Rules { flushall: false, burst: false, ..PRODUCTION };
+    const LOSSES: Rules = Rules { losses: true, burst: false, ..PRODUCTION };
+    assert_safe("process, no failures", &ProcessModel::new(&QUIET));
+    assert_safe("process, FLUSHALL, an overflowing log", &ProcessModel::new(&PRODUCTION));
+    assert_safe("process, FLUSHALL, lost and late polls", &ProcessModel::new(&LOSSES));
 }
 
-/// Two precautions that the promise does not need. The second look at the fence refuses keys to a verification that began
-/// before the revocation and slept. And what would be put in without a fence would be dropped before the next one.
+/// Two guards that the guarantee does not need. The second check of the fence refuses keys also to a verification that
+/// began before the revocation and slept. And a value that is inserted without a fence is dropped before the next
+/// fence.
 #[test]
-fn two_guards_are_there_for_good_measure() {
-    const ONE_LOOK: Rules = Rules { fence_after: false, ..OURS };
-    const UNFENCED: Rules = Rules { snapshot_fenced: false, burst: false, ..OURS };
-    is_safe("the fence is looked at before the entry only", &Process::new(&ONE_LOOK));
-    is_safe("values are put in without a fence", &Process::new(&UNFENCED));
+fn process_without_either_of_two_extra_guards_is_safe() {
+    const ONE_CHECK: Rules = Rules { fence_after: false, ..PRODUCTION };
+    const UNFENCED: Rules = Rules { snapshot_fenced: false, burst: false, ..PRODUCTION };
+    assert_safe("the fence is checked before the entry only", &ProcessModel::new(&ONE_CHECK));
+    assert_safe("values are inserted without a fence", &ProcessModel::new(&UNFENCED));
 }
 
-/// Redis must keep what it confirmed; where it does not, the feed finds out.
+/// Redis must keep what it confirmed. Where it does not, the version feed bounds how long a revoked key is accepted.
 #[test]
-fn an_old_file_is_what_the_feed_is_for() {
-    const OLD: Rules = Rules { old_file: true, ..OURS };
-    goes_wrong("Redis restarts with an old file", &Process::new(&OLD));
+fn redis_restarted_with_old_data_accepts_a_revoked_key() {
+    const OLD: Rules = Rules { old_data: true, ..PRODUCTION };
+    assert_violated("Redis restarts with old data", &ProcessModel::new(&OLD));
 }
 
-/// Each guard is taken away from the world with all accidents: then something goes wrong.
-macro_rules! needs {
+/// Takes one guard away from the model with all failures.
+macro_rules! guards {
     ($($test:ident: $name:literal, $($guard:ident: $without:expr),+;)+) => {$(
         #[test]
         fn $test() {
-            const WITHOUT: Rules = Rules { $($guard: $without),+, ..OURS };
-            goes_wrong($name, &Process::new(&WITHOUT));
+            const WITHOUT: Rules = Rules { $($guard: $without),+, ..PRODUCTION };
+            assert_violated($name, &ProcessModel::new(&WITHOUT));
         }
     )+};
 }
 
-needs! {
-    a_generation: "no generation", generation: false;
-    an_epoch: "a flush voids nothing", epoch: false;
-    a_fence: "no fence", fence: false;
-    a_fence_before_the_entry: "the fence is looked at after the entry only", fence_before: false;
-    a_fence_from_sending: "the fence counts from the answer", fence_from_sending: false;
-    a_snapshot_before_asking: "the snapshot is taken when GET is answered", snapshot_first: false;
-    a_revoker_that_waits: "the revocation does not wait", waits: false;
-    a_settled_redis: "the revocation trusts a Redis that forgot who listens", settled: false;
-    to_judge_that_when_asking: "whether Redis is settled is judged when it is told", settled_then: false;
-    a_birth_time: "an epoch counts as settled from its birth", birth: false;
-    a_start_over_on_a_gap: "a gap in the log is not noticed", gap: false;
-    to_ask_again_after_a_full_batch: "a full batch is taken for all there is", full_batch: false;
-    to_register: "processes do not register", registers: false;
-    to_register_what_was_taken_in: "processes register what is on its way to them", registers_taken: false;
-    to_wait_as_long_as_a_fence: "who was silent for half a fence is not waited for", silent_for: 1;
+guards! {
+    needs_generations: "no generation", generation: false;
+    needs_epochs: "a flush voids nothing", epoch: false;
+    needs_the_fence: "no fence", fence: false;
+    needs_the_fence_before_the_entry: "the fence is checked after the entry only", fence_before: false;
+    needs_the_fence_from_sending: "the fence counts from the reply", fence_from_sending: false;
+    needs_the_snapshot_before_the_get: "the snapshot is taken when GET is answered", snapshot_first: false;
+    needs_the_wait_for_processes: "the revocation does not wait", waits: false;
+    needs_a_settled_redis: "the revocation trusts a Redis that has lost its list of processes", settled: false;
+    needs_to_check_it_when_counting: "whether Redis is settled is checked when it is written", settled_at_count: false;
+    needs_the_age_of_the_epoch: "a new epoch counts as settled", epoch_age: false;
+    needs_to_start_over_on_a_gap: "a gap in the log is not noticed", detects_gap: false;
+    needs_to_poll_again_after_a_full_batch: "a full batch is taken for all entries", full_batch: false;
+    needs_registration: "processes do not register", registers: false;
+    needs_to_register_what_was_applied: "processes register what is on its way to them", registers_applied: false;
+    needs_to_wait_as_long_as_a_fence: "a process that is silent for half a fence is not waited for", silent_for: 1;
 }

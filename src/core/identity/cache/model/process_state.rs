@@ -1,34 +1,35 @@
-//! What a process, Redis and a revoker know between two steps, and the rules of their world.
+//! The state of a process, Redis and a revoker between two steps, and the rules of their model.
 //!
-//! Time passes in ticks of half of what a revocation waits at most, so that every fence is one or two ticks: a little
-//! longer than the real one, never shorter. Nothing has to happen within a tick, so a process may sleep at any point.
-//! Ages stop counting where they stop mattering, and versions are counted from the present one: finitely many states.
+//! Time passes in ticks of half of what a revocation waits at most, so that every fence lasts one or two ticks: a
+//! little longer than in production, never shorter. No step has to happen within a tick, so a process may sleep at any
+//! point. Ages stop growing where they stop mattering, and versions are relative to the current one, which makes the
+//! states finitely many.
 
 use crate::core::identity::cache::{
-    invalidations::Reader,
-    l1::{Frozen, Snapshot},
-    redis_tier::{BATCH, InvalidationBatch, LogId},
-    revoke::SETTLED,
+    invalidations::InvalidationReader,
+    l1::{L1State, Snapshot},
+    propagate::FENCES_EXPIRED,
+    redis_tier::{INVALIDATIONS_MAX, InvalidationBatch, LogId},
 };
 
-/// By the process's clock: it is always now, and what was gets older.
-pub const NOW: u64 = 1_000_000;
-/// Ticks after which nothing differs any more.
-pub const LONG: u8 = 2;
-/// Where versions are put back to after each step.
-pub const PRESENT: u64 = 10;
+/// The process's clock in milliseconds. It stands still, and a tick makes everything older instead.
+pub const CLOCK_MS: u64 = 1_000_000;
+/// Ticks after which a greater age makes no difference.
+pub const AGE_MAX: u8 = 2;
+/// The number that the current version is set to after each step.
+pub const CURRENT: u64 = 10;
 
-/// What may happen, and the guards.
+/// The failures, and the guards.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// FLUSHALL, once.
     pub flushall: bool,
-    /// As many other revocations as are told at a time, once; or more than the log holds.
+    /// As many other revocations as one reply holds, once; or more than the log holds.
     pub burst: bool,
-    /// Questions are lost, before or after they were answered, or answered when given up.
+    /// Polls are lost, before or after they were answered, or answered after they were given up.
     pub losses: bool,
-    /// Redis comes back with the key valid, and without what the log was told of it.
-    pub old_file: bool,
+    /// Redis restarts with the key valid and without its entry in the log.
+    pub old_data: bool,
     pub generation: bool,
     pub epoch: bool,
     pub fence: bool,
@@ -39,23 +40,25 @@ pub struct Rules {
     pub snapshot_fenced: bool,
     pub waits: bool,
     pub settled: bool,
-    /// Judged when it is asked who is behind, not when Redis was told.
-    pub settled_then: bool,
-    pub birth: bool,
-    pub gap: bool,
-    /// Who was told as much as is told at a time asks again before it believes anything.
+    /// That is checked when lagging processes are counted, not when Redis was written.
+    pub settled_at_count: bool,
+    pub epoch_age: bool,
+    pub detects_gap: bool,
+    /// A process that got a full batch polls again before it uses what it keeps.
     pub full_batch: bool,
     pub registers: bool,
-    /// Registers what was taken in, not what is being answered.
-    pub registers_taken: bool,
+    /// It registers what it has applied, not what is in the reply.
+    pub registers_applied: bool,
+    /// Ticks after which a process that has not polled is not waited for.
     pub silent_for: u8,
 }
 
-pub const OURS: Rules = Rules {
+/// The rules of production.
+pub const PRODUCTION: Rules = Rules {
     flushall: true,
     burst: true,
     losses: false,
-    old_file: false,
+    old_data: false,
     generation: true,
     epoch: true,
     fence: true,
@@ -66,36 +69,37 @@ pub const OURS: Rules = Rules {
     snapshot_fenced: true,
     waits: true,
     settled: true,
-    settled_then: true,
-    birth: true,
-    gap: true,
+    settled_at_count: true,
+    epoch_age: true,
+    detects_gap: true,
     full_batch: true,
     registers: true,
-    registers_taken: true,
-    silent_for: LONG,
+    registers_applied: true,
+    silent_for: AGE_MAX,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Whom {
-    Ours,
-    /// As many others as are told at a time.
-    Burst,
+pub enum LogEntry {
+    /// The revocation of the model's key.
+    OurKey,
+    /// As many revocations of other keys as one reply holds.
+    OtherKeys,
 }
 
-/// An answer to a question for news, small.
+/// The reply to a poll, in short form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Told {
+pub struct Reply {
     pub epoch: u8,
     pub oldest: LogId,
     pub newest: LogId,
-    pub entries: Vec<(LogId, Whom)>,
+    pub entries: Vec<(LogId, LogEntry)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Question {
+pub enum Poll {
     None,
     Sent { age: u8 },
-    Answered { age: u8, told: Told },
+    Answered { age: u8, reply: Reply },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,36 +109,38 @@ pub enum Fetch {
     Answered(Option<Snapshot>),
 }
 
-/// A verification that began after the revocation returned: no other can be wrong.
+/// A verification that began after the revocation had returned. No other can be a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verify {
     None,
-    Fenced,
-    Looked,
+    FenceChecked,
+    EntryRead,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revoker {
     Before,
-    Told { id: LogId, settled: bool, waited: u8 },
+    Waiting { id: LogId, settled: bool, waited: u8 },
     Returned,
 }
 
 #[derive(Clone, Debug, Hash)]
 pub struct State {
-    /// Whether Redis may answer that the key is valid. Until the revocation it always may: what vanishes is filled again.
+    /// Whether Redis may answer that the key is valid. Until the revocation it always may, since a missing entry is
+    /// filled again.
     pub valid: bool,
-    pub log: Vec<(LogId, Whom)>,
+    pub log: Vec<(LogId, LogEntry)>,
     pub ids: u64,
-    /// Which, and its age.
+    /// The number of the epoch, and its age.
     pub epoch: Option<(u8, u8)>,
     pub epochs: u8,
-    pub seen: Option<(LogId, u8)>,
+    /// What the process has registered, and how long ago.
+    pub acked: Option<(LogId, u8)>,
     pub revoker: Revoker,
-    pub l1: Frozen,
-    pub reader: Reader,
-    pub question: Question,
-    /// A question given up that Redis will answer yet.
+    pub l1: L1State,
+    pub reader: InvalidationReader,
+    pub poll: Poll,
+    /// A poll that was given up and that Redis will still answer.
     pub late: Option<LogId>,
     pub fetch: Fetch,
     pub verify: Verify,
@@ -150,87 +156,90 @@ impl State {
             valid: true,
             log: Vec::new(),
             ids: 0,
-            epoch: Some((0, LONG)),
+            epoch: Some((0, AGE_MAX)),
             epochs: 1,
-            seen: None,
+            acked: None,
             revoker: Revoker::Before,
-            l1: Frozen { fence: 0, epoch: PRESENT, generation: PRESENT, kept: None },
-            reader: Reader::default(),
-            question: Question::None,
+            l1: L1State { fence: 0, epoch: CURRENT, generation: CURRENT, entry_epoch: None },
+            reader: InvalidationReader::default(),
+            poll: Poll::None,
             late: None,
             fetch: Fetch::None,
             verify: Verify::None,
             flushes: u8::from(rules.flushall),
             bursts: u8::from(rules.burst),
-            restarts: u8::from(rules.old_file),
+            restarts: u8::from(rules.old_data),
             accepted: false,
         }
     }
 
-    pub fn the_epoch(&mut self) -> u8 {
+    /// Returns the epoch, which a poll sets when it is missing.
+    pub fn epoch_or_new(&mut self) -> u8 {
         let (epoch, _) = *self.epoch.get_or_insert((self.epochs, 0));
         self.epochs = epoch + 1;
         epoch
     }
 
-    pub fn append(&mut self, whom: Whom) -> LogId {
+    pub fn append(&mut self, entry: LogEntry) -> LogId {
         self.ids += 1;
         let id = LogId(self.ids, 0);
-        self.log.push((id, whom));
+        self.log.push((id, entry));
         id
     }
 
-    /// Versions are compared for being equal, and only grow: what is not the present one is an old one.
-    pub fn put_back(&mut self, after: Frozen) {
-        let back = |version: u64, now: u64| if version == now { PRESENT } else { PRESENT - 1 };
+    /// Takes over the state of L1 with relative versions. Versions are only compared for equality and only grow, so a
+    /// version that is not the current one is an old one.
+    pub fn set_l1(&mut self, after: L1State) {
+        let relative = |version: u64, current: u64| if version == current { CURRENT } else { CURRENT - 1 };
         let snapshot = |taken: Snapshot| Snapshot {
-            generation: back(taken.generation, after.generation),
-            epoch: back(taken.epoch, after.epoch),
+            generation: relative(taken.generation, after.generation),
+            epoch: relative(taken.epoch, after.epoch),
         };
         match &mut self.fetch {
             Fetch::Sent(taken) | Fetch::Answered(taken) => *taken = taken.map(snapshot),
             Fetch::None => {}
         }
-        self.l1 = Frozen {
-            fence: if after.fence <= NOW { 0 } else { after.fence },
-            epoch: PRESENT,
-            generation: PRESENT,
-            kept: after.kept.map(|epoch| back(epoch, after.epoch)),
+        self.l1 = L1State {
+            fence: if after.fence <= CLOCK_MS { 0 } else { after.fence },
+            epoch: CURRENT,
+            generation: CURRENT,
+            entry_epoch: after.entry_epoch.map(|epoch| relative(epoch, after.epoch)),
         };
     }
 
     pub fn tick(&mut self) {
-        let older = |age: &mut u8| *age = (*age + 1).min(LONG);
+        let older = |age: &mut u8| *age = (*age + 1).min(AGE_MAX);
         if let Some((_, age)) = &mut self.epoch {
             older(age);
         }
-        if let Some((_, age)) = &mut self.seen {
+        if let Some((_, age)) = &mut self.acked {
             older(age);
         }
-        if let Question::Sent { age } | Question::Answered { age, .. } = &mut self.question {
+        if let Poll::Sent { age } | Poll::Answered { age, .. } = &mut self.poll {
             older(age);
         }
-        if let Revoker::Told { waited, .. } = &mut self.revoker {
+        if let Revoker::Waiting { waited, .. } = &mut self.revoker {
             older(waited);
         }
-        self.put_back(Frozen { fence: self.l1.fence.saturating_sub(ticks(1)), ..self.l1 });
+        self.set_l1(L1State { fence: self.l1.fence.saturating_sub(ticks(1)), ..self.l1 });
     }
 }
 
-impl Told {
-    pub fn news(&self) -> InvalidationBatch {
+impl Reply {
+    pub fn batch(&self) -> InvalidationBatch {
         let mut entries = Vec::new();
-        for (id, whom) in &self.entries {
-            match whom {
-                Whom::Ours => entries.push((*id, [0; 16])),
-                Whom::Burst => entries.extend(std::iter::repeat_n((*id, [1; 16]), BATCH)),
+        for (id, entry) in &self.entries {
+            match entry {
+                LogEntry::OurKey => entries.push((*id, [0; 16])),
+                LogEntry::OtherKeys => entries.extend(std::iter::repeat_n((*id, [1; 16]), INVALIDATIONS_MAX)),
             }
         }
-        entries.truncate(BATCH);
+        entries.truncate(INVALIDATIONS_MAX);
         InvalidationBatch { epoch: self.epoch.to_string(), oldest: self.oldest, newest: self.newest, entries }
     }
 }
 
+/// Returns the milliseconds of `n` ticks.
 pub fn ticks(n: u8) -> u64 {
-    u64::from(n) * u64::try_from(SETTLED.as_millis()).unwrap_or(u64::MAX).div_ceil(u64::from(LONG))
+    u64::from(n) * u64::try_from(FENCES_EXPIRED.as_millis()).unwrap_or(u64::MAX).div_ceil(u64::from(AGE_MAX))
 }

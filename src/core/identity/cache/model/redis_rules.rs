@@ -1,14 +1,15 @@
-//! What a Redis entry may be, and the rules of its world.
+//! The values that a Redis entry can have in the model, and the rules of the model.
 
-use super::super::verify::Refusal;
+use super::super::verify::NegativeLookup;
 
+/// The state of the key in Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fact {
+pub enum KeyState {
     Active,
     Revoked,
 }
 
-impl Refusal for Fact {
+impl NegativeLookup for KeyState {
     fn unknown() -> Self {
         Self::Revoked
     }
@@ -18,26 +19,26 @@ impl Refusal for Fact {
     }
 }
 
-/// The entry. A number is a nonce; two that nobody can compare may be equal.
+/// The value in Redis. A number is a nonce; two nonces that no process can compare may be equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cell {
-    Nothing,
+pub enum StoredValue {
+    Missing,
     Lease(u8),
     Valid(u8),
     Tombstone,
-    /// Put there by somebody without the secret.
+    /// Written by an attacker, who does not have the secret.
     Forged(u8),
 }
 
-/// How a fill is done; ours compares.
+/// How a value is written after a read of the primary. Production compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filling {
+pub enum FillRule {
     Compare,
     Set,
-    SetIfNothing,
+    SetIfMissing,
 }
 
-/// The rules of a world. Those of the second half are ours, or what is missing.
+/// The rules of a model. Those of the second half are ours, or one of them is missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub readers: usize,
@@ -45,28 +46,30 @@ pub struct Rules {
     pub vanishing: bool,
     /// No GET is answered.
     pub down: bool,
-    /// Commands are lost before or after they were done, or done late; readers die.
+    /// Commands are lost before or after they were executed, or executed late; readers die.
     pub failures: bool,
-    /// Valid entries are filled anew ahead of time.
+    /// Valid entries are refreshed ahead of time.
     pub refreshing: bool,
+    /// An attacker without the secret writes entries.
     pub forger: bool,
-    /// Who forges may also put back what was there once.
+    /// An attacker may put back a value that was there once.
     pub replanting: bool,
-    /// Redis may fall back to what it was, once.
+    /// Redis may return to an older state, once.
     pub falling_back: bool,
-    pub filling: Filling,
-    /// A revocation leaves a tombstone; else nothing.
+    pub fill: FillRule,
+    /// A revocation leaves a tombstone; otherwise it deletes the entry.
     pub tombstone: bool,
     pub database_first: bool,
     /// Fills may read a replica.
     pub replica: bool,
-    /// A revocation returns though Redis was not told.
+    /// A revocation returns although Redis did not execute it.
     pub lying: bool,
-    /// The feed is heard, and counts as part of the revocation.
+    /// The version feed is read, and counts as part of the revocation.
     pub feed: bool,
 }
 
-pub const OURS: Rules = Rules {
+/// The rules of production.
+pub const PRODUCTION: Rules = Rules {
     readers: 2,
     vanishing: true,
     down: false,
@@ -75,7 +78,7 @@ pub const OURS: Rules = Rules {
     forger: false,
     replanting: false,
     falling_back: false,
-    filling: Filling::Compare,
+    fill: FillRule::Compare,
     tombstone: true,
     database_first: true,
     replica: false,

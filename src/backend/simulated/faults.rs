@@ -1,7 +1,7 @@
-//! Chance: how long an operation takes and whether it fails.
+//! Simulated latency and failures of the operations, from a seeded random number generator.
 //!
-//! Promises: the same seed gives the same numbers; half of the failures come after the effect.
-//! Refuses: cryptographic quality.
+//! The same seed gives the same numbers. Half of the failures come after the operation had its effect, like an answer
+//! that got lost. The generator is SplitMix64, which is fast and lock-free, and not fit for cryptography.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -11,23 +11,28 @@ use std::{
 use crate::backend::BackendError;
 
 /// SplitMix64's increment.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 
-pub(super) struct Chance {
+/// Decides how long each operation takes and whether it fails.
+pub(super) struct FaultInjector {
     state: AtomicU64,
     latency: Duration,
     fail_rate: f64,
 }
 
-impl Chance {
+impl FaultInjector {
+    /// Returns an injector with a mean latency and a probability of failure.
     pub(super) fn new(seed: u64, latency: Duration, fail_rate: f64) -> Self {
         Self { state: AtomicU64::new(seed), latency, fail_rate }
     }
 
-    /// Takes its time, then has the effect, or fails, or both.
+    /// Sleeps for the simulated latency, then runs `effect`, or fails, or both.
+    ///
+    /// # Errors
+    /// `Unavailable` for an injected failure, else the error of `effect`.
     pub(super) async fn perform<T>(
         &self,
-        what: &str,
+        operation: &str,
         effect: impl FnOnce() -> Result<T, BackendError>,
     ) -> Result<T, BackendError> {
         if !self.latency.is_zero() {
@@ -38,20 +43,20 @@ impl Chance {
         }
         if self.next() & 1 == 0 {
             effect()?;
-            return Err(BackendError::Unavailable(format!("simulated: the answer to {what} got lost").into()));
+            return Err(BackendError::Unavailable(format!("simulated: the answer to {operation} got lost").into()));
         }
-        Err(BackendError::Unavailable(format!("simulated: {what} failed").into()))
+        Err(BackendError::Unavailable(format!("simulated: {operation} failed").into()))
     }
 
+    /// Returns the next random number.
     pub(super) fn next(&self) -> u64 {
-        // SplitMix64: an atomic counter and a mixer, so no lock.
-        let mut z = self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        let mut z = self.state.fetch_add(INCREMENT, Ordering::Relaxed).wrapping_add(INCREMENT);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    /// From 0 to below 1.
+    /// Returns a random number from 0 to below 1.
     #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
     fn unit(&self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
@@ -63,8 +68,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_repeatable_and_even() {
-        let (a, b) = (Chance::new(7, Duration::ZERO, 0.0), Chance::new(7, Duration::ZERO, 0.0));
+    fn numbers_are_repeatable_and_uniform() {
+        let (a, b) = (FaultInjector::new(7, Duration::ZERO, 0.0), FaultInjector::new(7, Duration::ZERO, 0.0));
         let mean = (0..10_000).map(|_| a.unit()).sum::<f64>() / 10_000.0;
         assert!((0.48..0.52).contains(&mean), "{mean}");
         assert!((0..10_000).all(|_| (0.0..1.0).contains(&b.unit())));
@@ -72,12 +77,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_come_before_and_after_the_effect() {
-        let chance = Chance::new(1, Duration::ZERO, 0.5);
+    async fn injected_failures_come_before_and_after_the_effect() {
+        let injector = FaultInjector::new(1, Duration::ZERO, 0.5);
         let (mut failed, mut effects) = (0, 0);
         for _ in 0..1000 {
-            let outcome = chance
-                .perform("it", || {
+            let outcome = injector
+                .perform("test", || {
                     effects += 1;
                     Ok(())
                 })

@@ -1,30 +1,31 @@
-//! A world with one process that keeps the key: a real `L1` and `Reader`, Redis as they see it, one revoker elsewhere.
+//! A model with one process that keeps the key: a production `L1` and `InvalidationReader`, Redis as they see it, and
+//! one revoker in another process.
 
 use std::{cell::RefCell, fmt::Arguments, sync::Arc, time::Duration};
 
 use super::{
-    World, fingerprint,
-    process_state::{Fetch, LONG, NOW, Question, Revoker, Rules, State, Told, Verify, Whom, ticks},
+    Model, fingerprint,
+    process_state::{AGE_MAX, CLOCK_MS, Fetch, LogEntry, Poll, Reply, Revoker, Rules, State, Verify, ticks},
 };
 use crate::core::identity::cache::{
     CachedKey,
-    l1::{Frozen, L1, Snapshot},
-    redis_tier::{BATCH, LogId},
-    revoke::all_have_heard,
+    l1::{L1, L1State, Snapshot},
+    propagate::is_in_force,
+    redis_tier::{INVALIDATIONS_MAX, LogId},
 };
 use crate::core::{
     id::{KeyId, TenantId},
-    identity::Caller,
+    identity::{Caller, KeyLimits},
 };
 
 #[derive(Clone, Debug)]
-pub struct Process {
+pub struct ProcessModel {
     rules: &'static Rules,
     state: State,
 }
 
 thread_local! {
-    /// The map that each state is put into for a step.
+    /// The map that takes over the state before each step.
     static MAP: RefCell<(L1, Arc<CachedKey>)> = RefCell::new((L1::new(), Arc::new(CachedKey {
         hash: [0; 32],
         ver: 1,
@@ -34,14 +35,14 @@ thread_local! {
             tenant: TenantId::new(),
             scopes: Vec::new(),
             expires_at: None,
-            limits: serde_json::Value::Null,
+            limits: KeyLimits::GENERAL,
         }),
         filled_at: 0.0,
-        took: 0.0,
+        read_seconds: 0.0,
     })));
 }
 
-impl Process {
+impl ProcessModel {
     pub fn new(rules: &'static Rules) -> Self {
         Self { rules, state: State::new(rules) }
     }
@@ -52,101 +53,99 @@ impl Process {
         next
     }
 
-    /// A step of the real map.
+    /// Runs a step of the production map.
     fn on_map<R>(&self, state: &mut State, step: impl FnOnce(&mut State, &L1, &Arc<CachedKey>) -> R) -> R {
         MAP.with_borrow(|(map, cached)| {
-            map.thaw(state.l1, cached);
+            map.restore(state.l1, cached);
             let result = step(state, map, cached);
-            let mut after = map.freeze(&cached.name());
+            let mut after = map.save(&cached.short_hash());
             if !self.rules.epoch {
-                // A flush voids nothing: what is kept is of whatever epoch it is now.
-                after.kept = after.kept.map(|_| after.epoch);
+                // A flush voids nothing: the entry is of the current epoch, whatever that is.
+                after.entry_epoch = after.entry_epoch.map(|_| after.epoch);
             }
-            state.put_back(after);
+            state.set_l1(after);
             result
         })
     }
 
     fn is_fenced(&self, map: &L1) -> bool {
-        !self.rules.fence || map.is_fenced(NOW)
+        !self.rules.fence || map.is_fenced(CLOCK_MS)
     }
 
     fn snapshot(&self, state: &mut State) -> Option<Snapshot> {
         self.on_map(state, |_, map, cached| {
-            let fence = map.freeze(&cached.name()).fence;
+            let fence = map.save(&cached.short_hash()).fence;
             if !self.rules.snapshot_fenced {
-                map.grant(NOW);
+                map.extend_fence(CLOCK_MS);
             }
-            let snapshot = map.snapshot(&cached.name(), NOW);
-            map.thaw(Frozen { fence, ..map.freeze(&cached.name()) }, cached);
+            let snapshot = map.snapshot(&cached.short_hash(), CLOCK_MS);
+            map.restore(L1State { fence, ..map.save(&cached.short_hash()) }, cached);
             snapshot
         })
     }
 
-    /// What the script answers to who has taken in all up to `last`.
-    fn answer(&self, state: &mut State, last: Option<LogId>) -> Told {
-        let epoch = state.the_epoch();
+    /// Returns what the script answers to a process that has applied all up to `last`.
+    fn answer(&self, state: &mut State, last: Option<LogId>) -> Reply {
+        let epoch = state.epoch_or_new();
         let newest = state.log.last().map_or(LogId::default(), |entry| entry.0);
-        let mut told = Told { epoch, oldest: LogId::default(), newest, entries: Vec::new() };
+        let mut reply = Reply { epoch, oldest: LogId::default(), newest, entries: Vec::new() };
         if let Some(last) = last {
-            told.oldest = state.log.first().map_or(LogId::default(), |entry| entry.0);
-            told.entries = state.log.iter().filter(|entry| entry.0 > last).copied().collect();
+            reply.oldest = state.log.first().map_or(LogId::default(), |entry| entry.0);
+            reply.entries = state.log.iter().filter(|entry| entry.0 > last).copied().collect();
             if self.rules.registers {
-                state.seen = Some((if self.rules.registers_taken { last } else { newest }, 0));
+                state.acked = Some((if self.rules.registers_applied { last } else { newest }, 0));
             }
         }
-        told
+        reply
     }
 
-    fn hear(&self, state: &mut State, age: u8, told: &Told) {
-        let mut news = told.news();
-        if !self.rules.gap {
-            news.oldest = LogId::default();
-            news.entries.truncate(BATCH - 1);
+    fn apply(&self, state: &mut State, age: u8, reply: &Reply) {
+        let mut batch = reply.batch();
+        if !self.rules.detects_gap {
+            batch.oldest = LogId::default();
+            batch.entries.truncate(INVALIDATIONS_MAX - 1);
         }
         if !self.rules.full_batch {
-            news.entries.truncate(BATCH - 1);
+            batch.entries.truncate(INVALIDATIONS_MAX - 1);
         }
         let age = if self.rules.fence_from_sending { age } else { 0 };
-        self.on_map(state, |state, map, _| state.reader.take(&news, map, NOW - ticks(age)));
+        self.on_map(state, |state, map, _| state.reader.apply(&batch, map, CLOCK_MS - ticks(age)));
     }
 
     fn disconnected(&self, state: &mut State) {
-        state.question = Question::None;
+        state.poll = Poll::None;
         self.on_map(state, |state, map, _| state.reader.disconnected(map));
     }
 
     fn process_steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self)) {
         let state = &self.state;
-        match &state.question {
-            Question::None => {
-                next(format_args!("the process asks"), self.with(|s| s.question = Question::Sent { age: 0 }))
-            }
-            Question::Sent { age } => {
+        match &state.poll {
+            Poll::None => next(format_args!("the process polls"), self.with(|s| s.poll = Poll::Sent { age: 0 })),
+            Poll::Sent { age } => {
                 let last = state.reader.last();
                 let mut answered = state.clone();
-                let told = self.answer(&mut answered, last);
-                answered.question = Question::Answered { age: *age, told };
+                let reply = self.answer(&mut answered, last);
+                answered.poll = Poll::Answered { age: *age, reply };
                 let answered = Self { rules: self.rules, state: answered };
                 next(format_args!("Redis answers it (last {last:?})"), answered);
                 if self.rules.losses {
-                    next(format_args!("the question is lost"), self.with(|s| self.disconnected(s)));
-                    // And answered at once, later or never.
+                    next(format_args!("the poll is lost"), self.with(|s| self.disconnected(s)));
+                    // A poll that is given up is answered at once, later or never.
                     if let (Some(last), None) = (last, state.late) {
                         let given_up = self.with(|s| {
                             s.late = Some(last);
                             self.disconnected(s);
                         });
-                        next(format_args!("the question is given up"), given_up);
+                        next(format_args!("the poll is given up"), given_up);
                     }
                 }
             }
-            Question::Answered { age, told } => {
-                let heard = self.with(|s| {
-                    self.hear(s, *age, told);
-                    s.question = Question::None;
+            Poll::Answered { age, reply } => {
+                let applied = self.with(|s| {
+                    self.apply(s, *age, reply);
+                    s.poll = Poll::None;
                 });
-                next(format_args!("the process hears {:?}", told.entries), heard);
+                next(format_args!("the process applies {:?}", reply.entries), applied);
             }
         }
         if let Some(last) = state.late {
@@ -154,7 +153,7 @@ impl Process {
                 self.answer(s, Some(last));
                 s.late = None;
             });
-            next(format_args!("Redis answers what was given up"), answered);
+            next(format_args!("Redis answers the poll that was given up"), answered);
         }
         self.fetch_steps(next);
         self.verify_steps(next);
@@ -175,21 +174,22 @@ impl Process {
                 next(format_args!("{name}"), self.with(|s| s.fetch = fetch));
             }
             Fetch::Answered(snapshot) => {
-                let kept = self.with(|s| {
+                let inserted = self.with(|s| {
                     let snapshot = if self.rules.snapshot_first { snapshot } else { self.snapshot(s) };
                     self.on_map(s, |_, map, cached| {
                         let snapshot = snapshot.map(|taken| match self.rules.generation {
                             true => taken,
-                            false => Snapshot { generation: map.freeze(&cached.name()).generation, ..taken },
+                            false => Snapshot { generation: map.save(&cached.short_hash()).generation, ..taken },
                         });
                         if let Some(snapshot) = snapshot {
-                            map.insert(snapshot, cached.clone(), NOW);
+                            map.insert(snapshot, cached.clone(), CLOCK_MS);
                         }
                     });
                     s.fetch = Fetch::None;
                 });
-                let name = if kept.state.l1.kept.is_some() { "the process keeps it" } else { "it is not kept" };
-                next(format_args!("{name}"), kept);
+                let is_inserted = inserted.state.l1.entry_epoch.is_some();
+                let name = if is_inserted { "the process inserts it" } else { "it is not inserted" };
+                next(format_args!("{name}"), inserted);
             }
         }
     }
@@ -201,17 +201,18 @@ impl Process {
             Verify::None if self.state.revoker == Revoker::Returned => {
                 let fenced = self.on_map(&mut after_step, |_, map, _| self.is_fenced(map));
                 if fenced || !self.rules.fence_before {
-                    next(format_args!("a verification begins"), self.with(|s| s.verify = Verify::Fenced));
+                    next(format_args!("a verification begins"), self.with(|s| s.verify = Verify::FenceChecked));
                 }
             }
             Verify::None => {}
-            Verify::Fenced => {
-                let here = self.on_map(&mut after_step, |_, map, cached| map.look(&cached.name()).is_some());
-                let name = if here { "it finds the key" } else { "it finds nothing" };
-                let verify = if here { Verify::Looked } else { Verify::None };
+            Verify::FenceChecked => {
+                let found =
+                    self.on_map(&mut after_step, |_, map, cached| map.get_unfenced(&cached.short_hash()).is_some());
+                let name = if found { "it finds the key" } else { "it finds nothing" };
+                let verify = if found { Verify::EntryRead } else { Verify::None };
                 next(format_args!("{name}"), self.with(|s| s.verify = verify));
             }
-            Verify::Looked => {
+            Verify::EntryRead => {
                 let fenced = self.on_map(&mut after_step, |_, map, _| self.is_fenced(map));
                 let accepts = fenced || !self.rules.fence_after;
                 let done = self.with(|s| {
@@ -226,21 +227,21 @@ impl Process {
     fn redis_steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self)) {
         let state = &self.state;
         if state.epoch.is_none() {
-            next(format_args!("another process asks"), self.with(|s| _ = s.the_epoch()));
+            next(format_args!("another process polls"), self.with(|s| _ = s.epoch_or_new()));
         }
         if state.bursts > 0 {
-            let told = self.with(|s| {
+            let revoked = self.with(|s| {
                 s.bursts -= 1;
-                s.append(Whom::Burst);
+                s.append(LogEntry::OtherKeys);
             });
-            next(format_args!("many other keys are revoked"), told.clone());
-            let last = told.state.log.len() - 1;
-            next(format_args!("so many that the log overflows"), told.with(|s| drop(s.log.drain(..last))));
+            next(format_args!("many other keys are revoked"), revoked.clone());
+            let last = revoked.state.log.len() - 1;
+            next(format_args!("so many that the log overflows"), revoked.with(|s| drop(s.log.drain(..last))));
         }
         if state.flushes > 0 {
             let flushed = self.with(|s| {
                 s.flushes -= 1;
-                (s.epoch, s.seen) = (None, None);
+                (s.epoch, s.acked) = (None, None);
                 s.log.clear();
             });
             next(format_args!("FLUSHALL"), flushed);
@@ -249,31 +250,32 @@ impl Process {
             let back = self.with(|s| {
                 s.restarts -= 1;
                 s.valid = true;
-                s.log.retain(|entry| entry.1 != Whom::Ours);
+                s.log.retain(|entry| entry.1 != LogEntry::OurKey);
             });
-            next(format_args!("Redis restarts with an old file"), back);
+            next(format_args!("Redis restarts with old data"), back);
         }
     }
 
     fn is_settled(&self) -> bool {
-        !self.rules.settled || self.state.epoch.is_some_and(|(_, age)| age >= LONG || !self.rules.birth)
+        !self.rules.settled || self.state.epoch.is_some_and(|(_, age)| age >= AGE_MAX || !self.rules.epoch_age)
     }
 
     fn revoker_steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self)) {
         match self.state.revoker {
             Revoker::Before => {
-                let told = self.with(|s| {
+                let written = self.with(|s| {
                     s.valid = false;
-                    let id = s.append(Whom::Ours);
-                    s.revoker = Revoker::Told { id, settled: self.rules.settled_then || self.is_settled(), waited: 0 };
+                    let id = s.append(LogEntry::OurKey);
+                    let settled = self.rules.settled_at_count || self.is_settled();
+                    s.revoker = Revoker::Waiting { id, settled, waited: 0 };
                 });
-                next(format_args!("Redis is told of the revocation"), told);
+                next(format_args!("the revocation is written to Redis"), written);
             }
-            Revoker::Told { id, settled, waited } => {
-                let settled = if self.rules.settled_then { self.is_settled() } else { settled };
-                let listens = self.state.seen.filter(|(_, age)| *age < self.rules.silent_for);
-                let behind = settled.then(|| i64::from(listens.is_some_and(|(last, _)| last < id)));
-                if all_have_heard(Duration::from_millis(ticks(waited)), behind) || !self.rules.waits {
+            Revoker::Waiting { id, settled, waited } => {
+                let settled = if self.rules.settled_at_count { self.is_settled() } else { settled };
+                let registered = self.state.acked.filter(|(_, age)| *age < self.rules.silent_for);
+                let lagging = settled.then(|| i64::from(registered.is_some_and(|(last, _)| last < id)));
+                if is_in_force(Duration::from_millis(ticks(waited)), lagging) || !self.rules.waits {
                     next(format_args!("the revocation returns"), self.with(|s| s.revoker = Revoker::Returned));
                 }
             }
@@ -282,7 +284,7 @@ impl Process {
     }
 }
 
-impl World for Process {
+impl Model for ProcessModel {
     fn steps(&self, next: &mut dyn FnMut(Arguments<'_>, Self)) {
         next(format_args!("half a second passes"), self.with(State::tick));
         self.process_steps(next);
