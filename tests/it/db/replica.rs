@@ -292,7 +292,7 @@ async fn one_pool_serves_all_reads_without_a_replica() {
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
     client.post("/instances", json!({"image": cluster.image})).await.expect(202);
     client.get("/instances").await.expect(200);
-    assert!(cluster.in_redis("wrote").await.is_empty(), "without a replica no write is recorded");
+    assert!(cluster.in_redis("recent_write:").await.is_empty(), "without a replica no write is recorded");
 
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");

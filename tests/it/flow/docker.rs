@@ -52,7 +52,7 @@ async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
     }
     // Workers also read the messages of jobs that a poll had found.
     poll_until("no lists in Redis", Duration::from_secs(60), async || {
-        cluster.in_redis("q:").await.is_empty().then_some(())
+        cluster.in_redis("wakeups:").await.is_empty().then_some(())
     })
     .await;
     let unfinished = "select count(*) from jobs where status in ('queued', 'running')";
