@@ -235,7 +235,7 @@ mod tests {
                     (Err(Unreadable::Malformed { reason: "is not JSON", .. }), expected) => {
                         prop_assert!(expected.is_err(), "{:?}", bytes);
                     }
-                    (Err(Unreadable::Malformed { .. }), _) => prop_assert!(bytes.iter().any(|byte| *byte == b'{'), "no object"),
+                    (Err(Unreadable::Malformed { .. }), _) => prop_assert!(bytes.contains(&b'{'), "no object"),
                     (Err(error), _) => prop_assert!(false, "{error:?}"),
                 }
             }

@@ -147,7 +147,7 @@ impl<'a> Comparison<'a> {
         let (narrow, wide) = if side == Side::Request { (&new.types, &old.types) } else { (&old.types, &new.types) };
         let lacks = |kind: &String| {
             let narrow = narrow.as_ref();
-            narrow.is_some_and(|types| !types.contains(kind) && !(kind == "integer" && types.contains("number")))
+            narrow.is_some_and(|types| !(types.contains(kind) || kind == "integer" && types.contains("number")))
         };
         let differs = match wide {
             Some(kinds) => kinds.iter().any(lacks),

@@ -52,9 +52,9 @@ fn help_shows_variables_and_defaults_but_no_secret_values() {
 /// The texts are reviewed as a whole: what changes here, changes for operators.
 #[test]
 fn help_of_every_subcommand_is_its_snapshot() {
-    let commands: BTreeSet<Vec<String>> = taken()
+    let commands: BTreeSet<Vec<String>> = all_settings()
         .into_iter()
-        .map(|taken| taken.role)
+        .map(|setting| setting.role)
         .chain([vec![], vec!["keys".into()], vec!["tenants".into()]])
         .collect();
 
@@ -62,7 +62,7 @@ fn help_of_every_subcommand_is_its_snapshot() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
         // The width that lines are wrapped at must not be that of a terminal.
         command.args(&role).arg("--help").env_clear().env("COLUMNS", "100");
-        let help = ended(command, Duration::from_secs(60)).expect(0).stdout;
+        let help = run_to_exit(command, Duration::from_secs(60)).expect(0).stdout;
 
         // Clap fills empty lines with spaces.
         let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");

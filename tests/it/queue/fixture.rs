@@ -93,7 +93,7 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
 pub async fn register_worker(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
     let process = ProcessInfo { machine_id: "fixture".into(), pid: 1, version: "0", slots: 16 };
-    workers::register(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
+    workers::register_worker(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 
 pub async fn create(db: &DualDb, tenant: TenantId, spec: &InstanceSpec) -> Result<InstanceRecord, String> {
