@@ -337,7 +337,7 @@ async fn network_that_is_not_ours_is_neither_used_nor_removed() {
     engine.docker(&["network", "create", "--subnet", &network.cidr.to_string(), &name]);
 
     let refused = networks.ensure_network(&network).await;
-    assert!(matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("not ours")), "{refused:?}");
+    assert!(matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("is not of this cluster")), "{refused:?}");
     assert_eq!(networks.release_network(network.id).await.expect("nothing of ours to remove"), Released::Gone);
     assert_eq!(engine.docker(&["network", "ls", "-q", "--filter", &format!("name={name}")]).lines().count(), 1);
     engine.docker(&["network", "rm", &name]);
