@@ -34,7 +34,7 @@ pub struct ApiState {
     pub keys: ApiKeyService,
     /// The connection to Redis that `/health/ready` reports on.
     pub notifier: Notifier,
-    /// Creates and deletes instances, and reads them.
+    /// Creates, reads and deletes instances.
     pub instances: InstanceService,
     /// The statuses of instances that requests wait for.
     pub instance_watch: InstanceWatch,

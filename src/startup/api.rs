@@ -18,7 +18,7 @@ use crate::{
     },
     core::{
         db::DualDb,
-        id::ClusterId,
+        id::{ClusterId, InstanceId},
         identity::{
             ApiKeyService, Identity, PgIdentity,
             api_key::KeyRing,
@@ -134,7 +134,7 @@ fn start_watches(db: &DualDb) -> (InstanceWatch, JobWatch) {
     let (instance_watch, job_watch) = (InstanceWatch::default(), JobWatch::default());
     let (watch, db_of_instances) = (instance_watch.clone(), db.clone());
     supervisor::run("instance_watch", async move {
-        let statuses = move |ids: Vec<_>| {
+        let statuses = move |ids: Vec<InstanceId>| {
             let db = db_of_instances.clone();
             async move { instances::store::statuses(&db, &ids).await }
         };

@@ -1,6 +1,7 @@
-//! Integration tests through the front door: real processes of this program on real Postgres, Redis and Docker.
+//! Integration tests: real processes of this program on real Postgres, Redis and Docker, driven over HTTP.
 //!
-//! One binary, so that services are shared and linking is done once. Run by `make test`, which says where they are.
+//! All of them are one binary, so that services are shared and the program is linked once. `make test` starts the
+//! services and passes their addresses.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

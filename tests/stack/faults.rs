@@ -12,8 +12,8 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    eventually,
     load::Load,
+    poll_until,
     stack::{Stack, demo_image, docker, first_page, inspect, page},
 };
 
@@ -48,7 +48,7 @@ pub async fn lists_survive_a_restart_of_the_read_replica(stack: &Stack) {
     // Repeated, because after a failure of Redis all lists are read from the primary for a while, and because Postgres
     // reports statistics late.
     let lists = async || {
-        eventually(60, "the lists are read from the replica", async || {
+        poll_until(60, "the lists are read from the replica", async || {
             let before = replica_reads(stack);
             for _ in 0..60 {
                 reader.get("/instances").await.expect(200);
@@ -85,7 +85,7 @@ pub async fn read_replica_without_its_slot_copies_the_primary_again(stack: &Stac
     ] {
         stack.sql("postgres", statement);
     }
-    eventually(60, "the replica is unhealthy", async || {
+    poll_until(60, "the replica is unhealthy", async || {
         let health = inspect(&stack.container("replica"))["State"]["Health"]["Status"].clone();
         if health == "unhealthy" { Ok(()) } else { Err(health) }
     })
@@ -94,7 +94,7 @@ pub async fn read_replica_without_its_slot_copies_the_primary_again(stack: &Stac
     stack.wait_until_healthy(3).await;
     assert_eq!(copied(), 2);
     assert_eq!(stack.sql("replica", "select pg_is_in_recovery()"), "t");
-    eventually(60, "the replica streams", async || {
+    poll_until(60, "the replica streams", async || {
         let state = stack.sql("postgres", "select state from pg_stat_replication");
         if state == "streaming" { Ok(()) } else { Err(state) }
     })
@@ -116,7 +116,7 @@ pub async fn reload_of_nginx_loses_no_request(stack: &Stack) {
             || docker(&["exec", &nginx, "cat", "/tmp/nginx.pid"]) + &docker(&["top", &nginx, "-o", "pid,args"]);
         let before = workers();
         docker(&["kill", "-s", "HUP", &nginx]);
-        eventually(
+        poll_until(
             60,
             "new nginx worker processes",
             async || if workers() == before { Err(before.clone()) } else { Ok(()) },
@@ -135,7 +135,7 @@ pub async fn killed_replica_loses_no_request(stack: &Stack) {
         let restarts = inspect(&victim)["RestartCount"].as_u64().unwrap();
         let pid = inspect(&victim)["State"]["Pid"].to_string();
         assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success(), "kill -9 needs root");
-        eventually(60, "Docker restarts the container", async || {
+        poll_until(60, "Docker restarts the container", async || {
             let now = inspect(&victim)["RestartCount"].as_u64().unwrap();
             if now > restarts { Ok(()) } else { Err(now) }
         })
@@ -169,7 +169,7 @@ pub async fn instances_run_on_while_the_worker_restarts(stack: &Stack) {
     // Then the worker is killed without a shutdown.
     let pid = inspect(&stack.container("worker"))["State"]["Pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success(), "kill -9 needs root");
-    eventually(60, "the worker was restarted", async || {
+    poll_until(60, "the worker was restarted", async || {
         let now = inspect(&stack.container("worker"))["State"]["Pid"].to_string();
         if now != pid && now != "0" { Ok(()) } else { Err(now) }
     })

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     client::Client,
-    eventually,
+    poll_until,
     stack::{Stack, demo_image},
 };
 
@@ -69,7 +69,7 @@ impl Load {
     /// Waits until more requests of each kind have succeeded.
     pub async fn wait_for_progress(&self) {
         let (gets, accepted) = (self.counters.gets.load(Relaxed), self.accepted());
-        eventually(120, "requests of each kind succeed", async || {
+        poll_until(120, "requests of each kind succeed", async || {
             let now = (self.counters.gets.load(Relaxed), self.accepted());
             if now.0 > gets + 200 && now.1 > accepted + 1 { Ok(()) } else { Err(now) }
         })

@@ -113,7 +113,7 @@ fn report(name: &str, duration: Duration, result: &str) {
 }
 
 /// Repeats `check` until it succeeds. Panics with its last error after `seconds`.
-async fn eventually<T: std::fmt::Debug>(seconds: u64, what: &str, mut check: impl AsyncFnMut() -> Result<(), T>) {
+async fn poll_until<T: std::fmt::Debug>(seconds: u64, what: &str, mut check: impl AsyncFnMut() -> Result<(), T>) {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     loop {
         match check().await {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    eventually,
+    poll_until,
     stack::{Stack, docker},
 };
 
@@ -15,7 +15,7 @@ fn query(stack: &Stack, path: &str) -> Value {
 }
 
 pub async fn prometheus_scrapes_all_targets(stack: &Stack) {
-    eventually(120, "all targets up", async || {
+    poll_until(120, "all targets up", async || {
         let targets = query(stack, "targets?state=active")["activeTargets"].as_array().unwrap().clone();
         let up = |job: &str| {
             targets.iter().filter(|target| target["labels"]["job"] == job && target["health"] == "up").count()
@@ -36,7 +36,7 @@ pub async fn prometheus_scrapes_all_targets(stack: &Stack) {
     let before = (count("http_requests_total"), count("jobs_ended_total"));
     let instance = stack.client.create_running(serde_json::json!({"image": crate::stack::demo_image()})).await;
     stack.client.delete_fully(instance["id"].as_str().unwrap()).await;
-    eventually(60, "the counters grow", async || {
+    poll_until(60, "the counters grow", async || {
         let now = (count("http_requests_total"), count("jobs_ended_total"));
         if now.0 > before.0 && now.1 > before.1 { Ok(()) } else { Err((before, now)) }
     })

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, send},
-    eventually,
+    poll_until,
     stack::{Stack, demo_image, docker, docker_succeeds, inspect},
 };
 
@@ -49,7 +49,7 @@ pub async fn request_id_is_forwarded_or_generated(stack: &Stack) {
     // The problem documents of the API contain the request id that nginx logs.
     let missing = stack.client.get("/nothing").await.expect(404);
     assert_eq!(missing.body["request_id"], missing.header("X-Request-Id"));
-    eventually(60, "the request is in the log of nginx", async || {
+    poll_until(60, "the request is in the log of nginx", async || {
         match stack.served_by(missing.header("X-Request-Id")).len() {
             1 => Ok(()),
             lines => Err(lines),
@@ -121,7 +121,7 @@ pub async fn access_log_is_json_without_secrets(stack: &Stack) {
     send(post).await.expect(422);
     let read = || docker(&["logs", &stack.container("nginx")]);
     // nginx logs a request after the response was sent, and Docker passes the line on later.
-    eventually(60, "both requests are in the log of nginx", async || {
+    poll_until(60, "both requests are in the log of nginx", async || {
         let log = read();
         if ["secretless-", "refused-"].iter().all(|id| log.contains(id)) { Ok(()) } else { Err("not yet") }
     })
@@ -167,7 +167,7 @@ pub async fn streams_are_unbuffered_and_a_post_is_sent_once(stack: &Stack) {
         assert_eq!(answer.header("Retry-After"), "1");
         assert_eq!(fakes.count_requests(&format!("{method} /hang-up")), tried, "{method}");
         // max_fails may have excluded one for fail_timeout. Waits until nginx uses both again.
-        eventually(30, "nginx uses both fakes", async || {
+        poll_until(30, "nginx uses both fakes", async || {
             let before = fakes.requests_per_fake("GET /ok");
             for _ in 0..2 {
                 http.get(format!("{base}/ok")).send().await.map_err(|error| error.to_string())?;
@@ -236,7 +236,7 @@ impl Fakes {
         fakes.names.push(name.clone());
         fakes.address = docker(&["port", &name, "8080"]).lines().next().unwrap().to_owned();
         let ok = format!("http://{}/ok", fakes.address);
-        eventually(60, "nginx serves in front of two fakes", async || {
+        poll_until(60, "nginx serves in front of two fakes", async || {
             let knows_both =
                 docker_succeeds(&["exec", &name, "sh", "-c", "[ $(grep -c server /tmp/upstream.conf) = 2 ]"]);
             match reqwest::get(&ok).await {

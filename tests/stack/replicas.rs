@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     client::send,
-    eventually,
+    poll_until,
     stack::{Stack, demo_image},
 };
 
@@ -25,7 +25,7 @@ pub async fn requests_are_spread_evenly(stack: &Stack) {
     }
     futures_util::future::join_all((count / 2..count).map(request)).await;
     // nginx logs a request after the response was sent, and Docker passes the line on later.
-    eventually(60, "all requests are in the log of nginx", async || {
+    poll_until(60, "all requests are in the log of nginx", async || {
         let logged = stack.served_by("spread-").len();
         if logged == count { Ok(()) } else { Err(logged) }
     })

@@ -150,7 +150,7 @@ impl Stack {
 
     /// Waits until all services are healthy and nginx has this number of replicas.
     pub async fn wait_until_healthy(&self, replicas: usize) {
-        crate::eventually(180, "all services are healthy", async || {
+        crate::poll_until(180, "all services are healthy", async || {
             let mut bad = Vec::new();
             for service in ["api", "worker", "nginx", "postgres", "replica", "redis", "prometheus"] {
                 for container in self.containers(service, true) {
@@ -248,7 +248,7 @@ pub fn demo_image() -> String {
 /// process listens, connections fail.
 pub async fn first_page(instance: &Value) -> String {
     let mut first = String::new();
-    crate::eventually(60, "the first page", async || page(instance).await.map(|page| first = page)).await;
+    crate::poll_until(60, "the first page", async || page(instance).await.map(|page| first = page)).await;
     first
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    eventually,
+    poll_until,
     stack::{Stack, demo_image, docker, docker_succeeds, first_page, page},
 };
 
@@ -40,7 +40,7 @@ pub async fn installations_on_one_docker_are_independent(first: &Stack) {
         name
     };
     let (our_orphan, their_orphan) = (orphan(&our_cluster), orphan(&their_cluster));
-    eventually(180, "the orphan of the second is removed", async || {
+    poll_until(180, "the orphan of the second is removed", async || {
         if docker_succeeds(&["inspect", &their_orphan]) { Err(&their_orphan) } else { Ok(()) }
     })
     .await;

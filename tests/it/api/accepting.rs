@@ -1,4 +1,4 @@
-//! `POST /instances`: what a 202 promises, and what is refused when something runs out.
+//! `POST /instances`: what a 202 guarantees, and what is refused when names, ports, addresses or a quota run out.
 
 use std::{
     collections::HashSet,
@@ -13,17 +13,17 @@ use super::problem::problem;
 use crate::support::{
     Answer, Client, Cluster,
     cluster::{base_url, connect},
-    env, eventually,
+    env, poll_until,
     proxy::Proxy,
     redis_server::RedisServer,
 };
 
-/// The answers to `many` equal requests at once.
+/// Sends `many` equal requests concurrently and returns the responses.
 async fn at_once(client: &Client, many: usize, body: Value) -> Vec<Answer> {
     future::join_all((0..many).map(|_| client.post("/instances", body.clone()))).await
 }
 
-/// Demands 202 from `accepted` of them and `code` from all others; answers the instances.
+/// Asserts that `accepted` of them are 202 and all others are `code`, and returns the instances.
 #[track_caller]
 fn split(answers: Vec<Answer>, accepted: usize, code: &str) -> Vec<Value> {
     let (good, bad): (Vec<Answer>, Vec<Answer>) = answers.into_iter().partition(|answer| answer.status == 202);
@@ -43,7 +43,7 @@ async fn count(cluster: &Cluster, table: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_request_is_shown_as_asked_for_at_once_and_everywhere() {
+async fn accepted_request_is_shown_as_sent_by_every_replica_at_once() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let replica = cluster.spawn("serve");
@@ -138,12 +138,12 @@ async fn an_accepted_request_is_shown_as_asked_for_at_once_and_everywhere() {
             _ => assert_eq!(shown[field], *value, "{field}"),
         }
     }
-    // By the network's id it is the same network.
+    // The network's id names the same network.
     let by_id =
         client.post("/instances", json!({"image": "web:1", "network": shown["network"]["id"]})).await.expect(202);
     assert_eq!(by_id.body["instance"]["network"]["name"], "default");
 
-    // Whoever asks right after the 202, wherever, sees the same.
+    // A read right after the 202, through any replica, shows the same instance.
     for n in 0..20 {
         let made = client.post("/instances", json!({"image": "web:1"})).await;
         let asker = [&client, &replica][n % 2];
@@ -157,23 +157,26 @@ async fn an_accepted_request_is_shown_as_asked_for_at_once_and_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_taken_until_its_instance_is_deleted() {
+async fn name_is_taken_until_its_instance_is_deleted() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let named = json!({"image": "web:1", "name": "web"});
-    // Twenty at once: one has it.
+    // Of twenty concurrent requests one gets the name.
     let instances = split(at_once(&client, 20, named.clone()).await, 1, "name_taken");
     let unplaced = instances[0]["id"].as_str().unwrap();
     for table in ["instances", "jobs", "addresses"] {
         assert_eq!(count(&cluster, table).await, 1, "{table}");
     }
-    // Another tenant's names are its own.
+    // Names of another tenant are independent.
     client.with_key(&cluster.key("rival", "admin")).post("/instances", named.clone()).await.instance();
-    // Never placed: gone at once, and so is its claim on the name.
+
+    // The instance was never placed: it is deleted at once, and its name is free.
     assert_eq!(
         client.delete(&format!("/instances/{unplaced}")).await.expect(202).body["instance"]["status"],
         "deleted"
     );
+
     let _worker = cluster.work();
     let placed = client.create_running(named.clone()).await["id"].as_str().unwrap().to_owned();
     problem(&client.post("/instances", named.clone()).await, "name_taken");
@@ -183,7 +186,7 @@ async fn a_name_is_taken_until_its_instance_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn host_ports_are_unique_and_when_they_run_out_nothing_else_is_taken() {
+async fn host_ports_are_unique_and_exhaustion_takes_nothing_else() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_PORT_RANGE", "30100-30104");
     let (_api, client) = cluster.serve();
@@ -200,7 +203,7 @@ async fn host_ports_are_unique_and_when_they_run_out_nothing_else_is_taken() {
     let more = split(at_once(&client, 20, port(0)).await, 4, "port_taken");
     assert_eq!(distinct(&more, "/ports/0/host"), 4);
     problem(&client.post("/instances", port(30100)).await, "port_taken");
-    // Two wanted, one free: neither is taken, nor an address.
+    // Two ports are wanted and one is free: the request takes neither, and no address.
     client.delete(&format!("/instances/{}", more[0]["id"].as_str().unwrap())).await.expect(202);
     let (addresses, ports) = (count(&cluster, "addresses").await, count(&cluster, "published_ports").await);
     let two = json!({"image": "web:1", "ports": [{"container": 80}, {"container": 81}]});
@@ -210,15 +213,16 @@ async fn host_ports_are_unique_and_when_they_run_out_nothing_else_is_taken() {
     assert_eq!(last.body["instance"]["ports"], more[0]["ports"], "the one that was given back");
     // Ports belong to the cluster, not to the tenant.
     problem(&client.with_key(&cluster.key("rival", "admin")).post("/instances", port(0)).await, "port_taken");
-    // Without ports there is no limit.
+    // Instances without ports are not limited.
     client.post("/instances", json!({"image": "web:1"})).await.instance();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_of_eight_holds_five_however_many_ask_at_once() {
+async fn network_of_eight_addresses_holds_five_instances() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_DEFAULT_CIDR", "10.201.7.8/29");
     let (_api, client) = cluster.serve();
+
     let five = split(at_once(&client, 20, json!({"image": "web:1"})).await, 5, "address_exhausted");
     let mut addresses: Vec<&str> =
         five.iter().map(|instance| instance["network"]["address"].as_str().unwrap()).collect();
@@ -226,18 +230,21 @@ async fn a_network_of_eight_holds_five_however_many_ask_at_once() {
     // .8 is the network, .9 the gateway, .15 the broadcast address.
     assert_eq!(addresses, ["10.201.7.10", "10.201.7.11", "10.201.7.12", "10.201.7.13", "10.201.7.14"]);
     assert_eq!(distinct(&five, "/network/mac"), 5);
+
     for table in ["instances", "jobs", "addresses"] {
         assert_eq!(count(&cluster, table).await, 5, "{table}");
     }
     client.delete(&format!("/instances/{}", five[2]["id"].as_str().unwrap())).await.expect(202);
+
     let next = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     assert_eq!(next.body["instance"]["network"]["address"], five[2]["network"]["address"]);
+
     // Each tenant has a network of its own.
     client.with_key(&cluster.key("rival", "admin")).post("/instances", json!({"image": "web:1"})).await.instance();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_is_kept_to_the_last_instance() {
+async fn quota_holds_under_concurrent_creates() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
@@ -250,7 +257,7 @@ async fn a_quota_is_kept_to_the_last_instance() {
     split(at_once(&client, 5, json!({"image": "web:1"})).await, 1, "quota_exceeded");
     client.with_key(&cluster.key("rival", "admin")).post("/instances", json!({"image": "web:1"})).await.instance();
 
-    // Seven use 700 and 896 of it.
+    // Seven instances use 700 and 896 of it.
     let body = |cpu: u32, memory: u32| json!({"image": "web:1", "cpu_millis": cpu, "memory_mib": memory});
     quota("max_instances = null, max_cpu_millis = 1000").await;
     problem(&client.post("/instances", body(301, 128)).await, "quota_exceeded");
@@ -263,11 +270,12 @@ async fn a_quota_is_kept_to_the_last_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_requests_are_accepted_as_fast_and_done_by_polling() {
+async fn requests_are_accepted_as_fast_while_redis_is_down() {
     let mut redis = RedisServer::start();
     let mut cluster = Cluster::simulated().await;
     cluster.redis_url = redis.url();
     let (_api, client) = cluster.serve();
+
     client.post("/instances", json!({"image": "web:1"})).await.instance();
     let quick = async |what: &str| {
         for _ in 0..5 {
@@ -278,53 +286,64 @@ async fn without_redis_requests_are_accepted_as_fast_and_done_by_polling() {
         }
     };
     let ready = async || client.get("/health/ready").await.expect(200).body;
+
     assert_eq!(ready().await, json!({"status": "ready", "primary": true, "redis": true}));
-    // Hanging is worse than being dead.
+
+    // A Redis that hangs is worse than one that is dead.
     redis.signal(Signal::SIGSTOP);
     quick("hanging").await;
     assert_eq!(ready().await, json!({"status": "degraded", "primary": true, "redis": false}));
+
     redis.signal(Signal::SIGCONT);
     redis.kill();
     quick("dead").await;
     assert_eq!(ready().await, json!({"status": "degraded", "primary": true, "redis": false}));
+
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
     redis.restart();
-    eventually("readiness", Duration::from_secs(60), async || (ready().await["status"] == "ready").then_some(())).await;
+    poll_until("readiness", Duration::from_secs(60), async || (ready().await["status"] == "ready").then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_postgres_the_answer_is_503_and_never_401() {
+async fn requests_get_503_and_never_401_while_postgres_is_down() {
     let mut cluster = Cluster::simulated().await;
-    // A key that the cache vouches for would go on: tests/it/identity shows that.
+    // A cached key would still be accepted: tests/it/identity shows that.
     cluster.set("IDENTITY_CACHE", "off");
+
     let direct = cluster.database_url.clone();
     let key = cluster.key("acme", "admin");
     let proxy = Proxy::start(&direct).await;
     cluster.database_url = proxy.url.clone();
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
+
     client.get("/keys/self").await.expect(200);
+
     drop(proxy);
     let id = uuid::Uuid::now_v7();
     for path in ["/keys/self", "/instances", &format!("/instances/{id}"), "/jobs", "/nope"] {
         problem(&client.get(path).await, "unavailable");
     }
     problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
-    // Forged keys are told apart without asking anybody.
+    // Forged keys are detected without a query.
     problem(&client.with_key("cpk_live_nonsense").get("/instances").await, "unauthenticated");
     let ready = client.get("/health/ready").await.expect(503);
+
     assert_eq!((&ready.body["status"], &ready.body["primary"]), (&json!("unavailable"), &json!(false)));
     assert!(!ready.header("retry-after").is_empty());
     client.get("/health/live").await.expect(200);
+
     cluster.database_url = direct;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_postgres_is_back_so_is_the_api_without_a_restart() {
+async fn api_recovers_without_a_restart_when_postgres_returns() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     client.get("/keys/self").await.expect(200);
+
     let admin = connect(&env::required("TEST_DATABASE_URL")).await;
     let name: String = cluster.sql().await.query_one("select current_database()", &[]).await.unwrap().get(0);
     admin.batch_execute(&format!("alter database {name} with allow_connections false")).await.unwrap();
@@ -333,24 +352,27 @@ async fn when_postgres_is_back_so_is_the_api_without_a_restart() {
         problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
     }
     admin.batch_execute(&format!("alter database {name} with allow_connections true")).await.unwrap();
-    eventually("an answer", Duration::from_secs(60), async || {
+    poll_until("an answer", Duration::from_secs(60), async || {
         let answer = client.post("/instances", json!({"image": "web:1"})).await;
         assert!(matches!(answer.status, 202 | 503), "{}", answer.text);
         (answer.status == 202).then_some(())
     })
     .await;
+
     assert_eq!(count(&cluster, "instances").await, 1, "what was answered with 503 left nothing behind here");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_under_a_quota_holds_up_other_creates_and_nothing_else() {
+async fn create_under_a_quota_delays_only_other_creates() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
+
     sql.execute("update tenants set max_instances = 5", &[]).await.unwrap();
-    // As a create does, and not over yet.
+    // As a create does that is not finished yet.
     sql.batch_execute("begin; select app_quota(id, 1, 1) from tenants").await.unwrap();
     client.post("/keys", json!({"name": "k", "scopes": ["admin"]})).await.expect(201);
+
     problem(&client.post("/instances", json!({"image": "web:1"})).await, "unavailable");
     sql.batch_execute("rollback").await.unwrap();
     client.post("/instances", json!({"image": "web:1"})).await.expect(202);

@@ -1,4 +1,4 @@
-//! Who may do what: keys, scopes, tenants, and in which order that is judged.
+//! Authentication and authorization: keys, scopes and tenants, and the order of the checks.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::support::{Answer, Client, Cluster, client::send};
 const SCOPES: [&str; 6] =
     ["instances:read", "instances:write", "networks:read", "networks:write", "keys:read", "keys:write"];
 
-/// A key of the admin's own tenant.
+/// Creates a key of the admin's own tenant.
 async fn key(admin: &Client, scopes: &[&str]) -> (Client, String) {
     let made = admin.post("/keys", json!({"name": "k", "scopes": scopes})).await.expect(201).body;
     (admin.with_key(made["key"].as_str().unwrap()), made["id"].as_str().unwrap().to_owned())
 }
 
-/// The body without what differs from request to request.
+/// Returns the body without the fields that differ from request to request.
 fn anonymized(answer: &Answer) -> Value {
     let mut body = answer.body.clone();
     body["request_id"] = json!("");
@@ -26,12 +26,13 @@ fn anonymized(answer: &Answer) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_key_that_is_not_good_gets_the_same_401() {
+async fn all_invalid_keys_get_the_same_401() {
     let mut cluster = Cluster::simulated().await;
-    // Keys are spoilt behind the program's back here: only Postgres knows.
+    // The keys are changed by SQL: no cache knows of it.
     cluster.set("IDENTITY_CACHE", "off");
     let (_api, admin) = cluster.serve();
     let sql = cluster.sql().await;
+
     let spoilt = async |change: &str| {
         let (client, id) = key(&admin, &["instances:read"]).await;
         client.get("/keys/self").await.expect(200);
@@ -39,8 +40,10 @@ async fn every_key_that_is_not_good_gets_the_same_401() {
         client.key
     };
     let (revoked, id) = key(&admin, &["instances:read"]).await;
+
     admin.delete(&format!("/keys/{id}")).await.expect(204);
-    // Made for the same database by a process with other secrets: well-formed, stored, and none of ours.
+
+    // Created for the same database by a process with other secrets: well-formed and stored, but with a wrong tag.
     let other_secrets = {
         let elsewhere = tempfile::TempDir::new().unwrap();
         let mut command = cluster.command(&["keys", "create", "--tenant", "acme", "--name", "x", "--scope", "admin"]);
@@ -51,7 +54,9 @@ async fn every_key_that_is_not_good_gets_the_same_401() {
     // The last character is part of the checksum.
     let typo = format!("{}{}", &admin.key[..55], if admin.key.ends_with('x') { 'y' } else { 'x' });
     let suspended = admin.with_key(&cluster.key("suspended", "admin"));
+
     suspended.get("/keys/self").await.expect(200);
+
     sql.execute("update tenants set suspended_at = now() where name = 'suspended'", &[]).await.unwrap();
     let bad = [
         ("malformed", "x".to_owned()),
@@ -100,23 +105,23 @@ async fn every_key_that_is_not_good_gets_the_same_401() {
     for path in [format!("/instances?api_key={good}"), format!("/instances?key={good}")] {
         refused(&send(admin.anonymous(Method::GET, &path)).await, "a key does not belong into a URL");
     }
-    // The good key in every form that is promised.
+    // The valid key in every documented form.
     for authorization in [format!("Bearer {good}"), format!("bearer {good}"), format!("BEARER  {good}")] {
         let answer = send(admin.anonymous(Method::GET, "/keys/self").header("Authorization", authorization)).await;
         assert_eq!(answer.expect(200).body["scopes"], json!(["admin"]));
     }
 }
 
-/// A route of the document, with the scope that the contract wants for it.
+/// A route of the OpenAPI document, with the scope that the contract requires.
 struct Route {
     method: Method,
     path: String,
-    /// `None`: any key will do.
+    /// `None`: any key is sufficient.
     scope: Option<&'static str>,
 }
 
 impl Route {
-    /// The path with something in place of each parameter.
+    /// Returns the path with a value in place of each parameter.
     fn with(&self, ids: &BTreeMap<&str, &str>) -> String {
         let (mut path, random) = (self.path.clone(), Uuid::now_v7().to_string());
         let collection = path.split('/').nth(1).unwrap().to_owned();
@@ -128,7 +133,7 @@ impl Route {
     }
 }
 
-/// The routes that need a key; the contract's scopes are written out here a second time.
+/// Returns the routes that need a key, with the scopes written out here a second time.
 async fn routes(client: &Client) -> Vec<Route> {
     let document = client.get("/openapi.json").await.expect(200).body;
     let mut routes = Vec::new();
@@ -163,9 +168,10 @@ async fn routes(client: &Client) -> Vec<Route> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_wants_its_scope_and_no_other() {
+async fn routes_require_exactly_their_scope() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let mut only = BTreeMap::from([("admin", admin.clone())]);
     let mut all_but = BTreeMap::from([("admin", key(&admin, &SCOPES).await.0)]);
     for scope in SCOPES {
@@ -173,9 +179,10 @@ async fn every_route_wants_its_scope_and_no_other() {
         let others: Vec<&str> = SCOPES.into_iter().filter(|other| *other != scope).collect();
         all_but.insert(scope, key(&admin, &others).await.0);
     }
+
     for route in routes(&admin).await {
         let what = format!("{} {}", route.method, route.path);
-        // Nothing by that id, a parameter and a body that are wrong: all of that is judged later.
+        // An unknown id, a wrong parameter and a wrong body: all of that is checked later.
         let path = route.with(&BTreeMap::new()) + "?colour=%zz";
         let ask = async |client: &Client| send(client.request(route.method.clone(), &path).body("{")).await;
         problem(&send(admin.anonymous(route.method.clone(), &path).body("{")).await, "unauthenticated");
@@ -190,7 +197,7 @@ async fn every_route_wants_its_scope_and_no_other() {
             let answer = ask(client).await;
             assert!(matches!(answer.status, 400 | 404 | 415 | 422), "{what}: {}", answer.text);
         }
-        // Spelt in another way it is the same route, or none: actix decodes a path before it routes by it.
+        // In another spelling it is the same route, or none: actix decodes a path before it routes by it.
         let (first, rest) = path[1..].split_at(1);
         let spelt = format!("/%{:02x}{rest}", first.as_bytes()[0]);
         let answer =
@@ -207,9 +214,10 @@ async fn every_route_wants_its_scope_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_another_tenant_is_not_there() {
+async fn objects_of_other_tenants_are_not_found() {
     let cluster = Cluster::simulated().await;
     let (_api, acme) = cluster.serve();
+
     let made = acme.post("/instances", json!({"image": "web:1", "name": "theirs"})).await;
     let (instance, job) = (made.instance(), made.job());
     let network = made.body["instance"]["network"]["id"].as_str().unwrap().to_owned();
@@ -224,41 +232,46 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     let (rival, _) = key(&rival_admin, &SCOPES).await;
     let mut asked = 0;
     for route in routes(&acme).await {
-        // Tenants, hosts and keys are an admin's, whosever they are.
+        // Tenants, hosts and keys need the scope `admin`, whichever tenant they belong to.
         if !route.path.contains("{id}") || route.scope == Some("admin") {
             continue;
         }
         let theirs = send(rival.request(route.method.clone(), &route.with(&ids))).await;
         let nobodys = send(rival.request(route.method.clone(), &route.with(&BTreeMap::new()))).await;
         problem(&theirs, "not_found");
-        // Not even the answer's length tells that it exists somewhere.
+        // Not even the length of the response shows that the object exists.
         assert_eq!(anonymized(&theirs), anonymized(&nobodys), "{} {}", route.method, route.path);
         if !route.path.starts_with("/keys") {
             problem(&send(rival_admin.request(route.method.clone(), &route.with(&ids))).await, "not_found");
         }
         asked += 1;
     }
+
     assert!(asked >= 5, "{asked}");
+
     for list in
         ["/instances?name=theirs", &format!("/jobs?instance={instance}"), &format!("/instances?network={network}")]
     {
         assert_eq!(rival.get(list).await.expect(200).body["items"], json!([]), "{list}");
     }
+
     let body = json!({"image": "web:1", "network": network});
     assert_eq!(problem(&rival.post("/instances", body).await, "validation_failed"), ["/network"]);
-    // All of it is as it was.
+    // Nothing has changed.
     assert_eq!(acme.get(&format!("/instances/{instance}")).await.expect(200).body["status"], "pending");
     assert_eq!(acme.get(&format!("/jobs/{job}")).await.expect(200).body["status"], "queued");
     victim.get("/keys/self").await.expect(200);
     // An admin manages the keys of any tenant.
     rival_admin.delete(&format!("/keys/{key_id}")).await.expect(204);
+
     problem(&victim.get("/keys/self").await, "unauthenticated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn key_scope_existence_query_and_body_are_judged_in_this_order() {
+async fn key_scope_existence_query_and_body_are_checked_in_order() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let made = admin.post("/instances", json!({"image": "web:1"})).await;
     let network = made.body["instance"]["network"]["id"].as_str().unwrap().to_owned();
     let (_, key_id) = key(&admin, &["keys:read"]).await;
@@ -293,8 +306,10 @@ async fn key_scope_existence_query_and_body_are_judged_in_this_order() {
         assert_eq!(problem(&send(post("?colour=red").body("{")).await, "validation_failed"), ["?colour"]);
         problem(&send(post("").body("{").header("Idempotency-Key", "")).await, "malformed_request");
     }
-    // Nothing of that had an effect.
+
+    // None of these requests had an effect.
     assert_eq!(admin.get(&format!("/instances/{}", made.instance())).await.body["status"], "pending");
+
     let keys = admin.get("/keys").await.expect(200).body;
     assert!(keys["items"].as_array().unwrap().iter().any(|key| key["id"] == key_id.as_str()));
 }

@@ -1,4 +1,5 @@
-//! One megabyte of body, however it is made, costs its thread little: others on the same thread are answered meanwhile.
+//! A body of one megabyte, whatever is in it, takes little time of its thread: other requests on the same thread are
+//! served meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::support::{Answer, Client, Cluster, client::send};
 
 const MIB: usize = 1024 * 1024;
 
-/// As many copies of `item` as a body has room for, between `before` and `after`. `{}` in it is its number.
+/// Returns as many copies of `item` as a body has room for, between `before` and `after`. `{}` in it is its number.
 fn filled(before: &str, item: &str, after: &str) -> String {
     let mut body = before.to_owned();
     for n in 0.. {
@@ -52,13 +53,14 @@ async fn post(client: &Client, body: String) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn largest_bodies_do_not_hold_up_other_requests() {
+async fn largest_bodies_do_not_delay_other_requests() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_HTTP_WORKERS", 1);
     let (_api, client) = cluster.serve();
+
     for (what, body) in worst_bodies() {
         assert!(body.len() <= MIB && body.len() > MIB - 64, "{what}: {}", body.len());
-        // What else this machine does is not meant: the best of three counts.
+        // The best of three runs counts, so that other work on this machine does not matter.
         let mut best = Duration::MAX;
         for _ in 0..3 {
             let refused = tokio::spawn({

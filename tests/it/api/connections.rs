@@ -1,5 +1,5 @@
-//! What an answer says of its connection is true: after `Connection: close` nothing that follows is processed, whatever
-//! is still on its way, and an offer of an upgrade changes neither the request nor where the next one begins.
+//! What a response says about its connection is true: after `Connection: close` nothing that follows is processed,
+//! whatever is still on its way, and an offer of an upgrade changes neither the request nor where the next one begins.
 
 use std::{
     net::TcpListener,
@@ -16,18 +16,18 @@ use tokio::{
 };
 
 use super::{problem::problem, raw};
-use crate::support::{Answer, Client, Cluster, eventually};
+use crate::support::{Answer, Client, Cluster, poll_until};
 
 /// Follows each request here on the same connection.
 const SECOND: &str = "GET /health/live HTTP/1.1\r\nHost: api\r\nX-Request-Id: second\r\n\r\n";
 
-/// A request that leaves the connection open. `key` empty: without one.
+/// Returns a request that leaves the connection open. An empty `key`: without one.
 fn request(key: &str, line: &str, headers: &str, body: &str) -> String {
     let key = if key.is_empty() { String::new() } else { format!("X-API-Key: {key}\r\n") };
     format!("{line} HTTP/1.1\r\nHost: api\r\n{key}{headers}\r\n{body}")
 }
 
-/// A request whose body has its length in the head.
+/// Returns a request whose body has its length in the head.
 fn sized(key: &str, line: &str, headers: &str, body: &str) -> String {
     request(key, line, &format!("{headers}Content-Length: {}\r\n", body.len()), body)
 }
@@ -41,7 +41,8 @@ fn says_close(answer: &Answer) -> bool {
     answer.header("connection").eq_ignore_ascii_case("close")
 }
 
-/// The first of two requests has this status, and the second is served exactly when that did not say `close`.
+/// Asserts that the first of two requests has this status, and that the second is served exactly when the first
+/// response did not say `close`.
 #[track_caller]
 fn assert_consistent(what: &str, status: u16, answers: &[Answer]) {
     let first = answers.first().unwrap_or_else(|| panic!("{what}: no answer"));
@@ -55,15 +56,17 @@ fn assert_consistent(what: &str, status: u16, answers: &[Answer]) {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn close_is_said_exactly_when_nothing_more_is_served() {
+async fn connection_close_is_sent_exactly_when_nothing_more_is_served() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let key = client.key.as_str();
     let by_id = format!("DELETE /instances/{}", client.post("/instances", json!({"image": "web:1"})).await.instance());
     let limits = json!({"name": "k", "scopes": ["keys:read"], "limits": {"rps": 0.001, "burst": 1}});
     let made = client.post("/keys", limits).await.expect(201).body;
     let limited = client.with_key(made["key"].as_str().unwrap());
     limited.get("/keys/self").await.expect(200);
+
     let huge = "x".repeat(2 * 1024 * 1024);
     for (line, key, headers, body, status) in [
         ("GET /health/live", "", "", "hello", 200),
@@ -93,10 +96,10 @@ async fn close_is_said_exactly_when_nothing_more_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answer_before_the_body_is_there_ends_the_connection() {
+async fn response_before_the_body_arrives_closes_the_connection() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
-    // A page of a megabyte: it is still being sent when the rest of the body comes.
+    // A page of a megabyte: it is still being sent when the rest of the body arrives.
     let env = json!({"A": "x".repeat(30_000), "B": "x".repeat(30_000)});
     for _ in 0..20 {
         client.post("/instances", json!({"image": "web:1", "env": env})).await.instance();
@@ -184,7 +187,7 @@ async fn offered_upgrades_are_ignored() {
 
             let answers = raw::read_all(&mut stream, 2).await;
 
-            // It used to be the time-out of a body, ten seconds.
+            // It used to be the timeout of a body, ten seconds.
             assert!(sent.elapsed() < Duration::from_secs(8), "{first}: {:?}", sent.elapsed());
             assert_eq!(answers[0].status, status, "{first}: {}", answers[0].text);
             let served = answers.get(1).map(|answer| answer.status);
@@ -196,14 +199,14 @@ async fn offered_upgrades_are_ignored() {
     assert_eq!(instances, created, "as many as were answered");
 }
 
-/// A connection whose client's kernel takes little that the client has not read.
+/// Opens a connection whose client's kernel buffers little that the client has not read.
 async fn small_receiver(client: &Client) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     socket.connect(client.base.trim_start_matches("http://").parse().unwrap()).await.unwrap()
 }
 
-/// Whether the server's end of a connection is established, by the kernel's table.
+/// Returns whether the server's end of a connection is established, by the kernel's table.
 fn is_established(stream: &TcpStream) -> bool {
     let (local, peer) = (stream.peer_addr().unwrap().port(), stream.local_addr().unwrap().port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -215,10 +218,11 @@ fn is_established(stream: &TcpStream) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_that_stops_reading_is_cut_and_a_slow_one_is_not() {
+async fn client_that_stops_reading_is_closed_and_a_slow_one_is_not() {
     const ANSWERS: usize = 16;
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let env = json!({"A": "x".repeat(30_000), "B": "x".repeat(30_000)});
     for _ in 0..20 {
         client.post("/instances", json!({"image": "web:1", "env": env})).await.instance();
@@ -235,7 +239,7 @@ async fn client_that_stops_reading_is_cut_and_a_slow_one_is_not() {
         let mut first = [0; 1024];
         stream.read_exact(&mut first).await.unwrap();
         let stopped = Instant::now();
-        eventually("the end of a connection that is not read", Duration::from_secs(60), async || {
+        poll_until("the end of a connection that is not read", Duration::from_secs(60), async || {
             (!is_established(&stream)).then_some(())
         })
         .await;
@@ -257,14 +261,15 @@ async fn client_that_stops_reading_is_cut_and_a_slow_one_is_not() {
                 assert!(n > 0, "closed after {} bytes", text.len());
             }
         }
-        // Longer than one that stops is waited for.
+        // Longer than the server waits for a client that has stopped reading.
         assert!(began.elapsed() > Duration::from_secs(32), "{:?}: too fast to show anything", began.elapsed());
     };
+
     tokio::join!(stalled, slow);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn panicking_handler_answers_500_and_its_connection_goes_on() {
+async fn panicking_handler_returns_500_and_keeps_its_connection() {
     async fn panics(path: web::Path<String>) -> HttpResponse {
         // After a turn of the executor, too.
         if *path == "later" {
@@ -294,7 +299,7 @@ async fn panicking_handler_answers_500_and_its_connection_goes_on() {
         assert_eq!(answers[0].header("x-request-id"), id);
         assert!(!answers[0].text.contains("bug"), "{}", answers[0].text);
 
-        // On one connection, and so one thread, with those before and after it.
+        // On one connection, and so on one thread, with the requests before and after it.
         let get = request("", &format!("GET {path}"), "", "");
         stream.write_all(get.as_bytes()).await.unwrap();
     }

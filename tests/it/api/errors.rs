@@ -1,4 +1,4 @@
-//! Errors are problems, also those that the framework would answer by itself.
+//! All errors are problems, also those that the framework would return by itself.
 
 use reqwest::Method;
 use serde_json::json;
@@ -13,14 +13,14 @@ use crate::support::{Cluster, client::send};
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_is_a_problem_of_the_closed_set() {
+async fn refusals_are_problems_with_a_documented_code() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let existing = client.post("/instances", json!({"image": "web:1"})).await.instance();
     let by_id = format!("/instances/{existing}");
     let unknown = Uuid::now_v7();
 
-    // Bodies: unreadable is 400, wrong is 422 with its place.
+    // Bodies: an unreadable one is 400, a wrong one is 422 with its place.
     for (body, code, pointer) in [
         ("{", "malformed_request", None),
         ("", "malformed_request", None),
@@ -52,7 +52,7 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
     let request = client.request(Method::POST, "/instances").header("Content-Type", "Application/JSON; charset=utf-8");
     assert_eq!(send(request.body("{\"image\":\"web:1\"}")).await.status, 202);
 
-    // Sizes, announced or not.
+    // Sizes, declared or not.
     let huge = format!("{{\"image\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
     let request = client.request(Method::POST, "/instances").header("Content-Type", "application/json");
     problem(&send(request.body(huge.clone())).await, "payload_too_large");
@@ -64,7 +64,7 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
     }
     chunked.extend(b"0\r\n\r\n");
     problem(&raw::exchange(&client, &chunked).await, "payload_too_large");
-    // Refused for another reason, it is not read, and the answer is heard all the same.
+    // A request that is refused for another reason is not read, and its client still gets the response.
     for (method, path, code) in
         [(Method::POST, "/instances", "unauthenticated"), (Method::POST, "/health/live", "method_not_allowed")]
     {
@@ -76,7 +76,7 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
         problem(&send(client.request(Method::POST, "/nope").body(huge.clone())).await, "not_found");
         problem(&send(client.request(Method::PUT, "/instances").body(huge.clone())).await, "method_not_allowed");
     }
-    // The limit itself is not too much: this is judged, and only the image is found to be wrong.
+    // A body of exactly the limit is accepted: only the image in it is wrong.
     let largest = format!("{{\"image\":\"{}\"}}", "x".repeat(1024 * 1024 - 12));
     assert_eq!(largest.len(), 1024 * 1024);
     let request = client.request(Method::POST, "/instances").header("Content-Type", "application/json");
@@ -99,7 +99,7 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
         assert!(allowed.iter().all(|method| allow.contains(method)), "{method} {path}: {allow:?}");
         assert!(!allow.contains(&method), "{method} {path}: {allow:?}");
     }
-    // A public path tells a wrong method to anybody; the others tell nothing without a key.
+    // On a public path every client gets 405 for a wrong method; on others a client without a key gets 401.
     problem(&send(client.anonymous(Method::POST, "/metrics")).await, "method_not_allowed");
     problem(&send(client.anonymous(Method::PUT, "/instances")).await, "unauthenticated");
 
@@ -160,9 +160,10 @@ async fn every_refusal_is_a_problem_of_the_closed_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_request_id_is_the_callers_if_it_is_sane() {
+async fn request_id_is_the_callers_when_it_is_valid() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let longest = "x".repeat(128);
     for id in ["a", "abc-1.2_X", "0193f7a0-0000-7000-8000-000000000000", &longest] {
         for (path, key) in [("/instances", true), ("/nope", true), ("/instances", false), ("/health/live", false)] {
@@ -181,13 +182,15 @@ async fn the_request_id_is_the_callers_if_it_is_sane() {
         assert!(Uuid::parse_str(&replaced).is_ok(), "{replaced}");
         assert!(given.insert(replaced), "each request has an id of its own");
     }
-    // The answer to HEAD is that to GET without the body.
+
+    // The response to HEAD is that to GET without the body.
     let answer = send(client.request(Method::HEAD, "/nope").header("X-Request-Id", "head-1")).await;
+
     assert_eq!((answer.status, answer.header("x-request-id"), answer.text.as_str()), (404, "head-1", ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_http_is_refused_and_slow_bodies_hold_up_nobody() {
+async fn invalid_http_is_refused_and_slow_bodies_delay_no_client() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     for garbage in
@@ -221,14 +224,16 @@ async fn what_is_no_http_is_refused_and_slow_bodies_hold_up_nobody() {
 }
 
 #[test]
-fn the_code_and_its_documentation_know_exactly_the_closed_set() {
+fn code_and_documentation_list_the_same_problem_codes() {
     let built: Vec<(&str, u16)> =
         app::http::problem::Code::ALL.iter().map(|code| (code.as_str(), code.status())).collect();
     let sorted = |mut codes: Vec<(&'static str, u16)>| {
         codes.sort_unstable();
         codes
     };
+
     assert_eq!(sorted(built), sorted(CODES.to_vec()));
+
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md");
     let text = std::fs::read_to_string(path).unwrap();
     for (code, status) in CODES {
@@ -239,9 +244,10 @@ fn the_code_and_its_documentation_know_exactly_the_closed_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strange_values_in_queries_and_headers_are_never_a_servers_error() {
+async fn strange_queries_and_headers_are_never_a_server_error() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let id = client.post("/instances", json!({"image": "web:1"})).await.instance();
     let values = [
         "%27%22%5C",
@@ -278,6 +284,7 @@ async fn strange_values_in_queries_and_headers_are_never_a_servers_error() {
         "wait",
         "timeout",
     ];
+
     for path in ["/instances", "/jobs", "/networks", "/keys", &format!("/instances/{id}")] {
         let all = parameters.iter().flat_map(|parameter| values.iter().map(move |value| (parameter, value)));
         // A valid wait would take its time.
@@ -291,7 +298,7 @@ async fn strange_values_in_queries_and_headers_are_never_a_servers_error() {
 
 /// Postgres' text about a conflict names tables, columns and constraints.
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_show_nothing_of_what_postgres_says() {
+async fn refusals_contain_no_text_of_postgres() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_PORT_RANGE", "30200-30203").set("APP_DEFAULT_CIDR", "10.201.9.8/29");
     let (_api, client) = cluster.serve();

@@ -1,4 +1,4 @@
-//! The forms in which one thing may be written: ids in any case, `null` for what is absent, a path with percent-encoding.
+//! Different spellings of one thing: ids in any case, `null` for an absent field, and paths with percent-encoding.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-/// A path whose last letters or digits are percent-encoded, which changes nothing.
+/// Returns a path whose last letters or digits are percent-encoded, which does not change its meaning.
 fn encoded(path: &str) -> String {
     let (kept, last) = path.split_at(path.len() - 3);
     last.bytes().fold(kept.to_owned(), |path, byte| format!("{path}%{byte:02X}"))
@@ -68,7 +68,7 @@ async fn null_counts_as_absent() {
         "name": "k", "scopes": ["admin"], "not_before": null, "expires_at": null, "tenant_id": null, "limits": null,
     });
     client.post("/keys", key).await.expect(201);
-    // What is required is not there, then.
+    // A required field counts as missing then.
     assert_eq!(problem(&client.post("/instances", json!({"image": null})).await, "validation_failed"), ["/image"]);
 }
 

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: one effect, however often and however concurrently it is asked for.
+//! `Idempotency-Key`: one effect, however often and however concurrently a request is sent.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
 use super::problem::problem;
-use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, eventually};
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, poll_until};
 
 async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Answer {
     send(client.request(Method::POST, path).header("Idempotency-Key", key).json(body)).await
@@ -31,9 +31,10 @@ async fn count(sql: &tokio_postgres::Client, what: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_requests_at_once_with_one_key_make_one_instance() {
+async fn hundred_concurrent_requests_with_one_key_create_one_instance() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let other_replica = cluster.spawn("serve");
     let clients = [client.clone(), Client::new(&base_url(&other_replica), &client.key)];
     let body = json!({"image": "web:1", "ports": [{"container": 80}], "labels": {"a": "1", "b": "2"}});
@@ -41,6 +42,7 @@ async fn a_hundred_requests_at_once_with_one_key_make_one_instance() {
     let ids: HashSet<(String, String)> = answers.iter().map(|answer| (answer.instance(), answer.job())).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
+
     let sql = cluster.sql().await;
     for table in
         ["instances", "jobs", "addresses", "published_ports", "idempotency", "events where kind = 'instance.accepted'"]
@@ -49,16 +51,17 @@ async fn a_hundred_requests_at_once_with_one_key_make_one_instance() {
     }
 }
 
-/// The test above has teeth: with the obvious implementation, check and then insert, it would fail.
+/// The control: with the obvious implementation, check and then insert, the test above would fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn checking_before_inserting_would_not_be_enough() {
+async fn checking_before_inserting_creates_duplicates() {
     const CLIENTS: usize = 10;
     let cluster = Cluster::simulated().await;
     let sql = cluster.sql().await;
+
     sql.batch_execute("create table naive (key text); create table unique_keys (key text primary key)").await.unwrap();
-    let everybody_has_checked = Arc::new(Barrier::new(CLIENTS));
+    let all_have_checked = Arc::new(Barrier::new(CLIENTS));
     let client = |_| {
-        let (cluster, barrier) = (&cluster, everybody_has_checked.clone());
+        let (cluster, barrier) = (&cluster, all_have_checked.clone());
         async move {
             let sql = cluster.sql().await;
             sql.batch_execute("begin").await.unwrap();
@@ -68,17 +71,19 @@ async fn checking_before_inserting_would_not_be_enough() {
                 sql.execute("insert into naive values ('once')", &[]).await.unwrap();
             }
             sql.batch_execute("commit").await.unwrap();
-            // The same clients at the same moment, with the database as the judge.
+            // The same clients at the same moment, with the check in the database.
             sql.execute("insert into unique_keys values ('once') on conflict do nothing", &[]).await.unwrap()
         }
     };
+
     let inserted: u64 = future::join_all((0..CLIENTS).map(client)).await.into_iter().sum();
+
     assert!(count(&sql, "naive").await > 1, "the control does not show the race");
     assert_eq!((inserted, count(&sql, "unique_keys").await), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_key_means_the_same_request_of_the_same_tenant_on_the_same_route() {
+async fn idempotency_key_is_scoped_to_tenant_route_and_request() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
@@ -108,7 +113,7 @@ async fn the_same_key_means_the_same_request_of_the_same_tenant_on_the_same_rout
     }
     assert_eq!(count(&sql, "instances").await, 1);
 
-    // What was refused is not remembered, whoever refused it.
+    // Refused requests are not recorded, whatever refused them.
     for (key, refused, code) in [
         ("v", json!({"image": "web:1", "cpu_millis": 0}), "validation_failed"),
         ("w", json!({"image": "web:1", "network": "nowhere"}), "validation_failed"),
@@ -141,7 +146,7 @@ async fn the_same_key_means_the_same_request_of_the_same_tenant_on_the_same_rout
     }
     assert!(!replayed(&post(&client, "/instances", "X".repeat(255).as_str(), &body).await), "case matters");
 
-    // Another tenant's key of the same text is another key; another key of the same tenant's is the same one.
+    // The same key text of another tenant is another key; another API key of the same tenant uses the same record.
     let rival = client.with_key(&cluster.key("rival", "admin"));
     let theirs = post(&rival, "/instances", "k", &json!({"image": "web:9"})).await;
     assert!(!replayed(&theirs.expect(202)));
@@ -154,7 +159,7 @@ async fn the_same_key_means_the_same_request_of_the_same_tenant_on_the_same_rout
     let answer = post(&client, "/instances", "k", &same).await;
     assert_eq!((answer.job(), &answer.body["instance"]["status"]), (first.job(), &json!("deleted")));
 
-    // After 24 h the key is as new.
+    // After 24 h the key can be used again.
     let age = "update idempotency set created_at = now() - interval '25 hours' where key = 'k' and answer ->> 'instance_id' = $1";
     assert_eq!(sql.execute(age, &[&first.instance()]).await.unwrap(), 1);
     let second = post(&client, "/instances", "k", &json!({"image": "web:2"})).await;
@@ -164,16 +169,17 @@ async fn the_same_key_means_the_same_request_of_the_same_tenant_on_the_same_rout
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_delete_answers_the_same_job() {
+async fn repeated_delete_returns_the_same_job() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let delete = async |id: &str, key: &str| {
         send(client.request(Method::DELETE, &format!("/instances/{id}")).header("Idempotency-Key", key))
             .await
             .expect(202)
     };
-    // One that a host has, and one that will never have any.
+    // One instance that a host has, and one that no host will ever have.
     let placed = client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().to_owned();
     let elsewhere = json!({"image": "web:1", "placement": {"host": "no-such-host"}});
     let unplaced = client.post("/instances", elsewhere).await.instance();
@@ -195,16 +201,18 @@ async fn a_repeated_delete_answers_the_same_job() {
             (true, first.job(), &json!("deleted"))
         );
     }
-    // Fifty at once, of a third.
+    // Fifty concurrent deletes of a third instance.
     let third = client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().to_owned();
     let answers = future::join_all((0..50).map(|_| delete(&third, "f"))).await;
+
     let jobs: HashSet<String> = answers.iter().map(Answer::job).collect();
+
     assert_eq!(jobs.len(), 1, "{jobs:?}");
     assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_post_of_a_key_shows_the_same_key_and_nothing_stores_it() {
+async fn repeated_key_creation_shows_the_same_key_stored_nowhere() {
     let cluster = Cluster::simulated().await;
     let (api, client) = cluster.serve();
     let body = json!({"name": "ci", "scopes": ["instances:read"]});
@@ -218,14 +226,15 @@ async fn a_repeated_post_of_a_key_shows_the_same_key_and_nothing_stores_it() {
     assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
     assert_eq!(client.with_key(key).get("/keys/self").await.expect(200).body["id"], first["id"]);
     problem(&post(&client, "/keys", "k", &json!({"name": "ci", "scopes": ["admin"]})).await, "idempotency_key_reused");
-    // Another key, another tenant's "k", and the same key on another route, are other requests.
+    // Another key, another tenant's "k", and the same key on another route are other requests.
     for (who, idempotency_key) in [(&client, "l"), (&client.with_key(&cluster.key("rival", "admin")), "k")] {
         let other = post(who, "/keys", idempotency_key, &body).await.expect(201);
         assert!(!replayed(&other) && other.body["key"] != first["key"]);
     }
     assert!(!replayed(&post(&client, "/instances", "k", &json!({"image": "web:1"})).await.expect(202)));
 
-    // The key's text, its random part alone, or either in hexadecimal (so bytea is printed), in any column of any table.
+    // The key's text, its random part alone, or either in hexadecimal (as bytea is printed), in any column of any
+    // table.
     let sql = cluster.sql().await;
     let tables = "select quote_ident(table_name) from information_schema.tables where table_schema = 'public'";
     let tables: Vec<String> = sql.query(tables, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
@@ -247,17 +256,18 @@ async fn a_repeated_post_of_a_key_shows_the_same_key_and_nothing_stores_it() {
             assert_eq!(found(form).await, Vec::<String>::new(), "{form}");
         }
     }
-    // The search does find what is there.
+    // The control: the search does find what is stored.
     assert_eq!(found(&key[52..]).await, ["api_key"], "the hint");
     assert!(tables.len() > 10 && found(first["id"].as_str().unwrap()).await.contains(&"idempotency".to_owned()));
     assert!(!api.log().contains(random));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_first_request_holds_the_key_the_others_hear_so_after_a_second() {
+async fn requests_get_a_conflict_while_the_first_holds_the_key() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let holder = cluster.sql().await;
+
     let instance = client.post("/instances", json!({"image": "web:1"})).await.instance();
     let deletion = format!("/instances/{instance}");
     let hold = format!(
@@ -281,9 +291,11 @@ async fn while_the_first_request_holds_the_key_the_others_hear_so_after_a_second
     for answer in ask().await {
         problem(&answer, "idempotency_in_progress");
     }
+
     assert!((900..10_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+
     holder.batch_execute("rollback").await.unwrap();
-    // It held nothing after all.
+    // The transaction that held the record was rolled back, so the requests are accepted now.
     assert_eq!(
         ask().await.map(|answer| (answer.status, replayed(&answer))),
         [(202, false), (201, false), (202, false)]
@@ -291,18 +303,19 @@ async fn while_the_first_request_holds_the_key_the_others_hear_so_after_a_second
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_for_the_first_request_gets_its_answer() {
+async fn request_that_waits_for_the_first_gets_its_response() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
+
     let body = json!({"image": "web:1"});
-    // The first request gets as far as its record, and then waits for the tenant's row.
+    // The first request writes its record, and then waits for the tenant's row.
     sql.execute("update tenants set max_instances = 10", &[]).await.unwrap();
     let holder = cluster.sql().await;
     holder.batch_execute("begin; select from tenants for update").await.unwrap();
     let waiting = async |many: i64| {
         let blocked = "pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        eventually("requests that wait", Duration::from_millis(900), async || {
+        poll_until("requests that wait", Duration::from_millis(900), async || {
             (count(&sql, blocked).await == many).then_some(())
         })
         .await;
@@ -318,7 +331,9 @@ async fn whoever_waits_for_the_first_request_gets_its_answer() {
         future::join(others, release).await.0
     };
     let (first, others) = future::join(first, others).await;
+
     assert!(!replayed(&first));
+
     for other in others {
         assert_eq!((other.instance(), other.job(), replayed(&other)), (first.instance(), first.job(), true));
     }

@@ -1,4 +1,4 @@
-//! `/keys`: what a key may grant, that it is shown once, and that a revoked one is refused everywhere at once.
+//! `/keys`: what a key may grant, that it is shown once, and that a revoked one is refused by all replicas at once.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ async fn key(client: &Client, body: Value) -> (Client, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_grants_only_what_it_holds() {
+async fn key_grants_only_scopes_that_it_has() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let tenant = |client: &Client| {
@@ -61,7 +61,7 @@ async fn a_key_grants_only_what_it_holds() {
     assert_eq!(body["scopes"], json!(["instances:read"]));
     made.get("/instances").await.expect(200);
 
-    // Nobody lives longer than who made it.
+    // No key outlives the key that created it.
     let body = json!({"name": "mortal", "scopes": ["keys:write"], "expires_at": from_now(3600)});
     let (mortal, body) = key(&admin, body).await;
     let limit = body["expires_at"].as_str().unwrap().to_owned();
@@ -75,10 +75,10 @@ async fn a_key_grants_only_what_it_holds() {
         assert!(body["expires_at"].as_str().unwrap().ends_with('Z'), "{body}");
     }
 
-    // An admin's reach to other tenants; the new key belongs there.
+    // An admin may create keys of other tenants; the new key belongs to that tenant.
     let (theirs, _) = key(&admin, json!({"name": "k", "scopes": ["instances:read"], "tenant_id": rival})).await;
     assert_eq!(theirs.get("/keys/self").await.expect(200).body["tenant_id"], rival.as_str());
-    // Held through `admin`, each other scope can be granted.
+    // The scope `admin` includes all others, so each of them can be granted.
     let all = json!([
         "instances:read",
         "instances:write",
@@ -92,7 +92,7 @@ async fn a_key_grants_only_what_it_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_shown_once_and_after_its_revocation_refused_by_every_replica_at_once() {
+async fn key_is_shown_once_and_refused_by_all_replicas_when_revoked() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let second = cluster.spawn("serve");
@@ -117,7 +117,7 @@ async fn a_key_is_shown_once_and_after_its_revocation_refused_by_every_replica_a
     }
     assert_eq!(listed.get("key"), None);
 
-    // Ten times: once each replica has served it, it is revoked through one and refused by both.
+    // Ten times: once each replica has served it, the key is revoked through one and refused by both.
     for _ in 0..10 {
         let (here, made) = key(&admin, json!({"name": "short", "scopes": ["instances:read"]})).await;
         let there = replica.with_key(&here.key);
@@ -128,11 +128,11 @@ async fn a_key_is_shown_once_and_after_its_revocation_refused_by_every_replica_a
         assert_eq!(revoked.text, "");
         problem(&there.get("/instances").await, "unauthenticated");
         problem(&here.get("/instances").await, "unauthenticated");
-        // Again is the same; and it is listed no more.
+        // A repeated revocation has the same result, and the key is not listed any more.
         client.delete(&path).await.expect(204);
         assert!(!client.get("/keys").await.text.contains(made["id"].as_str().unwrap()));
     }
-    // Also its own, as its last act.
+    // A key may also revoke itself, as its last request.
     let path = format!("/keys/{}", made["id"].as_str().unwrap());
     client.delete(&path).await.expect(204);
     problem(&client.delete(&path).await, "unauthenticated");
@@ -166,7 +166,7 @@ async fn times_outside_the_years_1_to_9999_of_utc_are_refused() {
     }
     assert_eq!(admin.get(&path).await.expect(200).body["expires_at"], "2030-01-01T00:00:00Z");
 
-    // The last and the first moment are times like any other, on every way to Postgres and back.
+    // The first and the last moment are stored and returned like any other.
     for (time, shown) in [
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
         ("9999-12-31T23:59:59+23:59", "9999-12-31T00:00:59Z"),
@@ -185,7 +185,7 @@ async fn times_outside_the_years_1_to_9999_of_utc_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grace_is_whole_seconds_up_to_a_week() {
+async fn grace_is_whole_seconds_up_to_a_week() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let made = async || {

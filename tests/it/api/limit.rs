@@ -1,4 +1,4 @@
-//! How often a key may ask: one limit over all replicas, each alone while Redis is away, and a key's own.
+//! Rate limits: one limit over all replicas, each replica alone while Redis is down, and limits of single keys.
 
 use std::time::{Duration, Instant};
 
@@ -8,46 +8,46 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::problem::problem;
-use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, eventually, redis_server::RedisServer};
+use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url, poll_until, redis_server::RedisServer};
 
 const RPS: f64 = 20.0;
 const BURST: u32 = 30;
 
-struct Asked {
+struct Request {
     sent: Instant,
     answered: Instant,
     accepted: bool,
 }
 
-/// Asks all the time, on two lanes for each of the clients.
-async fn hammer(clients: &[&Client], time: Duration) -> Vec<Asked> {
+/// Sends requests without a pause from two tasks for each of the clients.
+async fn send_repeatedly(clients: &[&Client], time: Duration) -> Vec<Request> {
     let end = Instant::now() + time;
-    let lane = |client: Client| async move {
+    let task = |client: Client| async move {
         let mut all = Vec::new();
         while Instant::now() < end {
             let sent = Instant::now();
             let status = client.get("/keys/self").await.status;
             assert!(status == 200 || status == 429, "{status}");
-            all.push(Asked { sent, answered: Instant::now(), accepted: status == 200 });
+            all.push(Request { sent, answered: Instant::now(), accepted: status == 200 });
             // Often enough to miss nothing, and not so often that the machine is the limit.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         all
     };
-    let lanes = clients.iter().flat_map(|client| [lane((*client).clone()), lane((*client).clone())]);
-    future::join_all(lanes).await.into_iter().flatten().collect()
+    let tasks = clients.iter().flat_map(|client| [task((*client).clone()), task((*client).clone())]);
+    future::join_all(tasks).await.into_iter().flatten().collect()
 }
 
-fn accepted(asked: &[Asked]) -> usize {
-    asked.iter().filter(|one| one.accepted).count()
+fn accepted(requests: &[Request]) -> usize {
+    requests.iter().filter(|one| one.accepted).count()
 }
 
-/// What one limit accepts of these requests, exactly: the burst, and one more for each time that the rate allows between
-/// the first request and the last. When those were judged is known to within the time that they took.
-fn allowed(asked: &[Asked]) -> (f64, f64) {
-    let good = || asked.iter().filter(|one| one.accepted);
+/// Returns how many of these requests one limit accepts: the burst, and one more for each interval that the rate allows
+/// between the first request and the last. When those were counted is known up to the time that they took.
+fn allowed(requests: &[Request]) -> (f64, f64) {
+    let good = || requests.iter().filter(|one| one.accepted);
     let first = (good().map(|one| one.sent).min().unwrap(), good().map(|one| one.answered).min().unwrap());
-    let last_refused = asked.iter().filter(|one| !one.accepted).map(|one| one.sent).max().unwrap();
+    let last_refused = requests.iter().filter(|one| !one.accepted).map(|one| one.sent).max().unwrap();
     let last_accepted = good().map(|one| one.answered).max().unwrap();
     let burst = f64::from(BURST);
     let least = burst - 1.0 + (last_refused - first.1).as_secs_f64() * RPS;
@@ -56,11 +56,11 @@ fn allowed(asked: &[Asked]) -> (f64, f64) {
 
 #[allow(clippy::cast_precision_loss, reason = "hundreds")]
 #[track_caller]
-fn exactly(what: &str, asked: &[Asked]) {
-    let ((least, most), accepted) = (allowed(asked), accepted(asked));
-    eprintln!("{what}: {accepted} of {} requests accepted; one limit: {least:.1} to {most:.1}", asked.len());
+fn exactly(what: &str, requests: &[Request]) {
+    let ((least, most), accepted) = (allowed(requests), accepted(requests));
+    eprintln!("{what}: {accepted} of {} requests accepted; one limit: {least:.1} to {most:.1}", requests.len());
     assert!((least..=most).contains(&(accepted as f64)), "{what}");
-    assert!(asked.len() > accepted + BURST as usize, "too slow to meet the limit");
+    assert!(requests.len() > accepted + BURST as usize, "too slow to meet the limit");
 }
 
 struct Replicas {
@@ -83,36 +83,36 @@ impl Replicas {
         Self { a, b, cluster, _apis: [api, other] }
     }
 
-    /// A key that has asked nothing yet, at both.
+    /// Creates a key that no replica has counted yet.
     fn fresh(&self) -> (Client, Client) {
         let key = self.cluster.key("acme", "instances:read");
         (self.a.with_key(&key), self.b.with_key(&key))
     }
 
-    /// Waits until Redis counts for both.
+    /// Waits until Redis counts for both replicas.
     async fn count_together(&self) {
-        eventually("one limit for both", Duration::from_secs(60), async || {
+        poll_until("one limit for both", Duration::from_secs(60), async || {
             let before = self.counted_alone().await;
-            hammer(&[&self.a, &self.b], Duration::from_millis(300)).await;
+            send_repeatedly(&[&self.a, &self.b], Duration::from_millis(300)).await;
             (self.counted_alone().await == before).then_some(())
         })
         .await;
     }
 
-    /// Requests that the replicas counted alone.
+    /// Returns how many requests the replicas counted without Redis.
     async fn counted_alone(&self) -> u64 {
         alone(&self.a).await + alone(&self.b).await
     }
 }
 
-/// Requests that a replica counted alone.
+/// Returns how many requests a replica counted without Redis.
 async fn alone(client: &Client) -> u64 {
     let text = send(client.anonymous(Method::GET, "/metrics")).await.expect(200).text;
     let line = text.lines().find_map(|line| line.strip_prefix("rate_limit_local_total "));
     line.map_or(0, |n| n.trim().parse().unwrap())
 }
 
-/// What came of requests to one replica: of those that Redis counted, and how many the replica counted alone.
+/// Results of requests to one replica: those that Redis counted, and the number that the replica counted alone.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     accepted: u32,
@@ -120,8 +120,9 @@ struct Counted {
     alone: u64,
 }
 
-/// Asks one after the other until Redis has refused as many as it may let in at once. On a machine that stands still for
-/// 50 ms a replica counts alone for a while, and says so: what it answers then is another test's.
+/// Sends requests one after the other until Redis has refused as many as it may accept at once. On a machine that
+/// stands still for 50 ms a replica counts alone for a while, and its metric shows it: those responses are not part of
+/// this test.
 async fn until_refused(client: &Client) -> Counted {
     let (mut counted, before) = (Counted::default(), alone(client).await);
     let asking = async {
@@ -145,22 +146,25 @@ async fn until_refused(client: &Client) -> Counted {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_share_one_limit() {
     let replicas = Replicas::start(None).await;
-    // So slow that time plays no part: one more in a thousand seconds.
+    // The rate is so low that time plays no part: one more in a thousand seconds.
     let limits = json!({"rps": 0.001, "burst": BURST});
     let (a, _) = made(&replicas.a, json!({"name": "k", "scopes": ["keys:read"], "limits": limits})).await;
     let b = replicas.b.with_key(&a.key);
     let (a, b) = future::join(until_refused(&a), until_refused(&b)).await;
     eprintln!("two replicas, one limit of {BURST}: {a:?}, {b:?}");
+
     let accepted = a.accepted + b.accepted;
+
     assert!(accepted <= BURST, "{accepted}");
-    // Redis refused: whatever it let in before was answered as such, or else came too late and was counted alone.
+    // Redis refused: every request that it accepted before either got that response, or the response came too late and
+    // the replica counted alone.
     assert!(u64::from(accepted) + a.alone + b.alone >= u64::from(BURST), "{accepted}");
 }
 
-/// The control of the test above, and what happens without Redis: each replica holds the limit alone, so that both
-/// together accept twice as much. Nobody is sent away, and nobody waits for a time-out.
+/// The control of the test above, and the behaviour without Redis: each replica applies the limit alone, so that both
+/// together accept twice as much. No request is refused, and none waits for a timeout.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_away_each_replica_holds_the_limit_alone_and_nobody_waits() {
+async fn each_replica_limits_alone_without_delay_while_redis_is_down() {
     let mut redis = RedisServer::start();
     let replicas = Replicas::start(Some(redis.url())).await;
     for hung in [true, false] {
@@ -170,14 +174,18 @@ async fn while_redis_is_away_each_replica_holds_the_limit_alone_and_nobody_waits
         } else {
             redis.kill();
         }
-        // The first few find out.
-        hammer(&[&replicas.a, &replicas.b], Duration::from_millis(500)).await;
+        // The first few requests wait until the breaker opens.
+        send_repeatedly(&[&replicas.a, &replicas.b], Duration::from_millis(500)).await;
         let what = if hung { "redis hangs" } else { "redis is gone" };
-        let both = future::join(hammer(&[&a], Duration::from_secs(3)), hammer(&[&b], Duration::from_secs(3))).await;
-        for asked in [&both.0, &both.1] {
-            exactly(what, asked);
+        let both = future::join(
+            send_repeatedly(&[&a], Duration::from_secs(3)),
+            send_repeatedly(&[&b], Duration::from_secs(3)),
+        )
+        .await;
+        for requests in [&both.0, &both.1] {
+            exactly(what, requests);
         }
-        let all: Vec<Asked> = both.0.into_iter().chain(both.1).collect();
+        let all: Vec<Request> = both.0.into_iter().chain(both.1).collect();
         #[allow(clippy::cast_precision_loss, reason = "hundreds")]
         let sum = accepted(&all) as f64;
         assert!(sum > 1.7 * allowed(&all).1, "{what}: not about twice one limit: {sum}");
@@ -185,7 +193,7 @@ async fn while_redis_is_away_each_replica_holds_the_limit_alone_and_nobody_waits
         took.sort_unstable();
         let (middle, slow, slowest) = (took[took.len() / 2], took[took.len() * 95 / 100], took[took.len() - 1]);
         eprintln!("{what}: p50 {middle:.1?}, p95 {slow:.1?}, slowest {slowest:.1?}");
-        // One that asks a Redis that is away waits 50 ms.
+        // A request that tries a Redis that is down waits 50 ms.
         assert!(middle < Duration::from_millis(40), "{what}");
 
         if hung {
@@ -199,16 +207,16 @@ async fn while_redis_is_away_each_replica_holds_the_limit_alone_and_nobody_waits
 
 #[track_caller]
 fn no_limit(answer: &Answer) {
-    let told = answer.headers.keys().filter(|name| name.as_str().starts_with("ratelimit")).count();
-    assert_eq!((answer.status, told), (200, 0), "{:?}", answer.headers);
+    let limit_headers = answer.headers.keys().filter(|name| name.as_str().starts_with("ratelimit")).count();
+    assert_eq!((answer.status, limit_headers), (200, 0), "{:?}", answer.headers);
 }
 
-/// Returns when Redis counts in time: a replica that has just started may count its first requests alone, and what is
-/// exact here is exact in Redis.
+/// Waits until Redis counts in time: a replica that has just started may count its first requests alone, and only the
+/// count in Redis is exact.
 async fn redis_counts(admin: &Client) {
     let limits = json!({"rps": 100, "burst": 100});
     let (key, _) = made(admin, json!({"name": "first", "scopes": ["keys:read"], "limits": limits})).await;
-    eventually("Redis that counts", Duration::from_secs(60), async || {
+    poll_until("Redis that counts", Duration::from_secs(60), async || {
         let before = alone(admin).await;
         for _ in 0..8 {
             key.get("/keys/self").await.expect(200);
@@ -219,36 +227,43 @@ async fn redis_counts(admin: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_too_many_is_told_when_to_come_again_and_is_served_then() {
+async fn limited_request_gets_retry_after_and_is_served_then() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("RATE_LIMIT_RPS", 0.5).set("RATE_LIMIT_BURST", 2);
     let (_api, client) = cluster.serve();
+
     redis_counts(&client).await;
     let client = client.with_key(&cluster.key("acme", "admin"));
     let policy = "\"key\";q=2;w=4";
     let first = client.get("/keys/self").await.expect(200);
-    let told = |answer: &Answer| {
+    let limit_headers = |answer: &Answer| {
         ["ratelimit-limit", "ratelimit-remaining", "ratelimit-policy"].map(|name| answer.header(name).to_owned())
     };
-    assert_eq!(told(&first), ["2", "1", policy]);
-    // What is refused for another reason counts, and says so.
+
+    assert_eq!(limit_headers(&first), ["2", "1", policy]);
+
+    // A request that is refused for another reason counts, and its headers show it.
     let second = client.get("/nope").await;
     problem(&second, "not_found");
-    assert_eq!(told(&second), ["2", "0", policy]);
+    assert_eq!(limit_headers(&second), ["2", "0", policy]);
+
     let refused = client.get("/keys/self").await;
     problem(&refused, "rate_limited");
-    assert_eq!(told(&refused), ["2", "0", policy]);
+    assert_eq!(limit_headers(&refused), ["2", "0", policy]);
+
     let seconds = |name: &str| refused.header(name).parse::<u64>().unwrap();
     let (retry, reset) = (seconds("retry-after"), seconds("ratelimit-reset"));
     assert!((1..=2).contains(&retry) && (3..=4).contains(&reset), "{retry} {reset}");
     assert_eq!(refused.header("ratelimit"), format!("\"key\";r=0;t={reset}"));
+
     // Refused requests cost nothing: the time does not move.
     let at = Instant::now() + Duration::from_secs(retry);
     problem(&client.get("/keys/self").await, "rate_limited");
     tokio::time::sleep_until(at.into()).await;
     client.get("/keys/self").await.expect(200);
+
     problem(&client.get("/keys/self").await, "rate_limited");
-    // Who lacks the scope is counted as well; who has no key, and what is public, is not.
+    // A request without the scope is counted as well; one without a key, or to a public path, is not.
     let poor = client.with_key(&cluster.key("acme", "networks:read"));
     for code in ["forbidden", "forbidden", "rate_limited"] {
         problem(&poor.get("/instances").await, code);
@@ -264,7 +279,7 @@ async fn made(client: &Client, body: Value) -> (Client, String) {
     (client.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
 }
 
-/// How many requests in a row are accepted, of `most`.
+/// Returns how many requests in a row are accepted, of `most`.
 async fn in_a_row(client: &Client, most: usize) -> usize {
     for n in 0..most {
         let answer = client.get("/keys/self").await;
@@ -277,9 +292,10 @@ async fn in_a_row(client: &Client, most: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_limited_unless_somebody_says_so_and_a_key_may_have_a_limit_of_its_own() {
+async fn keys_have_no_limit_by_default_and_may_have_their_own() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     redis_counts(&admin).await;
     for _ in 0..300 {
         no_limit(&admin.get("/keys/self").await);
@@ -289,36 +305,44 @@ async fn nobody_is_limited_unless_somebody_says_so_and_a_key_may_have_a_limit_of
     };
     let limits = json!({"rps": 0.01, "burst": 3});
     let (key, path) = made(&admin, json!({"name": "k", "scopes": ["keys:read"], "limits": limits})).await;
+
     assert_eq!(admin.get(&path).await.expect(200).body["limits"], limits);
     assert_eq!(in_a_row(&key, 10).await, 3);
+
     no_limit(&admin.get("/keys/self").await);
-    // In force when the answer is there.
+    // The limit is in force when the response has arrived.
     assert_eq!(patch(&path, json!(null)).await["limits"], json!(null));
+
     no_limit(&key.get("/keys/self").await);
     patch(&path, json!({"rps": 0.01, "burst": 8})).await;
     assert_eq!(in_a_row(&key, 20).await, 5, "three of eight are gone");
-    // A rotation takes it along.
+
+    // A rotated key keeps the limit.
     let rotated = admin.post(&format!("{path}/rotate"), json!({})).await.expect(201).body;
     let rotated = admin.with_key(rotated["key"].as_str().unwrap());
     assert_eq!(in_a_row(&rotated, 20).await, 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_keys_own_limit_goes_before_the_general_one() {
+async fn keys_own_limit_overrides_the_general_one() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("RATE_LIMIT_RPS", 0.01).set("RATE_LIMIT_BURST", 20);
     let (_api, admin) = cluster.serve();
+
     let scopes = json!(["keys:read"]);
     let (free, _) = made(&admin, json!({"name": "k", "scopes": scopes, "limits": {"rps": 0, "burst": 1}})).await;
     let (larger, _) = made(&admin, json!({"name": "k", "scopes": scopes, "limits": {"rps": 0.01, "burst": 25}})).await;
+
     let (general, _) = made(&admin, json!({"name": "k", "scopes": scopes})).await;
+
     assert_eq!([in_a_row(&free, 40).await, in_a_row(&larger, 40).await, in_a_row(&general, 40).await], [40, 25, 20]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_grants_no_laxer_limit_than_its_own() {
+async fn key_grants_no_laxer_limit_than_its_own() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     for (limits, pointer) in [
         (json!({"rps": -1, "burst": 1}), "/limits/rps"),
         (json!({"rps": 1e-9, "burst": 1}), "/limits/rps"),
@@ -346,9 +370,11 @@ async fn a_key_grants_no_laxer_limit_than_its_own() {
     let lift = maker.request(Method::PATCH, &lax).json(&json!({"limits": null}));
     problem(&send(lift).await, "forbidden");
     problem(&maker.post(&format!("{lax}/rotate"), json!({})).await, "forbidden");
-    // Its own by default, or a tighter one.
+    // A new key has the creator's own limit by default, or a tighter one.
     let (_, path) = made(&maker, json!({"name": "k", "scopes": ["keys:read"]})).await;
+
     assert_eq!(shown(&path).await, json!({"rps": 1.0, "burst": 100}));
+
     let (_, path) = made(&maker, key(json!({"rps": 0.5, "burst": 100}))).await;
     assert_eq!(shown(&path).await, json!({"rps": 0.5, "burst": 100}));
     maker.post(&format!("{path}/rotate"), json!({})).await.expect(201);

@@ -1,4 +1,4 @@
-//! Lists: newest first, paged by cursor, narrowed by filters, and never behind the caller's own writes.
+//! Lists: newest first, paged by cursor, filtered, and never behind the caller's own writes.
 
 use std::collections::HashSet;
 
@@ -25,20 +25,24 @@ async fn create(client: &Client, body: Value) -> String {
 async fn pages_are_newest_first_and_stable_while_rows_are_added() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     assert_eq!(client.get("/instances").await.expect(200).body, json!({"items": [], "next_cursor": null}));
+
     let mut made = Vec::new();
     for _ in 0..7 {
         made.push(create(&client, json!({"image": "web:1"})).await);
         assert_eq!(ids(&client, "/instances?limit=1").await, made[made.len() - 1..], "the caller's own write");
     }
     made.reverse();
+
     assert_eq!(ids(&client, "/instances").await, made);
+
     let (mut seen, mut cursor, mut sizes) = (Vec::new(), String::new(), Vec::new());
     loop {
         let page = client.get(&format!("/instances?limit=3&cursor={cursor}")).await.expect(200).body;
         sizes.push(items(&page).len());
         seen.extend(items(&page));
-        // Newer ones come in front of all pages; one that was seen goes away.
+        // Neither a newer row nor the deletion of a row that was listed changes the pages that follow.
         create(&client, json!({"image": "web:1"})).await;
         client.delete(&format!("/instances/{}", seen[0])).await.expect(202);
         match page["next_cursor"].as_str() {
@@ -46,10 +50,13 @@ async fn pages_are_newest_first_and_stable_while_rows_are_added() {
             None => break,
         }
     }
+
     assert_eq!((seen, sizes), (made, vec![3, 3, 1]));
-    // A page that ends with the last item leads nowhere.
+
+    // A page that ends with the last item has no next page.
     let page = client.get("/instances?limit=9").await.expect(200).body;
     assert_eq!((items(&page).len(), &page["next_cursor"]), (9, &json!(null)));
+
     for cursor in ["x", "%21", "AAAA", &uuid::Uuid::now_v7().to_string(), "AAAAAAAAAAAAAAAAAAAAAAA"] {
         let answer = client.get(&format!("/instances?cursor={cursor}")).await;
         assert_eq!(problem(&answer, "validation_failed"), ["?cursor"], "{cursor}");
@@ -71,9 +78,10 @@ async fn pages_are_newest_first_and_stable_while_rows_are_added() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_are_cut_or_refused_as_promised() {
+async fn page_limits_are_capped_or_refused() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     create(&client, json!({"image": "web:1"})).await;
     let copies = "insert into instances
         select (jsonb_populate_record(i, jsonb_build_object('id', gen_random_uuid(), 'name', 'copy-' || n))).*
@@ -99,17 +107,19 @@ async fn limits_are_cut_or_refused_as_promised() {
         assert_eq!(problem(&answer, "validation_failed"), ["?limit"], "{limit}");
     }
     let (mut seen, mut path) = (HashSet::new(), "/instances?limit=200".to_owned());
+
     loop {
         let page = client.get(&path).await.expect(200).body;
         assert!(items(&page).into_iter().all(|id| seen.insert(id)), "an item came twice");
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/instances?limit=200&cursor={cursor}");
     }
+
     assert_eq!(seen.len(), 511);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
+async fn filters_select_and_deleted_instances_are_listed_on_request() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
@@ -117,12 +127,12 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
     let a = client.create_running(running("a", json!({"app": "web", "tier": "1"}))).await;
     let b = client.create_running(running("b", json!({"app": "web", "tier": "2", "x": "y=z=z"}))).await;
     let failed = client.post("/instances", json!({"image": "missing/x", "name": "c"})).await;
-    client.ended(&failed.job()).await;
+    client.wait_for_job(&failed.job()).await;
     let gone = client.create_running(running("d", json!({"app": "web"}))).await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (a_id, b_id, c_id, gone_id) = (text(&a["id"]), text(&b["id"]), failed.instance(), text(&gone["id"]));
     client.delete_fully(&gone_id).await;
-    // Nobody takes this one.
+    // No worker runs this job.
     worker.terminate();
     let e_id = create(&client, running("e", json!({"app": "db"}))).await;
     let (network, host) = (text(&a["network"]["id"]), text(&a["host"]["id"]));
@@ -137,7 +147,7 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
         ("?status=deleted", &[&gone_id]),
         ("?status=", &all),
         ("?name=a", &[&a_id]),
-        ("?name=nobody", &[]),
+        ("?name=unused", &[]),
         ("?name=d", &[]),
         ("?name=d&status=deleted", &[&gone_id]),
         ("?name=A", &[]),
@@ -193,7 +203,7 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
         problem(&client.get(&format!("/jobs{query}")).await, "validation_failed");
     }
 
-    // A day later it is gone for good.
+    // A day later it is removed.
     let sql = cluster.sql().await;
     let path = format!("/instances/{gone_id}");
     let shift = async |by: &str| {
@@ -210,9 +220,10 @@ async fn filters_narrow_and_deleted_instances_are_listed_only_when_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_lists_any_tenants_things_and_nobody_else_does() {
+async fn only_an_admin_lists_other_tenants_objects() {
     let cluster = Cluster::simulated().await;
     let (_api, acme) = cluster.serve();
+
     let replica = cluster.spawn("serve");
     let rival = acme.with_key(&cluster.key("rival", "admin"));
     let ours = create(&acme, json!({"image": "web:1"})).await;
@@ -220,9 +231,11 @@ async fn an_admin_lists_any_tenants_things_and_nobody_else_does() {
     let tenant = rival.get("/keys/self").await.body["tenant_id"].as_str().unwrap().to_owned();
     assert_eq!(ids(&acme, "/instances").await, std::slice::from_ref(&ours));
     assert_eq!(ids(&acme, &format!("/instances?tenant_id={tenant}")).await, std::slice::from_ref(&theirs));
+
     // Through another replica, too.
     let elsewhere = Client::new(&base_url(&replica), &acme.key);
     assert_eq!(ids(&elsewhere, "/instances").await, [ours]);
+
     for path in ["/jobs", "/networks", "/keys"] {
         let (own, others) = (ids(&acme, path).await, ids(&acme, &format!("{path}?tenant_id={tenant}")).await);
         assert_eq!(others, ids(&rival, path).await, "{path}");

@@ -1,4 +1,4 @@
-//! Hundreds of bodies that are no request: each is the client's error, and none leaves anything behind.
+//! Hundreds of malformed bodies: each is the client's error, and none leaves anything behind.
 
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
@@ -10,7 +10,7 @@ use crate::support::{Cluster, client::send};
 const UNREADABLE: &str = "malformed_request";
 const WRONG: &str = "validation_failed";
 
-/// A body that would be accepted, with every field there is.
+/// Returns a body that would be accepted, with every field.
 fn full() -> Value {
     json!({
         "name": "web", "image": "web:1", "command": ["serve"], "env": {"A": "b"}, "cpu_millis": 100, "memory_mib": 128,
@@ -19,7 +19,7 @@ fn full() -> Value {
     })
 }
 
-/// Repeatable: the same places each time.
+/// A random generator that produces the same numbers each time.
 fn places(many: usize, below: usize) -> impl Iterator<Item = usize> {
     (1..=many).scan(7u32, move |state, _| {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -30,9 +30,9 @@ fn places(many: usize, below: usize) -> impl Iterator<Item = usize> {
 fn unreadable() -> Vec<Vec<u8>> {
     let text = full().to_string();
     let mut bodies: Vec<Vec<u8>> = Vec::new();
-    // Broken off anywhere.
+    // Truncated at any place.
     bodies.extend((0..text.len()).step_by(4).map(|end| text.as_bytes()[..end].to_vec()));
-    // A byte too many: no control character and no broken UTF-8 is allowed anywhere, in or outside a string.
+    // An added byte: no control character and no broken UTF-8 is allowed anywhere, in or outside a string.
     for (n, at) in places(60, text.len()).enumerate() {
         let mut bytes = text.clone().into_bytes();
         bytes.insert(at, [0x00, 0x01, 0x1f, 0xff, 0xc3, 0x80][n % 6]);
@@ -81,7 +81,7 @@ fn unreadable() -> Vec<Vec<u8>> {
         "image=web%3A1",
         "<instance image=\"web:1\"/>",
         "--\nimage: web:1",
-        // What a name given twice means differs from reader to reader, so it means nothing here.
+        // Parsers differ on a name that is given twice, so it is refused.
         "{\"image\":\"web:1\",\"image\":\"web:2\"}",
         "{\"image\":\"web:1\",\"env\":{\"A\":\"1\",\"A\":\"2\"}}",
         "{\"image\":\"web:1\",\"ports\":[{\"container\":80,\"container\":81}]}",
@@ -92,7 +92,7 @@ fn unreadable() -> Vec<Vec<u8>> {
     bodies
 }
 
-/// With the pointer that the first error must begin with.
+/// Bodies with the pointer that the first error must begin with.
 fn wrong() -> Vec<(String, String)> {
     let mut bodies: Vec<(String, String)> = Vec::new();
     let every = [
@@ -107,7 +107,7 @@ fn wrong() -> Vec<(String, String)> {
         json!({"a": 1}),
         json!([[]]),
     ];
-    // Whatever is of another type than each field's own; a number that is none of an i32's, too.
+    // A value of each other type than the field's own, and a number outside of an i32.
     let fits = |pointer: &str, value: &Value| match pointer {
         "/name"
         | "/image"
@@ -155,7 +155,7 @@ fn wrong() -> Vec<(String, String)> {
             *body.pointer_mut(pointer).unwrap() = value.clone();
             bodies.push((body.to_string(), pointer.into()));
         }
-        // In any of its texts, U+0000 is refused: Postgres has none.
+        // U+0000 is refused in every text: Postgres cannot store it.
         let mut body = full();
         if body.pointer(pointer).unwrap().is_string() {
             *body.pointer_mut(pointer).unwrap() = json!("a\0b");
@@ -230,7 +230,7 @@ fn wrong() -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_malformed_bodies_are_the_clients_error_and_leave_nothing_behind() {
+async fn malformed_bodies_are_client_errors_and_leave_nothing() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let unreadable = unreadable().into_iter().map(|body| (body, UNREADABLE, String::new()));
@@ -261,7 +261,7 @@ async fn hundreds_of_malformed_bodies_are_the_clients_error_and_leave_nothing_be
     for table in ["instances", "jobs", "addresses", "published_ports", "idempotency"] {
         assert_eq!(left(table).await, 0, "{table}");
     }
-    // And what they are mutations of is accepted.
+    // The body that was mutated is accepted itself.
     let request = client.request(Method::POST, "/instances").header("Idempotency-Key", "malformed-0").json(&full());
     assert_eq!(send(request).await.status, 202);
     for table in ["instances", "jobs", "addresses", "published_ports", "idempotency"] {

@@ -1,4 +1,4 @@
-//! The HTTP contract, judged from outside: real API processes, a client, and SQL to look behind the scenes.
+//! The HTTP contract: real API processes and a client, with SQL where the API does not show a state.
 
 mod accepting;
 mod auth;

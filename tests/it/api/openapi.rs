@@ -1,4 +1,4 @@
-//! What the API answers is what its document says: real answers, validated by their schemas.
+//! Real responses of the API are validated by the schemas of its OpenAPI document.
 
 use boon::{Compiler, Schemas};
 use reqwest::Method;
@@ -8,7 +8,7 @@ use crate::support::{Cluster, client::send};
 
 const DOCUMENT: &str = "mem:///openapi.json";
 
-/// Panics when a text is no value of a schema of the document.
+/// Panics when a text does not match a schema of the document.
 #[track_caller]
 fn assert_is(document: &Value, schema: &str, value: &Value) {
     let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
@@ -20,7 +20,7 @@ fn assert_is(document: &Value, schema: &str, value: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_what_the_document_says() {
+async fn responses_match_the_openapi_document() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -32,9 +32,9 @@ async fn answers_are_what_the_document_says() {
     assert_is(&document, "CreateInstance", &body);
     let made = client.post("/instances", body).await.expect(202);
     assert_is(&document, "Accepted", &made.body);
-    client.ended(&made.job()).await;
+    client.wait_for_job(&made.job()).await;
     let failing = client.post("/instances", json!({"image": "missing/x"})).await;
-    client.ended(&failing.job()).await;
+    client.wait_for_job(&failing.job()).await;
     for (id, job) in [(made.instance(), made.job()), (failing.instance(), failing.job())] {
         assert_is(&document, "Instance", &get(format!("/instances/{id}")).await);
         assert_is(&document, "Job", &get(format!("/jobs/{job}")).await);

@@ -1,4 +1,4 @@
-//! What operators look at: the document, metrics, health; and how the API goes away.
+//! What operators use: the OpenAPI document, metrics and health, and how the API stops.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::{problem::problem, raw, waits::somebody_waits};
-use crate::support::{Client, Cluster, client::send, eventually};
+use crate::support::{Client, Cluster, client::send, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_and_the_metrics_tell_everything_but_ids_and_secrets() {
+async fn openapi_and_metrics_are_complete_and_hold_no_ids_or_secrets() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let document = send(client.anonymous(Method::GET, "/openapi.json")).await.expect(200);
@@ -37,7 +37,7 @@ async fn the_document_and_the_metrics_tell_everything_but_ids_and_secrets() {
             assert!(document.body["paths"][path][method]["responses"].is_object(), "{method} {path}");
         }
     }
-    // Each reference leads somewhere.
+    // Each reference has a target.
     let mut references = Vec::new();
     collect_references(&document.body, &mut references);
     assert!(references.len() > 10);
@@ -102,10 +102,11 @@ async fn half_a_post(client: &Client) -> tokio::net::TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_to_stop_it_says_so_and_answers_what_it_has_begun() {
+async fn stopping_api_reports_it_and_finishes_requests() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_SHUTDOWN_DELAY_MS", 1500);
     let (mut api, client) = cluster.serve();
+
     let made = client.post("/instances", json!({"image": "web:1"})).await.instance();
     let waiting = tokio::spawn({
         let client = client.clone();
@@ -116,14 +117,17 @@ async fn asked_to_stop_it_says_so_and_answers_what_it_has_begun() {
     let started = Instant::now();
     api.signal(Signal::SIGTERM);
     api.line("stopping");
-    // Load balancers get their time to notice, and whoever still comes is served.
+    // Load balancers get time to notice, and requests that still arrive are served.
     let ready = client.get("/health/ready").await.expect(503);
+
     assert_eq!((&ready.body["status"], ready.header("retry-after").is_empty()), (&json!("stopping"), false));
     client.get("/health/live").await.expect(200);
+
     client.post("/instances", json!({"image": "web:1"})).await.instance();
     let answer = waiting.await.unwrap().expect(200);
     assert_eq!(answer.body["status"], "pending");
     assert!(started.elapsed() < Duration::from_millis(1500), "the wait is cut short: {:?}", started.elapsed());
+
     half.write_all(b":\"web:1\"}").await.unwrap();
     assert_eq!(raw::read(half).await.status, 202);
     assert!(api.wait().success());
@@ -132,19 +136,22 @@ async fn asked_to_stop_it_says_so_and_answers_what_it_has_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_flight_is_finished_after_connections_are_refused() {
+async fn request_in_flight_finishes_after_connections_are_refused() {
     let cluster = Cluster::simulated().await;
     let (mut api, client) = cluster.serve();
+
     let mut half = half_a_post(&client).await;
     client.get("/health/live").await.expect(200);
+
     api.signal(Signal::SIGTERM);
     api.line("stopping");
-    eventually("a closed door", Duration::from_secs(60), async || {
+    poll_until("a closed door", Duration::from_secs(60), async || {
         reqwest::get(format!("{}/health/live", client.base)).await.is_err().then_some(())
     })
     .await;
     half.write_all(b":\"web:1\"}").await.unwrap();
     let answer = raw::read(half).await;
+
     assert_eq!(answer.status, 202, "{}", answer.text);
     assert!(api.wait().success());
 }
@@ -173,14 +180,14 @@ async fn signals_that_end_a_process_by_default_end_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_a_second_time_it_stops_at_once() {
-    // In the delay, and while it waits for a request that takes its time.
+async fn second_sigterm_stops_the_api_at_once() {
+    // During the delay, and while the API waits for a request that takes long.
     for delay in [30_000, 0] {
         let mut cluster = Cluster::simulated().await;
         cluster.set("APP_SHUTDOWN_DELAY_MS", delay);
         let (mut api, client) = cluster.serve();
         let _half = half_a_post(&client).await;
-        // Served after it, so the half is in.
+        // This request is served after it, so the half body has been read.
         client.get("/keys/self").await.expect(200);
         api.signal(Signal::SIGTERM);
         api.line("stopping");
@@ -192,13 +199,14 @@ async fn asked_a_second_time_it_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_methods_on_public_paths_are_problems_like_all_others() {
+async fn unknown_methods_on_public_paths_are_problems() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     for path in ["/health/live", "/health/ready", "/metrics", "/openapi.json"] {
         problem(&send(client.anonymous(Method::DELETE, path)).await, "method_not_allowed");
         assert_eq!(send(client.anonymous(Method::HEAD, path)).await.expect(200).text, "");
-        // A key that is no good is not looked at here.
+        // An invalid key is not checked here.
         send(client.anonymous(Method::GET, path).header("X-API-Key", "nonsense")).await.expect(200);
     }
 }

@@ -1,4 +1,4 @@
-//! Pages by their size: none is larger than a mebibyte unless it has one item only, and nothing is lost between them.
+//! The size of pages: none is larger than a mebibyte unless it has only one item, and no item is lost between them.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::support::{App, Client, Cluster};
 
 const MIB: usize = 1024 * 1024;
 
-/// All pages of a list: their sizes and how many items each has.
+/// Reads all pages of a list, and returns the size and the number of items of each.
 async fn pages(client: &Client, path: &str) -> Vec<(usize, usize)> {
     let (mut pages, mut seen, mut cursor) = (Vec::new(), HashSet::new(), String::new());
     loop {
@@ -25,7 +25,8 @@ async fn pages(client: &Client, path: &str) -> Vec<(usize, usize)> {
     }
 }
 
-/// All of them have so many items, and each but the last at least so many bytes (sizes are estimated, and never too small).
+/// Asserts that all of them have this number of items, and each but the last at least this many bytes (sizes are
+/// estimated, and never too small).
 #[track_caller]
 fn assert_filled(what: &str, pages: &[(usize, usize)], items: usize, least: usize) {
     assert_eq!(pages.iter().map(|(_, items)| items).sum::<usize>(), items, "{what}: {pages:?}");
@@ -45,7 +46,7 @@ async fn pages_end_before_they_are_too_large() {
         select (jsonb_populate_record(i, jsonb_build_object('id', gen_random_uuid(), 'name', 'copy-' || n))).*
         from instances i, generate_series(1, 99) n";
     run(copies).await;
-    // The largest that is accepted now; and one of which JSON makes six bytes of each.
+    // The largest that is accepted now, and one whose every byte becomes six in JSON.
     for (value, least) in [("repeat('x', 30000)", 980_000), ("repeat(chr(1), 10000)", 920_000)] {
         run(&format!("update instances set env = jsonb_build_object('A', {value}, 'B', {value})")).await;
         assert_filled(value, &pages(&client, "/instances").await, 100, least);
@@ -55,7 +56,7 @@ async fn pages_end_before_they_are_too_large() {
     let all = pages(&client, "/instances").await;
     assert_eq!(all.iter().filter(|(bytes, items)| *bytes > MIB && *items == 1).count(), 1, "{all:?}");
     assert_eq!(all.iter().map(|(_, items)| items).sum::<usize>(), 100);
-    // What a page holds does not make it one of another size.
+    // A page that is small enough has as many items as the limit allows.
     let by_five = client.get("/instances?limit=5").await.expect(200).body;
     assert_eq!(by_five["items"].as_array().unwrap().len(), 5);
 
@@ -81,7 +82,7 @@ async fn pages_end_before_they_are_too_large() {
     assert_filled("keys", &pages(&client, "/keys").await, 1000, 750_000);
 }
 
-/// The most memory that the process ever had, in MiB.
+/// Returns the peak memory of the process, in MiB.
 fn peak_mib(app: &App) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", app.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -1,4 +1,4 @@
-//! What every error looks like, whoever answers it.
+//! The form of every error, whichever part of the server returns it.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::Answer;
 
-/// The closed set of the contract.
+/// All codes of the contract.
 pub const CODES: [(&str, u16); 19] = [
     ("malformed_request", 400),
     ("unauthenticated", 401),
@@ -34,7 +34,7 @@ pub const CODES: [(&str, u16); 19] = [
     ("unavailable", 503),
 ];
 
-/// Demands a problem with this code and all that belongs to it; answers the pointers of `errors`.
+/// Asserts a problem with this code and all its required fields, and returns the pointers of `errors`.
 #[track_caller]
 pub fn problem(answer: &Answer, code: &str) -> Vec<String> {
     let what = format!("{} {:?} {}", answer.status, answer.headers, answer.text);

@@ -1,4 +1,4 @@
-//! Requests byte for byte: what no decent HTTP client would send.
+//! Sends requests byte for byte, as no normal HTTP client would.
 
 use std::time::Duration;
 
@@ -12,40 +12,40 @@ use crate::support::{Answer, Client};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// A connection to the API.
+/// Opens a connection to the API.
 pub async fn connect(client: &Client) -> TcpStream {
     TcpStream::connect(client.base.trim_start_matches("http://")).await.unwrap()
 }
 
-/// The head of a request with the client's key, which asks for the connection to be closed; `more`: further lines.
+/// Returns the head of a request with the client's key that asks to close the connection; `more`: further lines.
 pub fn head(client: &Client, line: &str, more: &str) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\nHost: api\r\nConnection: close\r\nX-API-Key: {}\r\n{more}\r\n", client.key).into_bytes()
 }
 
-/// Sends bytes on a connection of its own; answers what comes until the server closes it.
+/// Sends bytes on a connection of its own, and returns what the server sends until it closes it.
 pub async fn exchange(client: &Client, request: &[u8]) -> Answer {
     let mut stream = connect(client).await;
-    // The server may answer and close before it has read everything.
+    // The server may respond and close before it has read everything.
     let _ = stream.write_all(request).await;
     read(stream).await
 }
 
-/// The one answer on a connection that the server closes afterwards.
+/// Returns the one response on a connection that the server closes afterwards.
 pub async fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
-    // A reset after the answer (unread bytes at the server) is no matter.
+    // A reset after the response (unread bytes at the server) is ignored.
     let _ = tokio::time::timeout(WITHIN, stream.read_to_end(&mut bytes)).await.expect("an answer");
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     answer(head, body)
 }
 
-/// The answers on a connection until the server closes it. When there are `most` before that, the client closes its side,
-/// and nothing more may come.
+/// Returns the responses on a connection until the server closes it. After `most` responses the client closes its side,
+/// and nothing more may arrive.
 pub async fn read_all(stream: &mut TcpStream, most: usize) -> Vec<Answer> {
     let mut bytes = Vec::new();
     let reading = async {
-        // A reset after the last answer is no matter.
+        // A reset after the last response is ignored.
         while answers(&bytes).len() < most && matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {}
         let _ = stream.shutdown().await;
         let _ = stream.read_to_end(&mut bytes).await;
@@ -54,7 +54,7 @@ pub async fn read_all(stream: &mut TcpStream, most: usize) -> Vec<Answer> {
     answers(&bytes)
 }
 
-/// The answers that are there in full, each with a `Content-Length`.
+/// Returns the responses that have arrived in full, each with a `Content-Length`.
 pub fn answers(bytes: &[u8]) -> Vec<Answer> {
     let mut rest = std::str::from_utf8(bytes).unwrap();
     let mut all = Vec::new();

@@ -1,5 +1,5 @@
-//! `Idempotency-Key` on changes of a key: a rotation that is repeated rotates once, a change that is repeated undoes
-//! nobody else's.
+//! `Idempotency-Key` on changes of a key: a repeated rotation rotates once, and a repeated change undoes no change of
+//! another caller.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ fn replayed(answer: &Answer) -> bool {
     answer.header("idempotent-replayed") == "true"
 }
 
-/// A new key: its text and its path.
+/// Creates a key, and returns its text and its path.
 async fn made(client: &Client) -> (String, String) {
     let body = client.post("/keys", json!({"name": "ci", "scopes": ["keys:read"]})).await.expect(201).body;
     (body["key"].as_str().unwrap().to_owned(), format!("/keys/{}", body["id"].as_str().unwrap()))
@@ -29,13 +29,15 @@ async fn events(sql: &tokio_postgres::Client, kind: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_repeated_with_its_key_rotates_once_and_shows_the_same_key() {
+async fn repeated_rotation_rotates_once_and_shows_the_same_key() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let other = cluster.spawn("serve");
     let clients = [client.clone(), Client::new(&base_url(&other), &client.key)];
     let sql = cluster.sql().await;
-    // With a grace the old key stays good, and nothing else would stop a second rotation.
+
+    // With a grace the old key stays valid, and nothing else would stop a second rotation.
     for (n, grace) in [0, 60].into_iter().enumerate() {
         let (old, path) = made(&client).await;
         let (rotate, body) = (format!("{path}/rotate"), json!({"grace_s": grace}));
@@ -50,13 +52,14 @@ async fn a_rotation_repeated_with_its_key_rotates_once_and_shows_the_same_key() 
         let of = "select count(*) from api_key where rotated_from = $1::text::uuid";
         let id = path.trim_start_matches("/keys/");
         assert_eq!(sql.query_one(of, &[&id]).await.unwrap().get::<_, i64>(0), 1);
-        // Later as well; and the new key is one, the old one is what the grace says.
+        // Also later; the new key is the same, and the old one ends with its grace.
         let late = ask(&client, Method::POST, &rotate, "r", &body).await.expect(201);
         assert!(replayed(&late) && late.body == first);
         let new = client.with_key(first["key"].as_str().unwrap()).get("/keys/self").await.expect(200).body;
         assert_eq!(new["id"], first["id"]);
         client.with_key(&old).get("/keys/self").await.expect(if grace == 0 { 401 } else { 200 });
-        // Another body is another request; another key is another rotation, if there is something to rotate.
+        // Another body is another request; another idempotency key is another rotation, if the key can still be
+        // rotated.
         let reused = ask(&client, Method::POST, &rotate, "r", &json!({"grace_s": grace + 1})).await;
         problem(&reused, "idempotency_key_reused");
         let again = ask(&client, Method::POST, &rotate, "s", &body).await;
@@ -70,7 +73,7 @@ async fn a_rotation_repeated_with_its_key_rotates_once_and_shows_the_same_key() 
 
 /// The control: without the header each request is a rotation.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_repeated_without_the_header_rotates_again() {
+async fn rotation_repeated_without_the_header_rotates_again() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let (_, path) = made(&client).await;
@@ -80,35 +83,41 @@ async fn a_rotation_repeated_without_the_header_rotates_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_repeated_with_its_key_does_not_undo_what_came_after_it() {
+async fn repeated_change_does_not_undo_later_changes() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
+
     let (_, path) = made(&client).await;
     let body = json!({"name": "one"});
     let answers = future::join_all((0..10).map(|_| ask(&client, Method::PATCH, &path, "p", &body))).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.body["name"] == "one"));
     assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
     assert_eq!(events(&sql, "key.changed").await, 1);
+
     let two = ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200);
     assert!(!replayed(&two));
+
     let late = ask(&client, Method::PATCH, &path, "p", &body).await.expect(200);
     assert!(replayed(&late));
     assert_eq!(late.body["name"], "two", "a replay shows the present state");
+
     problem(&ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await, "idempotency_key_reused");
-    // What was refused is not remembered.
+    // Refused requests are not recorded.
     problem(&ask(&client, Method::PATCH, &path, "v", &json!({"name": ""})).await, "validation_failed");
     assert!(!replayed(&ask(&client, Method::PATCH, &path, "v", &body).await.expect(200)));
-    // Of a key that was revoked since, too, it answers; only a new request is refused.
+    // A replay also works for a key that was revoked since; only a new request is refused.
     client.delete(&path).await.expect(204);
     assert!(replayed(&ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200)));
+
     problem(&ask(&client, Method::PATCH, &path, "w", &body).await, "invalid_state");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_first_change_holds_the_key_the_others_hear_so() {
+async fn changes_get_a_conflict_while_the_first_holds_the_key() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let (_, path) = made(&client).await;
     let holder = cluster.sql().await;
     holder
@@ -126,7 +135,9 @@ async fn while_the_first_change_holds_the_key_the_others_hear_so() {
     for answer in both().await {
         problem(&answer, "idempotency_in_progress");
     }
+
     holder.batch_execute("rollback").await.unwrap();
+
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
 }
 
@@ -137,7 +148,7 @@ fn refuses(answer: &Answer, secret: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_shown_again_only_to_who_may_have_it_as_it_is_now() {
+async fn key_is_shown_again_only_to_callers_that_may_have_it_now() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let writer = async |extra: Value| {
@@ -151,13 +162,13 @@ async fn a_key_is_shown_again_only_to_who_may_have_it_as_it_is_now() {
     let in_an_hour: String = cluster.sql().await.query_one(in_an_hour, &[]).await.unwrap().get(0);
     let mortal = writer(json!({"expires_at": in_an_hour})).await;
 
-    // The limits that it got without a word are not those that others would have got.
+    // The limits that it got by default are not those that another caller would have got.
     let body = json!({"name": "k", "scopes": ["keys:read"]});
     let made = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201).body;
     let (text, path) = (made["key"].as_str().unwrap().to_owned(), format!("/keys/{}", made["id"].as_str().unwrap()));
     refuses(&ask(&limited, Method::POST, "/keys", "c", &body).await, &text);
     assert_eq!(ask(&peer, Method::POST, "/keys", "c", &body).await.expect(201).body, made);
-    // Mightier since.
+    // The key has more scopes since.
     send(admin.request(Method::PATCH, &path).json(&json!({"scopes": ["admin"]}))).await.expect(200);
     refuses(&ask(&peer, Method::POST, "/keys", "c", &body).await, &text);
     let again = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201);
@@ -176,33 +187,40 @@ async fn a_key_is_shown_again_only_to_who_may_have_it_as_it_is_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_rotates_itself_with_a_grace_can_ask_again() {
+async fn key_that_rotates_itself_with_a_grace_can_repeat_it() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let body = json!({"name": "self", "scopes": ["keys:write"]});
     let made = admin.post("/keys", body).await.expect(201).body;
     let own = admin.with_key(made["key"].as_str().unwrap());
     let rotate = format!("/keys/{}/rotate", made["id"].as_str().unwrap());
     let first = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+
     let again = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+
     assert!(replayed(&again) && again.body == first.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_24_h_nothing_is_replayed_even_if_the_record_is_still_there() {
+async fn nothing_is_replayed_after_24_h_though_the_record_exists() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let (_, path) = made(&client).await;
     let rotate = format!("{path}/rotate");
     let both = async || {
         let patched = ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await;
         [patched, ask(&client, Method::POST, &rotate, "r", &json!({})).await]
     };
+
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);
-    // The control: within 24 h both are, though the old key is revoked.
+    // The control: within 24 h both are replayed, though the old key is revoked.
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, true), (201, true)]);
+
     let age = "update idempotency set created_at = now() - interval '25 hours' where key in ('p', 'r')";
     assert_eq!(cluster.sql().await.execute(age, &[]).await.unwrap(), 2);
+
     for answer in both().await {
         problem(&answer, "invalid_state");
     }

@@ -1,4 +1,4 @@
-//! `?wait=`: answered as soon as there is something to say, at the price of a few questions to Postgres for all.
+//! `?wait=`: the response comes as soon as the state changes, and all waits together cost a few statements.
 
 use std::time::{Duration, Instant};
 
@@ -7,42 +7,42 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::problem::problem;
-use crate::support::{Client, Cluster, client::send, cluster::base_url, eventually, proxy::Proxy};
+use crate::support::{Client, Cluster, client::send, cluster::base_url, poll_until, proxy::Proxy};
 
-/// The answer to a GET, and how long it took.
+/// Sends a GET, and returns the response and how long it took.
 async fn timed(client: &Client, path: &str) -> (Value, Duration) {
     let started = Instant::now();
     let body = client.get(path).await.expect(200).body;
     (body, started.elapsed())
 }
 
-/// Returns when somebody waits for an instance: only then is this asked for.
+/// Waits until a request waits for an instance: only then does the process run this statement.
 pub async fn somebody_waits(cluster: &Cluster) {
     let sql = cluster.sql().await;
     let asked = "select count(*) from pg_stat_activity
                  where datname = current_database() and query like 'select id, status from instances%'";
-    eventually("a waiter", Duration::from_secs(60), async || {
+    poll_until("a waiter", Duration::from_secs(60), async || {
         (sql.query_one(asked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
-    // Much less than the 30 s and more that would be waited.
+async fn wait_ends_on_status_impossibility_or_timeout() {
+    // Much less than the 30 s and more that the wait may take.
     const SOON: Duration = Duration::from_secs(10);
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let made = client.post("/instances", json!({"image": "web:1"})).await;
     let (path, job_path) = (format!("/instances/{}", made.instance()), format!("/jobs/{}", made.job()));
 
-    // Nobody works: time is up.
+    // No worker runs, so the wait times out.
     for path in [format!("{path}?wait=running&timeout=0.6"), format!("{job_path}?wait=true&timeout=0.6")] {
         let (body, took) = timed(&client, &path).await;
         assert!(["pending", "queued"].contains(&body["status"].as_str().unwrap()), "{body}");
         assert!((Duration::from_millis(600)..SOON).contains(&took), "{path}: {took:?}");
     }
-    // Reached already, not to be reached without a request, or no wait at all.
+    // A status that is reached already, one that cannot be reached without a request, or no wait at all.
     for query in [
         "?wait=pending&timeout=30",
         "?wait=deleted&timeout=30",
@@ -69,7 +69,7 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
         assert_eq!(problem(&client.get(&format!("{path}?{query}")).await, "validation_failed"), [pointer], "{query}");
     }
 
-    // Both waits are at it before there is a worker; a time-out beyond the limit is cut, not refused.
+    // Both waits begin before there is a worker; a timeout above the maximum is reduced, not refused.
     let waits = [format!("{path}?wait=running&timeout=1000"), format!("{job_path}?wait=true&timeout=60")];
     let spawn = |path: &String| {
         let (client, path) = (client.clone(), path.clone());
@@ -82,13 +82,13 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
     assert_eq!(ended.iter().map(|(body, _)| &body["status"]).collect::<Vec<_>>(), ["running", "succeeded"]);
     assert!(ended.iter().all(|(_, took)| *took < Duration::from_secs(30)), "{ended:?}");
 
-    // What failed does not run, and what is deleted is: both are said at once.
+    // A failed instance cannot run, and a deleted one is deleted: both responses come at once.
     let failing = client.post("/instances", json!({"image": "missing/x"})).await;
-    let job = client.ended(&failing.job()).await;
+    let job = client.wait_for_job(&failing.job()).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("image_not_found")));
     let (body, took) = timed(&client, &format!("/instances/{}?wait=running", failing.instance())).await;
     assert!(body["status"] == "failed" && took < SOON, "{took:?}");
-    // A wait for what then becomes impossible ends, too.
+    // A wait for a status that becomes impossible ends, too.
     let (stopped, deleted) = future::join(timed(&client, &format!("{path}?wait=stopped&timeout=60")), async {
         client.delete(&path).await.expect(202);
         timed(&client, &format!("{path}?wait=deleted&timeout=60")).await
@@ -104,13 +104,13 @@ async fn a_wait_ends_when_its_status_is_reached_or_cannot_be_or_time_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_for_what_only_a_request_brings_returns_at_once() {
+async fn wait_for_what_only_a_request_causes_returns_at_once() {
     const TIMEOUT: Duration = Duration::from_millis(700);
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let never = ["pending", "provisioning", "stopping", "deleting", "deleted"];
-    // Of each policy: what a running instance may become by itself, and what it may not.
+    // For each policy: what a running instance may become by itself, and what it may not.
     for (policy, possible, impossible) in [
         ("no", &["stopped", "unknown"][..], &["starting", "failed"][..]),
         ("on_failure", &["stopped", "starting", "failed", "unknown"], &[]),
@@ -136,7 +136,7 @@ async fn a_wait_for_what_only_a_request_brings_returns_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
+async fn two_hundred_waits_cost_few_statements_and_no_connection() {
     const WAITERS: usize = 200;
     const PATIENCE: Duration = Duration::from_secs(10);
     let mut cluster = Cluster::simulated().await;
@@ -163,8 +163,8 @@ async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
     let (before, asking) = (proxy.round_trips(), Instant::now());
     let meanwhile = async {
         let begun = before + WAITERS as u64;
-        eventually("all waiters", PATIENCE, async || (proxy.round_trips() >= begun).then_some(())).await;
-        // They are more than there are connections: yet others are served.
+        poll_until("all waiters", PATIENCE, async || (proxy.round_trips() >= begun).then_some(())).await;
+        // There are more waits than connections, and other requests are still served.
         let started = Instant::now();
         for _ in 0..5 {
             client.get("/instances").await.expect(200);
@@ -177,18 +177,18 @@ async fn two_hundred_waiters_cost_a_few_statements_and_hold_no_connection() {
     eprintln!("{WAITERS} waiters for {took:.1?}: {asked} round trips; five others took {others:.1?}");
     assert!(statuses.iter().all(|status| *status == "pending"), "{statuses:?}");
     assert!(others < Duration::from_millis(2500), "{others:?}");
-    // One to begin with (the instance; the key is cached); then one for all of them every 100 ms, and what a process
-    // asks anyway. Each asking for itself at that rate would be 20 000.
+    // One statement at the beginning (the instance; the key is cached); then one for all of them every 100 ms, and the
+    // periodic ones of a process. If each wait queried at that rate, there would be 20 000.
     assert!(asked < WAITERS as u64 + 100 + 40 * took.as_secs(), "{asked} in {took:?}");
 
-    // However many there are, each is told.
+    // Every one of the waits gets a response.
     let (statuses, _worker) =
         future::join(waiters("60"), async { tokio::task::block_in_place(|| cluster.work()) }).await;
     assert!(statuses.iter().all(|status| *status == "running"), "{statuses:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unchanged_instance_is_not_sent_again_and_head_sends_none() {
+async fn unchanged_instance_is_not_sent_again_and_head_sends_none() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let path = format!("/instances/{}", client.post("/instances", json!({"image": "web:1"})).await.instance());
@@ -216,9 +216,9 @@ async fn an_unchanged_instance_is_not_sent_again_and_head_sends_none() {
         assert_eq!(head.text, "", "{path}");
     }
 
-    // Once anything changes, the tag does.
+    // When anything changes, the tag does.
     let _worker = cluster.work();
-    let running = eventually("another answer", Duration::from_secs(60), async || {
+    let running = poll_until("another answer", Duration::from_secs(60), async || {
         let answer = known(&etag).await;
         (answer.status == 200).then_some(answer)
     })

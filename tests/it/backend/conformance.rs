@@ -1,7 +1,7 @@
-//! What every backend does alike. The worker relies on exactly this.
+//! The conformance suite: the behaviour that the worker needs of every backend.
 //!
-//! Promises: leaves nothing behind when it passes, and says so itself by the last assertion.
-//! Refuses: anything that needs a real network; see the backend's own tests.
+//! A run that passes leaves nothing behind, which its last assertion checks. What needs a real network is in the
+//! backend's own tests.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,11 @@ use app::{
 };
 use futures_util::{StreamExt, stream::BoxStream};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
 
-/// Runs the whole scenario. `stranger` is the same runtime seen by another cluster; `image` runs until it is stopped
-/// and has a program `false`.
+/// Runs all scenarios. `stranger` is the same runtime used by another cluster; `image` runs until it is stopped and has
+/// a program `false`.
 pub async fn conformance<C: Compute, F: Network>(compute: &C, networks: &F, stranger: &C, image: &str) {
     let network = network();
     networks.ensure_network(&network).await.expect("a network");
@@ -32,12 +32,12 @@ pub async fn conformance<C: Compute, F: Network>(compute: &C, networks: &F, stra
     compute.ensure_image(image, &|_| ()).await.expect("the image");
 
     runs_once(compute, networks, &network, image).await;
-    a_new_generation_replaces(compute, &network, image).await;
-    an_exit_is_noticed(compute, &network, image).await;
-    a_bad_command_is_told(compute, &network, image).await;
-    a_stranger_is_left_alone(compute, stranger, &network, image).await;
-    a_network_in_use_stays(compute, networks, &network, image).await;
-    a_network_is_made_again_for_a_container(compute, networks, image).await;
+    new_generation_replaces_the_container(compute, &network, image).await;
+    exit_is_noticed(compute, &network, image).await;
+    bad_command_is_reported(compute, &network, image).await;
+    other_clusters_container_is_left_alone(compute, stranger, &network, image).await;
+    network_in_use_stays(compute, networks, &network, image).await;
+    missing_network_is_created_for_a_container(compute, networks, image).await;
 
     assert_eq!(networks.release_network(network.id).await.expect("release"), Released::Gone);
     assert_eq!(networks.release_network(network.id).await.expect("release again"), Released::Gone);
@@ -56,7 +56,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
         tokio::join!(compute.create(&container_spec, &wires), compute.create(&container_spec, &wires));
     let container = first.expect("create");
     assert_eq!(second.expect("create at once"), container);
-    // Another attempt, by a worker of another host name: other labels, the same container, which stays what it is.
+    // Another attempt, by a worker of another host name, has other labels: the container stays what it is.
     let made_by = Attempt { token: container_spec.made_by.token + 1, ..container_spec.made_by };
     let retry = ContainerSpec { made_by, host: HostId::new(), ..container_spec.clone() };
     assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
@@ -100,7 +100,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
     assert_eq!(state(compute, id).await, None);
 }
 
-async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn new_generation_replaces_the_container<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 11));
     let old = compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
@@ -118,18 +118,18 @@ async fn a_new_generation_replaces<C: Compute>(compute: &C, network: &NetworkPla
     assert_eq!(state(compute, next.instance).await, None);
 }
 
-async fn an_exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn exit_is_noticed<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, Some("false")), attachment(network, 12));
     let mut changes = compute.changes();
     compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
     let ended = ContainerState::Exited { exit_code: 1, oom_killed: false };
-    noticed(compute, &mut changes, container_spec.instance, Some(ended)).await;
+    wait_for_state(compute, &mut changes, container_spec.instance, Some(ended)).await;
     compute.remove(container_spec.instance).await.expect("remove");
-    noticed(compute, &mut changes, container_spec.instance, None).await;
+    wait_for_state(compute, &mut changes, container_spec.instance, None).await;
 }
 
-async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
+async fn bad_command_is_reported<C: Compute>(compute: &C, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, Some("/no/such/program")), attachment(network, 13));
     compute.create(&container_spec, &wires).await.expect("create");
     let refused = compute.start(container_spec.instance).await;
@@ -140,7 +140,12 @@ async fn a_bad_command_is_told<C: Compute>(compute: &C, network: &NetworkPlan, i
     assert!(matches!(gone, Err(BackendError::Unavailable(_))), "{gone:?}");
 }
 
-async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network: &NetworkPlan, image: &str) {
+async fn other_clusters_container_is_left_alone<C: Compute>(
+    compute: &C,
+    stranger: &C,
+    network: &NetworkPlan,
+    image: &str,
+) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 14));
     let id = container_spec.instance;
     compute.create(&container_spec, &wires).await.expect("create");
@@ -153,8 +158,8 @@ async fn a_stranger_is_left_alone<C: Compute>(compute: &C, stranger: &C, network
     compute.remove(id).await.expect("remove");
 }
 
-/// For backends whose clusters share names; needs a network of the stranger's own.
-pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
+/// For backends whose clusters share names; the caller passes a network of the stranger's own.
+pub async fn taken_name_is_reported<C: Compute, F: Network>(compute: &C, stranger: &C, theirs: &F, image: &str) {
     let container_spec = container_spec(image, None);
     let (ours, other) = (network(), network());
     compute.create(&container_spec, &attachment(&ours, 10)).await.expect("create");
@@ -165,7 +170,7 @@ pub async fn a_taken_name_is_told<C: Compute, F: Network>(compute: &C, stranger:
     theirs.release_network(other.id).await.expect("release");
 }
 
-async fn a_network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
+async fn network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &F, network: &NetworkPlan, image: &str) {
     let (container_spec, wires) = (container_spec(image, None), attachment(network, 15));
     compute.create(&container_spec, &wires).await.expect("create");
     assert_eq!(networks.release_network(network.id).await.expect("a created container names it"), Released::InUse);
@@ -179,11 +184,11 @@ async fn a_network_in_use_stays<C: Compute, F: Network>(compute: &C, networks: &
     compute.remove(container_spec.instance).await.expect("remove");
 }
 
-async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute: &C, networks: &F, image: &str) {
+async fn missing_network_is_created_for_a_container<C: Compute, F: Network>(compute: &C, networks: &F, image: &str) {
     let network = network();
     let (container_spec, wires) = (container_spec(image, None), attachment(&network, 16));
     networks.ensure_network(&network).await.expect("a network");
-    // As another instance's undo does between this instance's two steps.
+    // Another instance's undo can do this between this instance's two steps.
     networks.release_network(network.id).await.expect("release");
     compute.create(&container_spec, &wires).await.expect("create");
     compute.start(container_spec.instance).await.expect("start");
@@ -191,14 +196,14 @@ async fn a_network_is_made_again_for_a_container<C: Compute, F: Network>(compute
     networks.release_network(network.id).await.expect("release");
 }
 
-/// Waits until the container is as expected, looking only when a change is announced.
-async fn noticed<C: Compute>(
+/// Waits until the container is as expected, inspecting it only when a change is announced.
+async fn wait_for_state<C: Compute>(
     compute: &C,
     changes: &mut BoxStream<'static, Result<ContainerChange, BackendError>>,
     instance: InstanceId,
     expected: Option<ContainerState>,
 ) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let change = tokio::time::timeout(left, changes.next()).await.expect("a change in time");
@@ -227,7 +232,7 @@ pub fn container_spec(image: &str, command: Option<&str>) -> ContainerSpec {
     }
 }
 
-/// A network with a CIDR that other tests on the same host hardly have.
+/// Returns a network with a CIDR that other tests on the same host are unlikely to have.
 pub fn network() -> NetworkPlan {
     let id = NetworkId::new();
     let random = id.uuid().as_bytes()[13..].to_vec();
@@ -235,10 +240,10 @@ pub fn network() -> NetworkPlan {
     NetworkPlan { id, cidr: format!("{first}/26").parse().expect("a CIDR") }
 }
 
-/// A port of the machine that nothing listens on and no other test is given.
+/// Returns a port of the machine on which nothing listens and that no other test gets.
 ///
-/// Not one that the kernel picks: those are also the local ports of outgoing connections, of which other tests make
-/// thousands before a container has its port.
+/// It is not chosen by the kernel: such ports are also the local ports of outgoing connections, of which other tests
+/// open thousands before a container has its port.
 fn free_port() -> u16 {
     const FIRST: u16 = 26_000;
     static GIVEN: AtomicU16 = AtomicU16::new(0);
@@ -248,7 +253,7 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-/// The address `host` in the network, and port 80 published on a free port of the machine.
+/// Returns the address `host` in the network, and port 80 published on a free port of the machine.
 pub fn attachment(network: &NetworkPlan, host: u8) -> NetworkAttachment {
     NetworkAttachment {
         network: network.clone(),

@@ -1,7 +1,7 @@
-//! The Docker backend on a real engine: the common suite, and what only a real engine shows.
+//! The Docker backend on a real engine: the conformance suite, and what only a real engine shows.
 //!
 //! Needs `TEST_DOCKER_HOST`, and in `TEST_DEMO_IMAGE` an image (default `app-demo:1`) that serves HTTP on port 80.
-//! Without an engine the tests say `SKIPPED`; with `REQUIRE_REAL=1` they fail instead.
+//! Without an engine the tests print `SKIPPED`; with `REQUIRE_REAL=1` they fail instead.
 
 use std::{
     env,
@@ -24,7 +24,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
+use super::conformance::{attachment, conformance, container_spec, network, taken_name_is_reported};
 
 struct Engine {
     host: String,
@@ -38,14 +38,14 @@ impl Engine {
         (compute, networks)
     }
 
-    /// What an operator does by hand; answers standard output.
+    /// Runs the docker command, as an operator does, and returns standard output.
     fn docker(&self, arguments: &[&str]) -> String {
         let output = Command::new("docker").args(["-H", &self.host]).args(arguments).output().expect("docker");
         assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
     }
 
-    /// An image like the demo's, with an anonymous volume at `/data`.
+    /// Builds an image like the demo's, with an anonymous volume at `/data`.
     fn image_with_volume(&self, image: &str) {
         let made = self.docker(&["create", &self.image]);
         self.docker(&["commit", "--change", "VOLUME /data", &made, image]);
@@ -61,7 +61,7 @@ fn engine(test: &str) -> Option<Engine> {
         _ => {
             let required = env::var("REQUIRE_REAL").is_ok_and(|value| value == "1");
             assert!(!required, "{test}: REQUIRE_REAL=1, but TEST_DOCKER_HOST is not set");
-            // Not `eprintln!`: the test harness would swallow it.
+            // `eprintln!` would not reach the terminal: the test harness captures it.
             writeln!(std::io::stderr(), "SKIPPED {test}: no Docker").expect("stderr");
             None
         }
@@ -69,20 +69,23 @@ fn engine(test: &str) -> Option<Engine> {
 }
 
 #[tokio::test]
-async fn docker_conforms() {
-    let Some(engine) = engine("docker_conforms") else { return };
+async fn docker_backend_passes_the_conformance_suite() {
+    let Some(engine) = engine("docker_backend_passes_the_conformance_suite") else { return };
+
     let ((compute, networks), (stranger, theirs)) = (engine.cluster(), engine.cluster());
     assert!(!compute.version().await.expect("a version").is_empty());
+
     conformance(&compute, &networks, &stranger, &engine.image).await;
-    a_taken_name_is_told(&compute, &stranger, &theirs, &engine.image).await;
+    taken_name_is_reported(&compute, &stranger, &theirs, &engine.image).await;
     for network in networks.networks().await.expect("networks") {
         networks.release_network(network).await.expect("release");
     }
 }
 
 #[tokio::test]
-async fn many_at_once_each_answer_on_their_port() {
-    let Some(engine) = engine("many_at_once_each_answer_on_their_port") else { return };
+async fn concurrent_containers_each_answer_on_their_port() {
+    let Some(engine) = engine("concurrent_containers_each_answer_on_their_port") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let began = (0..20).map(|n| {
@@ -93,12 +96,14 @@ async fn many_at_once_each_answer_on_their_port() {
             compute.create(&container_spec, &wires).await.expect("create");
             compute.start(container_spec.instance).await.expect("start");
             networks.publish(container_spec.instance, &wires).await.expect("publish");
-            assert!(answers(wires.ports[0].host).await);
+            assert!(serves_page(wires.ports[0].host).await);
             container_spec.instance
         }
     });
     let instances = future::join_all(began).await;
+
     assert_eq!(compute.list().await.expect("list").len(), 20);
+
     let ended = instances.into_iter().map(|instance| {
         let (compute, networks, network) = (&compute, &networks, &network);
         async move {
@@ -111,8 +116,9 @@ async fn many_at_once_each_answer_on_their_port() {
 }
 
 #[tokio::test]
-async fn a_network_that_comes_and_goes_is_there_for_each_container() {
-    let Some(engine) = engine("a_network_that_comes_and_goes_is_there_for_each_container") else { return };
+async fn network_exists_for_each_container_under_concurrent_removal() {
+    let Some(engine) = engine("network_exists_for_each_container_under_concurrent_removal") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let rounds = (0..4).map(|n| {
@@ -129,12 +135,13 @@ async fn a_network_that_comes_and_goes_is_there_for_each_container() {
         }
     });
     future::join_all(rounds).await;
+
     is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_told() {
-    let Some(engine) = engine("a_port_in_use_is_told") else { return };
+async fn create_reports_a_port_in_use() {
+    let Some(engine) = engine("create_reports_a_port_in_use") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let (other, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
@@ -152,15 +159,16 @@ async fn a_port_in_use_is_told() {
     assert!(matches!(taken, Err(BackendError::PortConflict(_))), "by a process: {taken:?}");
     drop(socket);
     compute.start(one.instance).await.expect("free again");
-    assert!(answers(wires.ports[0].host).await);
+    assert!(serves_page(wires.ports[0].host).await);
     compute.remove(one.instance).await.expect("remove");
     networks.release_network(network.id).await.expect("release");
     is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
-async fn other_spec_replaces_and_the_container_has_its_address() {
-    let Some(engine) = engine("other_spec_replaces_and_the_container_has_its_address") else { return };
+async fn changed_spec_replaces_container_with_the_planned_address() {
+    let Some(engine) = engine("changed_spec_replaces_container_with_the_planned_address") else { return };
+
     let (compute, networks) = engine.cluster();
     let network = network();
     let wires = attachment(&network, 10);
@@ -174,7 +182,9 @@ async fn other_spec_replaces_and_the_container_has_its_address() {
     let first = compute.create(&plain, &wires).await.expect("create");
     let command = ["busybox", "sh", "-c", &test].map(str::to_owned).to_vec();
     let checking = ContainerSpec { command: Some(command), ..plain };
+
     assert_ne!(compute.create(&checking, &wires).await.expect("create"), first);
+
     compute.start(checking.instance).await.expect("start");
     loop {
         changes.next().await.expect("goes on").expect("a change");
@@ -203,10 +213,10 @@ async fn renamed_container_is_found_by_its_labels() {
     assert_eq!(compute.create(&container_spec, &wires).await.expect("create again"), container, "adopted, not doubled");
     compute.start(id).await.expect("start");
     networks.publish(id, &wires).await.expect("publish");
-    assert!(answers(wires.ports[0].host).await);
+    assert!(serves_page(wires.ports[0].host).await);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
-    // Another one takes its name: it is not mistaken for it.
+    // Another container takes its name and is not mistaken for it.
     let other = engine.docker(&["run", "-d", "--name", &format!("app-{id}"), &engine.image, "sleep", "600"]);
     let seen = compute.inspect(id).await.expect("inspect").expect("a container");
     assert_eq!(seen.container_id, container);
@@ -223,14 +233,14 @@ async fn renamed_container_is_found_by_its_labels() {
 }
 
 #[tokio::test]
-async fn container_with_our_name_wins_and_remove_takes_all() {
-    let Some(engine) = engine("container_with_our_name_wins_and_remove_takes_all") else { return };
+async fn container_with_our_name_wins_and_remove_deletes_all_copies() {
+    let Some(engine) = engine("container_with_our_name_wins_and_remove_deletes_all_copies") else { return };
     let (compute, networks) = engine.cluster();
     let network = network();
     let (container_spec, wires) = (container_spec(&engine.image, None), attachment(&network, 10));
     let id = container_spec.instance;
     let container = compute.create(&container_spec, &wires).await.expect("create");
-    // A copy with all labels, as an earlier release left it beside one that was renamed.
+    // A copy with all labels, as an earlier release left it beside a renamed container.
     let labels =
         engine.docker(&["inspect", "-f", "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}} {{end}}", &container]);
     let labels: Vec<&str> = labels.split_whitespace().flat_map(|label| ["--label", label]).collect();
@@ -255,7 +265,7 @@ async fn container_with_our_name_wins_and_remove_takes_all() {
 
 #[tokio::test]
 async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
-    let Some(engine) = engine("anonymous_volumes_go_with_remove") else { return };
+    let Some(engine) = engine("anonymous_volumes_go_with_remove_and_outlive_a_replacement") else { return };
     let (compute, networks) = engine.cluster();
     let (network, image) = (network(), format!("it-volume-{}:1", std::process::id()));
     engine.image_with_volume(&image);
@@ -298,8 +308,8 @@ async fn stopped_container_joins_a_network_created_anew() {
     let (id, container) = (container_spec.instance, compute.create(&container_spec, &wires).await.expect("create"));
     compute.start(id).await.expect("start");
     let name = format!("app-{}", network.id);
-    // The first as `docker network prune` does, which does not count stopped containers. The second is what a rejoin
-    // leaves that was cut off half way.
+    // The first command is what `docker network prune` does, which does not count stopped containers. The second leaves
+    // what a rejoin leaves that was cut off half way.
     for by_hand in [&["network", "rm", &name][..], &["network", "disconnect", &name, &container]] {
         compute.stop(id, Duration::ZERO).await.expect("stop");
         engine.docker(by_hand);
@@ -309,7 +319,7 @@ async fn stopped_container_joins_a_network_created_anew() {
         compute.start(id).await.expect("start");
         networks.publish(id, &wires).await.expect("publish");
 
-        assert!(answers(wires.ports[0].host).await);
+        assert!(serves_page(wires.ports[0].host).await);
         let joined = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}";
         assert_eq!(engine.docker(&["inspect", "-f", joined, &container]), format!("{} {}", wires.address, wires.mac));
     }
@@ -327,7 +337,10 @@ async fn network_that_is_not_ours_is_neither_used_nor_removed() {
     engine.docker(&["network", "create", "--subnet", &network.cidr.to_string(), &name]);
 
     let refused = networks.ensure_network(&network).await;
-    assert!(matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("not ours")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(BackendError::NetworkSetup(why)) if why.contains("is not of this cluster")),
+        "{refused:?}"
+    );
     assert_eq!(networks.release_network(network.id).await.expect("nothing of ours to remove"), Released::Gone);
     assert_eq!(engine.docker(&["network", "ls", "-q", "--filter", &format!("name={name}")]).lines().count(), 1);
     engine.docker(&["network", "rm", &name]);
@@ -335,8 +348,9 @@ async fn network_that_is_not_ours_is_neither_used_nor_removed() {
 }
 
 #[tokio::test]
-async fn running_out_of_memory_is_told() {
-    let Some(engine) = engine("running_out_of_memory_is_told") else { return };
+async fn exit_by_out_of_memory_is_reported() {
+    let Some(engine) = engine("exit_by_out_of_memory_is_reported") else { return };
+
     let (compute, networks) = engine.cluster();
     let (network, mut changes) = (network(), compute.changes());
     let command = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M"].map(str::to_owned).to_vec();
@@ -353,19 +367,23 @@ async fn running_out_of_memory_is_told() {
     }
     compute.remove(hungry.instance).await.expect("remove");
     networks.release_network(network.id).await.expect("release");
+
     is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
 async fn overlapping_networks_are_refused_with_the_reason() {
     let Some(engine) = engine("overlapping_networks_are_refused_with_the_reason") else { return };
+
     let (compute, networks) = engine.cluster();
     let first = network();
     let same = NetworkPlan { id: NetworkId::new(), cidr: first.cidr };
     let (one, two) = tokio::join!(networks.ensure_network(&first), networks.ensure_network(&first));
     one.and(two).expect("one network by two at once");
     let refused = networks.ensure_network(&same).await.expect_err("overlap");
+
     assert!(matches!(&refused, BackendError::NetworkSetup(why) if why.contains("another CIDR")), "{refused}");
+
     networks.release_network(same.id).await.expect("release");
     networks.release_network(first.id).await.expect("release");
     is_clean(&compute, &networks).await;
@@ -374,12 +392,14 @@ async fn overlapping_networks_are_refused_with_the_reason() {
 #[tokio::test]
 async fn two_workers_of_one_cluster_share_an_engine() {
     let Some(engine) = engine("two_workers_of_one_cluster_share_an_engine") else { return };
+
     let cluster = ClusterId::new();
     // Two connections share no lock, like two processes.
     let worker = || DockerCompute::connect(Some(&engine.host), cluster).expect("a host");
     let (one, two) = (worker(), worker());
     let (ones, twos) = (one.network(), two.network());
     let network = network();
+
     for n in 0..5 {
         let (made, again) = tokio::join!(ones.ensure_network(&network), twos.ensure_network(&network));
         made.and(again).expect("one network by two at once");
@@ -397,27 +417,32 @@ async fn two_workers_of_one_cluster_share_an_engine() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_told_by_cause() {
-    let Some(engine) = engine("what_cannot_be_is_told_by_cause") else { return };
+async fn create_errors_name_their_cause() {
+    let Some(engine) = engine("create_errors_name_their_cause") else { return };
+
     let (compute, networks) = engine.cluster();
     let compute = compute.allowing(&["127.0.0.1:1".to_owned()]);
     let invalid = compute.ensure_image("BAD:::1", &|_| ()).await;
     assert!(matches!(invalid, Err(BackendError::ImageNotFound(_))), "{invalid:?}");
-    // Port 1 of this machine: nothing listens, so no registry.
+
+    // Nothing listens on port 1 of this machine, so there is no registry.
     let unreachable = compute.ensure_image("127.0.0.1:1/nginx:1.27", &|_| ()).await;
     assert!(matches!(unreachable, Err(BackendError::ImagePullFailed(_))), "{unreachable:?}");
+
     let network = network();
     let tiny = ContainerSpec { memory_mib: 1, ..container_spec(&engine.image, None) };
     let refused = compute.create(&tiny, &attachment(&network, 10)).await;
     assert!(matches!(refused, Err(BackendError::Refused(_))), "{refused:?}");
+
     networks.release_network(network.id).await.expect("release");
     is_clean(&compute, &networks).await;
 }
 
 #[tokio::test]
-async fn an_image_that_the_registry_denies_is_not_found() {
-    let Some(engine) = engine("an_image_that_the_registry_denies_is_not_found") else { return };
-    let (compute, _fabric) = engine.cluster();
+async fn image_denied_by_the_registry_is_not_found() {
+    let Some(engine) = engine("image_denied_by_the_registry_is_not_found") else { return };
+
+    let (compute, _network) = engine.cluster();
     let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = registry.local_addr().expect("an address").port();
     let compute = compute.allowing(&[format!("127.0.0.1:{port}")]);
@@ -438,33 +463,37 @@ async fn an_image_that_the_registry_denies_is_not_found() {
             let _ = socket.write_all(answer.as_bytes()).await;
         }
     });
+
     let missing = compute.ensure_image(&format!("127.0.0.1:{port}/absent:1"), &|_| ()).await;
+
     assert!(matches!(missing, Err(BackendError::ImageNotFound(_))), "{missing:?}");
 }
 
 #[tokio::test]
-async fn an_engine_that_is_down_is_unavailable() {
+async fn engine_that_is_down_is_unavailable() {
     let directory = tempfile::tempdir().expect("a directory");
     let host = format!("unix://{}/none.sock", directory.path().display());
     let compute = DockerCompute::connect(Some(&host), ClusterId::new()).expect("connects later");
     assert!(matches!(compute.version().await, Err(BackendError::Unavailable(_))));
     assert!(matches!(compute.list().await, Err(BackendError::Unavailable(_))));
     assert!(matches!(compute.network().networks().await, Err(BackendError::Unavailable(_))));
+
     let pulled = compute.ensure_image("nginx", &|_| ()).await;
     assert!(matches!(pulled, Err(BackendError::Unavailable(_))), "{pulled:?}");
+
     let events: Vec<_> = compute.changes().collect().await;
     assert!(matches!(events[..], [Err(BackendError::Unavailable(_))]), "{events:?}");
     assert!(DockerCompute::connect(Some("ssh://host"), ClusterId::new()).is_err());
 }
 
-/// Whether the demo's page comes; its server needs a moment to listen.
-async fn answers(port: u16) -> bool {
+/// Returns whether the demo's page is served; its server needs a moment to listen.
+async fn serves_page(port: u16) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         if let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
             let mut page = String::new();
-            let asked = socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
-            if asked.is_ok() && socket.read_to_string(&mut page).await.is_ok() && page.contains("200 OK") {
+            let sent = socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+            if sent.is_ok() && socket.read_to_string(&mut page).await.is_ok() && page.contains("200 OK") {
                 return true;
             }
         }

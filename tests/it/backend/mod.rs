@@ -1,4 +1,4 @@
-//! Backends: one suite for all of them, and what only one of them can show.
+//! Backends: one conformance suite for all of them, and tests of what only one of them has.
 
 mod conformance;
 mod docker;

@@ -1,4 +1,4 @@
-//! The simulated backend: the common suite, and what tests of the worker rely on in it.
+//! The simulated backend: the conformance suite, and the behaviour on which the worker's tests rely.
 
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use app::{
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use super::conformance::{a_taken_name_is_told, attachment, conformance, container_spec, network};
+use super::conformance::{attachment, conformance, container_spec, network, taken_name_is_reported};
 
 const IMAGE: &str = "app-demo:1";
 
@@ -27,12 +27,12 @@ fn ledger(state_dir: &Path, cluster: ClusterId) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn simulated_conforms() {
+async fn simulated_backend_passes_the_conformance_suite() {
     let directory = tempfile::tempdir().expect("a directory");
     let open = || SimulatedCompute::open(&simulation(directory.path()), ClusterId::new()).expect("open");
     let (compute, stranger) = (open(), open());
     conformance(&compute, &compute.network(), &stranger, IMAGE).await;
-    a_taken_name_is_told(&compute, &stranger, &stranger.network(), IMAGE).await;
+    taken_name_is_reported(&compute, &stranger, &stranger.network(), IMAGE).await;
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn images_can_be_missing_or_unreachable() {
 }
 
 #[tokio::test]
-async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects() {
+async fn reopened_backend_finds_containers_and_ledger_counts_effects() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let open = || SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");
@@ -74,7 +74,7 @@ async fn a_restarted_worker_finds_its_containers_and_the_ledger_counts_effects()
 }
 
 #[tokio::test]
-async fn a_test_can_end_a_container() {
+async fn exit_file_ends_a_container() {
     let directory = tempfile::tempdir().expect("a directory");
     let cluster = ClusterId::new();
     let compute = SimulatedCompute::open(&simulation(directory.path()), cluster).expect("open");
@@ -85,7 +85,9 @@ async fn a_test_can_end_a_container() {
     let instances = directory.path().join("simulated").join(cluster.to_string()).join("instances");
     fs::write(instances.join(format!("{}.exit", container_spec.instance)), "137\n").expect("write");
     let change = tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("in time");
+
     assert_eq!(change.expect("a change").expect("no error").instance, container_spec.instance);
+
     let seen = compute.inspect(container_spec.instance).await.expect("inspect").expect("a container");
     assert_eq!(seen.state, ContainerState::Exited { exit_code: 137, oom_killed: false });
 }
@@ -97,19 +99,22 @@ async fn retries_get_through_failures_with_one_effect_each() {
     let rough = Simulation { fail_rate: 0.5, latency: Duration::ZERO, ..simulation(directory.path()) };
     let compute = SimulatedCompute::open(&rough, cluster).expect("open");
     let network = network();
-    let mut guests = Vec::new();
+    let mut specs = Vec::new();
     for _ in 0..1000 {
         let (container_spec, wires) = (container_spec(IMAGE, None), attachment(&network, 10));
         while compute.create(&container_spec, &wires).await.is_err() {}
         while compute.start(container_spec.instance).await.is_err() {}
-        guests.push(container_spec);
+        specs.push(container_spec);
     }
+
     assert_eq!(compute.list().await.expect("list").len(), 1000);
-    for container_spec in &guests {
+
+    for container_spec in &specs {
         while compute.remove(container_spec.instance).await.is_err() {}
     }
     while compute.network().release_network(network.id).await.is_err() {}
     assert_eq!(compute.network().networks().await.expect("networks"), []);
+
     let mut effects = HashMap::new();
     for line in ledger(directory.path(), cluster) {
         *effects.entry((line["op"].to_string(), line["instance"].to_string())).or_insert(0) += 1;

@@ -1,12 +1,12 @@
-//! `app healthcheck`, and what it asks: the API's readiness and the worker's own listener.
+//! `app healthcheck`, and what it calls: the API's readiness and the worker's own listener.
 
 use std::{process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::ended::ended;
-use crate::support::{App, Client, Cluster, eventually, proxy::Proxy};
+use super::exited::run_to_exit;
+use crate::support::{App, Client, Cluster, poll_until, proxy::Proxy};
 
 fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
     let mut command = cluster.command(&["healthcheck"]);
@@ -16,7 +16,7 @@ fn healthcheck(cluster: &Cluster, variable: &str, base: &str) -> Command {
 
 const SECONDS: Duration = Duration::from_secs(60);
 
-/// Where the worker's health listens.
+/// Returns the address of the worker's own listener.
 fn health_url(worker: &App) -> String {
     let line = worker.line("starting service: \"actix-web-service-");
     let address = line.split("actix-web-service-").nth(1).unwrap().split('"').next().unwrap();
@@ -24,16 +24,16 @@ fn health_url(worker: &App) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_is_ready_until_it_stops_and_nothing_answers_afterwards() {
+async fn api_is_ready_until_it_stops() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_SHUTDOWN_DELAY_MS", 600_000);
     let (api, client) = cluster.serve();
-    let check = || ended(healthcheck(&cluster, "APP_LISTEN", &client.base), SECONDS);
+    let check = || run_to_exit(healthcheck(&cluster, "APP_LISTEN", &client.base), SECONDS);
     let ready = check().expect(0);
     assert_eq!((ready.stdout.as_str(), ready.stderr.as_str()), ("", ""));
-    // What listens everywhere is asked on this machine.
+    // An API that listens on all addresses is called on loopback.
     let port = client.base.rsplit(':').next().unwrap();
-    ended(healthcheck(&cluster, "APP_LISTEN", &format!("0.0.0.0:{port}")), SECONDS).expect(0);
+    run_to_exit(healthcheck(&cluster, "APP_LISTEN", &format!("0.0.0.0:{port}")), SECONDS).expect(0);
 
     api.signal(Signal::SIGTERM);
     api.line("stopping");
@@ -42,7 +42,7 @@ async fn the_api_is_ready_until_it_stops_and_nothing_answers_afterwards() {
         stopping.line().starts_with("app: not ready: 503 ") && stopping.line().contains("stopping"),
         "{stopping:?}"
     );
-    // Requests are still served while the load balancer learns of it.
+    // Requests are still served until the load balancer has noticed.
     client.get("/keys/self").await.expect(200);
     assert_eq!(api.terminate().code(), Some(0), "the second SIGTERM is at once");
     let gone = check().expect(1);
@@ -50,7 +50,7 @@ async fn the_api_is_ready_until_it_stops_and_nothing_answers_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_worker_is_ready_while_it_beats_and_has_metrics_of_its_own() {
+async fn worker_is_ready_while_heartbeats_succeed_and_serves_metrics() {
     let mut cluster = Cluster::simulated().await;
     let proxy = Proxy::start(&cluster.database_url).await;
     cluster.set("DATABASE_URL", &proxy.url).set("RUST_LOG", "info");
@@ -65,53 +65,59 @@ async fn the_worker_is_ready_while_it_beats_and_has_metrics_of_its_own() {
     assert!(metrics.text.contains("db_checkout_seconds"), "{}", metrics.text);
     let unknown = client.get("/instances").await.expect(404);
     assert_eq!(unknown.code(), "not_found");
-    ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(0);
+    run_to_exit(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(0);
     let by_option = ["healthcheck", "--worker", client.base.trim_start_matches("http://")];
-    ended(cluster.command(&by_option), SECONDS).expect(0);
+    run_to_exit(cluster.command(&by_option), SECONDS).expect(0);
 
-    // Cut off from Postgres it lives, and works no more.
+    // Without Postgres the worker is alive and not ready.
     drop(proxy);
-    eventually("the worker is not ready", SECONDS, async || {
+    poll_until("the worker is not ready", SECONDS, async || {
         (client.get("/health/ready").await.status == 503).then_some(())
     })
     .await;
     client.get("/health/live").await.expect(200);
-    let silent = ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(1);
+    let silent = run_to_exit(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &client.base), SECONDS).expect(1);
     assert!(silent.line().starts_with("app: not ready: 503 "), "{silent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_whose_hosts_name_was_taken_is_not_ready_and_says_why() {
+async fn worker_whose_host_name_was_taken_is_not_ready_with_reason() {
     let cluster = Cluster::simulated().await;
     let worker = cluster.work();
+
     let client = Client::new(&health_url(&worker), "no key is needed here");
     client.get("/health/ready").await.expect(200);
-    // As when it was frozen for so long that another one could start under its name elsewhere.
+
+    // As when the worker was suspended for so long that another one could start under its name elsewhere.
     let taken = "with other as (insert into workers select (w).* from (
                      select jsonb_populate_record(w, jsonb_build_object('boot_id', gen_random_uuid())) as w from workers w
                  ) as copies returning boot_id)
                  update hosts set current_boot = boot_id from other";
     assert_eq!(cluster.sql().await.execute(taken, &[]).await.unwrap(), 1);
-    worker.line("another worker has taken this host's name");
-    eventually("the worker is not ready", SECONDS, async || {
+
+    worker.line("another worker has registered for this host");
+    poll_until("the worker is not ready", SECONDS, async || {
         (client.get("/health/ready").await.status == 503).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_worker_is_not_ready_and_a_second_signal_ends_it() {
+async fn draining_worker_is_not_ready_and_ends_on_a_second_signal() {
     let mut cluster = Cluster::simulated().await;
-    // A job that takes for ever, so that draining does.
+    // The job never ends, and so draining does not either.
     cluster.set("SIMULATED_LATENCY_MS", 500_000).set("RUST_LOG", "info");
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     let health = health_url(&worker);
     let id = client.post("/instances", json!({"image": cluster.image})).await.instance();
     client.wait_for(&id, "provisioning").await;
     worker.signal(Signal::SIGTERM);
     worker.line("stopping");
-    let draining = ended(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &health), SECONDS).expect(1);
+
+    let draining = run_to_exit(healthcheck(&cluster, "APP_HEALTHCHECK_WORKER", &health), SECONDS).expect(1);
+
     assert!(draining.line().contains("unavailable"), "{draining:?}");
     assert_eq!(worker.terminate().code(), Some(0));
 }

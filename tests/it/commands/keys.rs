@@ -1,10 +1,10 @@
-//! `app keys create`: the key alone on standard output, the tenant once.
+//! `app keys create` prints only the key on standard output, and creates the tenant when it does not exist.
 
 use std::{process::Command, time::Duration};
 
 use serde_json::json;
 
-use super::ended::{Ended, ended};
+use super::exited::{Exited, run_to_exit};
 use crate::support::Cluster;
 
 const SECONDS: Duration = Duration::from_secs(60);
@@ -15,22 +15,22 @@ fn create(cluster: &Cluster, tenant: &str, scope: &str) -> Command {
     command
 }
 
-/// The key, when it is all that was printed.
+/// Returns the key; panics when anything else was printed.
 #[track_caller]
-fn key(ended: &Ended) -> String {
-    let key = ended.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", ended.stdout.len()));
+fn key(exited: &Exited) -> String {
+    let key = exited.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("{} bytes", exited.stdout.len()));
     let well_formed =
         key.len() == 56 && key.starts_with("cpk_live_") && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    assert!(well_formed, "not a key alone: {} bytes, {} lines", key.len(), ended.stdout.lines().count());
+    assert!(well_formed, "not a key alone: {} bytes, {} lines", key.len(), exited.stdout.lines().count());
     key.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_first_keys_of_one_tenant_at_once_make_one_tenant_with_one_network() {
+async fn ten_concurrent_first_keys_create_one_tenant_and_network() {
     let cluster = Cluster::simulated().await;
     let keys = std::thread::scope(|scope| {
         let all: Vec<_> =
-            (0..10).map(|_| scope.spawn(|| ended(create(&cluster, "new-one", "admin"), SECONDS))).collect();
+            (0..10).map(|_| scope.spawn(|| run_to_exit(create(&cluster, "new-one", "admin"), SECONDS))).collect();
         all.into_iter().map(|one| key(&one.join().unwrap().expect(0))).collect::<std::collections::BTreeSet<_>>()
     });
     assert_eq!(keys.len(), 10, "keys that are alike");
@@ -51,16 +51,18 @@ async fn ten_first_keys_of_one_tenant_at_once_make_one_tenant_with_one_network()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
+async fn key_scopes_come_from_option_or_variable() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let mut by_variable = cluster.command(&["keys", "create"]);
     by_variable.env("APP_TENANT", "acme").env("APP_KEY_NAME", "by variable");
     by_variable.env("APP_KEY_SCOPES", "instances:read,networks:read");
     let mut by_option = create(&cluster, "acme", "instances:read");
     by_option.args(["--scope", "networks:read"]);
+
     for command in [by_variable, by_option] {
-        let reader = client.with_key(&key(&ended(command, SECONDS).expect(0)));
+        let reader = client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
         let me = reader.get("/keys/self").await.expect(200).body;
         assert_eq!(me["scopes"], json!(["instances:read", "networks:read"]));
         reader.get("/instances").await.expect(200);
@@ -69,16 +71,17 @@ async fn a_key_may_do_what_its_scopes_say_by_option_and_by_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
+async fn key_limit_comes_from_option_or_variable() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("RATE_LIMIT_RPS", 0.001).set("RATE_LIMIT_BURST", 20);
     let (_api, client) = cluster.serve();
-    let made = |command| client.with_key(&key(&ended(command, SECONDS).expect(0)));
+
+    let made = |command| client.with_key(&key(&run_to_exit(command, SECONDS).expect(0)));
     let mut by_option = create(&cluster, "acme", "keys:read");
     by_option.args(["--limit-rps", "0.5", "--limit-burst", "3"]);
     let mut by_variable = create(&cluster, "acme", "keys:read");
     by_variable.env("APP_KEY_LIMIT_RPS", "0").env("APP_KEY_LIMIT_BURST", "1");
-    // What holds for all keys is no limit of the key's own, though its variables are set here as well.
+    // The limit for all keys is not a key's own limit, though its variables are set here as well.
     let general = create(&cluster, "acme", "keys:read");
     for (command, limits, at_once) in [
         (by_option, json!({"rps": 0.5, "burst": 3}), "3"),
@@ -94,25 +97,27 @@ async fn a_key_may_have_a_limit_of_its_own_by_option_and_by_variable() {
     for (given, missing) in [("--limit-rps=5", "APP_KEY_LIMIT_BURST"), ("--limit-burst=20", "APP_KEY_LIMIT_RPS")] {
         let mut half = create(&cluster, "new-one", "admin");
         half.arg(given);
-        let refused = ended(half, SECONDS).expect(1);
+        let refused = run_to_exit(half, SECONDS).expect(1);
         assert!(refused.line().starts_with(&format!("app: {missing}: is needed when ")), "{refused:?}");
     }
+
     let sql = cluster.sql().await;
+
     assert!(sql.query("select id from tenants where name = 'new-one'", &[]).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
+async fn invalid_key_request_fails_with_one_line_and_creates_nothing() {
     let cluster = Cluster::simulated().await;
-    let refused = ended(create(&cluster, "acme", "root"), SECONDS).expect(1);
+    let refused = run_to_exit(create(&cluster, "acme", "root"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_KEY_SCOPES: \"root\" is not one of instances:read, "), "{refused:?}");
-    let refused = ended(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
+    let refused = run_to_exit(create(&cluster, "Not A Label", "admin"), SECONDS).expect(1);
     assert!(refused.line().starts_with("app: APP_TENANT: \"Not A Label\" is not "), "{refused:?}");
     // The rules are those of `POST /keys`.
     for name in ["", " ", &"x".repeat(256)] {
         let mut named = cluster.command(&["keys", "create", "--tenant", "acme", "--scope", "admin"]);
         named.env("APP_KEY_NAME", name);
-        let refused = ended(named, SECONDS).expect(1);
+        let refused = run_to_exit(named, SECONDS).expect(1);
         assert!(refused.line().starts_with("app: APP_KEY_NAME: must have 1 to 255 bytes"), "{refused:?}");
     }
     assert_eq!(refused.stdout, "");
@@ -121,6 +126,6 @@ async fn what_cannot_be_made_is_one_line_and_leaves_nothing() {
     let empty = Cluster::empty().await;
     let mut command = create(&empty, "acme", "admin");
     command.env("DB_WAIT_SECONDS", "0");
-    let refused = ended(command, SECONDS).expect(1);
+    let refused = run_to_exit(command, SECONDS).expect(1);
     assert!(refused.line().ends_with("run: app migrate") && refused.stdout.is_empty(), "{refused:?}");
 }

@@ -1,9 +1,9 @@
-//! Each subcommand as its operator sees it: exit codes, what is printed where, and what is refused.
+//! Each subcommand as an operator uses it: exit codes, output and refused arguments.
 
 mod config;
 mod correlation;
 mod dev;
-mod ended;
+mod exited;
 mod healthcheck;
 mod help;
 mod host_name;

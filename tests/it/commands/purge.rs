@@ -1,19 +1,19 @@
-//! `app purge`: removes what this cluster has on this host, and nothing without a yes.
+//! `app purge` removes what this cluster has on this host, after a confirmation.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::ended::ended;
+use super::exited::run_to_exit;
 use crate::support::Cluster;
 
 const SECONDS: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_asks_first_and_then_leaves_nothing() {
+async fn purge_requires_confirmation_and_then_removes_everything() {
     let cluster = Cluster::simulated().await;
-    // Nothing there is nothing to ask about.
-    ended(cluster.command(&["purge"]), SECONDS).expect(0);
+    // Without anything to remove there is no question.
+    run_to_exit(cluster.command(&["purge"]), SECONDS).expect(0);
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let mut ids = Vec::new();
@@ -25,24 +25,25 @@ async fn purge_asks_first_and_then_leaves_nothing() {
 
     let mut command = cluster.command(&["purge"]);
     command.env("RUST_LOG", "error");
-    let refused = ended(command, SECONDS).expect(1);
+    let refused = run_to_exit(command, SECONDS).expect(1);
     assert!(refused.line().ends_with("run: app purge --yes"), "{refused:?}");
     assert!(refused.stdout.contains("3 containers with their volumes, 1 networks"), "{refused:?}");
     assert!(!refused.stdout.contains("removed"), "{refused:?}");
 
     let mut command = cluster.command(&["purge"]);
     command.env("APP_PURGE_YES", "true");
-    let purged = ended(command, SECONDS).expect(0);
+    let purged = run_to_exit(command, SECONDS).expect(0);
     for id in &ids {
         assert!(purged.stdout.contains(&format!("removed container of instance {id}")), "{purged:?}");
     }
-    let again = ended(cluster.command(&["purge", "--yes"]), SECONDS).expect(0);
+    let again = run_to_exit(cluster.command(&["purge", "--yes"]), SECONDS).expect(0);
     assert!(again.stdout.contains("0 containers with their volumes, 0 networks"), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_touches_no_other_cluster() {
     let (ours, theirs) = (Cluster::simulated().await, Cluster::simulated().await);
+
     let mut theirs_here = theirs;
     // Both on one machine, as two installations may be.
     theirs_here.set("APP_STATE_DIR", ours.state.path().display());
@@ -50,8 +51,10 @@ async fn purge_touches_no_other_cluster() {
     let worker = theirs_here.work();
     let id = client.create_running(json!({"image": theirs_here.image})).await["id"].as_str().unwrap().to_owned();
     worker.terminate();
-    let purged = ended(ours.command(&["purge", "--yes"]), SECONDS).expect(0);
+    let purged = run_to_exit(ours.command(&["purge", "--yes"]), SECONDS).expect(0);
+
     assert!(purged.stdout.contains("0 containers"), "{purged:?}");
-    let purged = ended(theirs_here.command(&["purge", "--yes"]), SECONDS).expect(0);
+
+    let purged = run_to_exit(theirs_here.command(&["purge", "--yes"]), SECONDS).expect(0);
     assert!(purged.stdout.contains(&id), "{purged:?}");
 }

@@ -1,4 +1,4 @@
-//! What must never be in a log, whatever `RUST_LOG` says: keys, their secrets, passwords, what tenants send.
+//! What no log line may contain, whatever `RUST_LOG` is: keys, their secrets, passwords, and what tenants send.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use serde_json::json;
 
 use crate::support::{Client, Cluster, Postgres, cluster::base_url, redis_server::RedisServer};
 
-/// More than anybody should ask for: also what aims past a cap on a crate's name.
+/// More verbose than any sensible setting, with directives that try to get around the limits on single crates.
 const EVERYTHING: &str = "trace,tokio_postgres=trace,tokio_postgres::query=trace,tokio_postgres::prepare=trace,\
                           bollard=trace,bollard::docker=trace,hyper=trace,fred=trace,actix_http=trace,app=trace";
 
-/// A text to look for, and what it is.
+/// A text to search for, and what it is.
 type Needle = (&'static str, String);
 
-/// One life of an installation, everything logged; answers all logs and all that must not be in them.
+/// Uses an installation that logs everything. Returns all logs, and all texts that must not be in them.
 async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
     let created = cluster
         .command(&["keys", "create", "--tenant", "acme", "--name", "first", "--scope", "admin"])
@@ -31,7 +31,7 @@ async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
     let id = client.create_running(body).await["id"].as_str().unwrap().to_owned();
     client.get("/instances?label=app%3Ds3cr3t-label").await.expect(200);
     client.get(&format!("/instances/{id}")).await.expect(200);
-    // Bodies that are refused are bodies all the same.
+    // Bodies that are refused must not be logged either.
     client.post("/instances", json!({"image": 7, "s3cr3t-field": "s3cr3t-value"})).await.expect(422);
     client.post("/instances", json!({"image": "web:1", "env": {"A": ["s3cr3t-type"]}})).await;
 
@@ -40,7 +40,7 @@ async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
     client.with_key(&second).get("/keys/self").await.expect(200);
     client.delete(&format!("/keys/{}", made["id"].as_str().unwrap())).await.expect(204);
     client.with_key(&second).get("/keys/self").await.expect(401);
-    // A typo in a key is still nearly the key.
+    // A key with a typo is still nearly the key.
     let typo = format!("{}X", &key[..55]);
     client.with_key(&typo).get("/keys/self").await;
     client.with_key("cpk_live_not-a-key-but-a-s3cr3t").get("/keys/self").await.expect(401);
@@ -65,20 +65,20 @@ async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
 
 #[track_caller]
 fn assert_silent(logs: &str, needles: &[Needle]) {
-    let mut told = Vec::new();
+    let mut leaks = Vec::new();
     for line in logs.lines() {
         for (what, needle) in needles.iter().filter(|(_, needle)| line.contains(needle.as_str())) {
-            told.push(format!(
+            leaks.push(format!(
                 "{what}: {}",
                 line.replace(needle.as_str(), "<HERE>").chars().take(400).collect::<String>()
             ));
         }
     }
-    assert!(told.is_empty(), "{} lines, of which:\n{}", told.len(), told[..told.len().min(12)].join("\n"));
+    assert!(leaks.is_empty(), "{} lines, of which:\n{}", leaks.len(), leaks[..leaks.len().min(12)].join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_hold_no_key_secret_password_or_body_even_when_everything_is_logged() {
+async fn logs_hold_no_secrets_or_bodies_at_the_most_verbose_level() {
     // Passwords that are really used: Postgres checks one by SCRAM, Redis by AUTH.
     let server = Postgres::primary().await;
     let admin = server.sql("postgres").await;
@@ -97,15 +97,15 @@ async fn logs_hold_no_key_secret_password_or_body_even_when_everything_is_logged
     cluster.set("REDIS_URL", format!("redis://:redis-sesame@127.0.0.1:{port}")).set("RUST_LOG", EVERYTHING);
     let (logs, mut needles) = live(&cluster).await;
     needles.extend([("Postgres' password", "pg-sesame".into()), ("Redis' password", "redis-sesame".into())]);
-    // The test has teeth only if all was logged, and the passwords were in use.
+    // The test proves something only if everything was logged and the passwords were used.
     assert!(logs.contains("TRACE") && logs.lines().count() > 300, "{} lines", logs.lines().count());
     assert!(!logs.contains("redis does not answer"));
     assert_silent(&logs, &needles);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_hold_none_of_it_on_real_docker_either() {
-    let Some(mut cluster) = Cluster::docker("logs_hold_none_of_it").await else { return };
+async fn logs_hold_no_secrets_or_bodies_on_docker() {
+    let Some(mut cluster) = Cluster::docker("logs_hold_no_secrets_or_bodies_on_docker").await else { return };
     cluster.set("RUST_LOG", EVERYTHING);
     let (logs, needles) = live(&cluster).await;
     assert!(logs.contains("TRACE") && logs.contains("docker answers"));

@@ -1,4 +1,5 @@
-//! Every variable of every subcommand, with values that it must refuse: one line, which names it and shows a good one.
+//! Bad values of every variable of every subcommand: the error is one line, which names the variable and shows a good
+//! value.
 
 use std::{
     collections::BTreeSet,
@@ -9,25 +10,25 @@ use std::{
 use app::cli::Cli;
 use clap::CommandFactory;
 
-use super::ended::{Ended, ended};
+use super::exited::{Exited, run_to_exit};
 use crate::support::Cluster;
 
-/// What stands in bad values where a secret would.
+/// Stands in bad values where a secret would.
 pub const SECRET: &str = "sesame";
 
 /// One setting of one subcommand.
-pub struct Taken {
-    /// As typed: `keys create`.
+pub struct Setting {
+    /// The subcommand as typed, such as `keys create`.
     pub role: Vec<String>,
-    /// `None`: no environment variable sets it.
+    /// `None` when no environment variable sets it.
     pub variable: Option<String>,
     pub option: Option<String>,
     pub is_secret: bool,
     pub default: Option<String>,
 }
 
-/// All of them, by the program's own word.
-pub fn taken() -> Vec<Taken> {
+/// Returns all settings, read from the program's own command line definition.
+pub fn all_settings() -> Vec<Setting> {
     let mut cli = Cli::command();
     cli.build();
     let mut all = Vec::new();
@@ -35,7 +36,7 @@ pub fn taken() -> Vec<Taken> {
     all
 }
 
-fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
+fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Setting>) {
     let deeper = command.get_subcommands().filter(|sub| sub.get_name() != "help").collect::<Vec<_>>();
     for sub in &deeper {
         collect(sub, &[path, &[sub.get_name().to_owned()]].concat(), all);
@@ -48,7 +49,7 @@ fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
             continue;
         }
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-        all.push(Taken {
+        all.push(Setting {
             role: path.to_vec(),
             variable: argument.get_env().map(text),
             option: argument.get_long().map(|long| format!("--{long}")),
@@ -58,7 +59,7 @@ fn collect(command: &clap::Command, path: &[String], all: &mut Vec<Taken>) {
     }
 }
 
-/// Values that are wrong wherever they are given.
+/// Values that are wrong in every subcommand.
 const BAD: &[(&str, &[&str])] = &[
     ("APP_ALLOW_SIMULATED", &["perhaps", "2"]),
     ("APP_CACHE_SECRETS", &["sesame", "1:sesame", "1:abcd"]),
@@ -111,7 +112,7 @@ const BAD: &[(&str, &[&str])] = &[
             "mysql://u:sesame@h/db",
             "postgresql://u:sesame@h/db?sslmode=always",
             "postgresql://u:sesame@h/db?connect_timeout=soon",
-            // A password whose special characters were not encoded: no piece of it either.
+            // A password whose special characters were not encoded: no part of it may be shown either.
             "postgresql://u@h/db?password=a&sesame=b",
             "host=h user=u password=my sesame=x",
             "host=h user=u password='sesame",
@@ -144,12 +145,13 @@ const BAD: &[(&str, &[&str])] = &[
     ("WORK_CONCURRENCY", &["0", "-1", "1e3", "2000", ""]),
 ];
 
-/// What a subcommand needs besides, so that the setting under test is the only one that is wrong.
+/// Returns a command with everything that the subcommand needs besides, so that the setting under test is the only
+/// wrong one.
 fn command(cluster: &Cluster, role: &[String]) -> std::process::Command {
     let mut command = cluster.command(&role.iter().map(String::as_str).collect::<Vec<_>>());
-    // As an operator has it: what is logged by default must not hide the line.
+    // The log level of an operator: the default must not hide the line.
     command.env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
-    // Far away and refused at once, if a bad setting got through to where it is used.
+    // Refused at once if a bad setting got through to where it is used.
     command.env("DB_WAIT_SECONDS", "0");
     if role == ["keys", "create"] {
         command.envs([("APP_TENANT", "acme"), ("APP_KEY_NAME", "first"), ("APP_KEY_SCOPES", "admin")]);
@@ -160,16 +162,16 @@ fn command(cluster: &Cluster, role: &[String]) -> std::process::Command {
     command
 }
 
-fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), String> {
-    let line = ended.stderr.trim_end();
-    let wrong = |problem: &str| Err(format!("{what}: {problem}: {ended:?}"));
-    if ended.code != Some(1) {
+fn check_error(what: &str, variable: &str, value: &str, exited: &Exited) -> Result<(), String> {
+    let line = exited.stderr.trim_end();
+    let wrong = |problem: &str| Err(format!("{what}: {problem}: {exited:?}"));
+    if exited.code != Some(1) {
         return wrong("the exit code");
     }
-    if ended.took > Duration::from_secs(20) {
+    if exited.took > Duration::from_secs(20) {
         return wrong("it took too long");
     }
-    if ended.stderr.lines().count() != 1 || !ended.stdout.is_empty() {
+    if exited.stderr.lines().count() != 1 || !exited.stdout.is_empty() {
         return wrong("not one line");
     }
     let Some(rest) = line.strip_prefix(&format!("app: {variable}: ")) else {
@@ -179,7 +181,7 @@ fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), S
         return wrong("no example");
     };
     if problem.len() < 8 || example.is_empty() {
-        return wrong("says too little");
+        return wrong("is too short");
     }
     if line.contains(SECRET)
         || (value.len() > 3
@@ -192,12 +194,12 @@ fn judge(what: &str, variable: &str, value: &str, ended: &Ended) -> Result<(), S
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_reason_and_an_example() {
+async fn bad_values_give_one_line_with_variable_reason_and_example() {
     let cluster = Cluster::simulated().await;
-    let all = taken();
+    let all = all_settings();
     let mut cases = Vec::new();
-    for taken in &all {
-        let (role, variable) = (&taken.role, taken.variable.as_deref().unwrap_or("none"));
+    for setting in &all {
+        let (role, variable) = (&setting.role, setting.variable.as_deref().unwrap_or("none"));
         let Some((_, values)) = BAD.iter().find(|(known, _)| *known == variable) else {
             panic!("{role:?} takes {variable}, for which there is no bad value here");
         };
@@ -205,18 +207,18 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
             let mut by_variable = command(&cluster, role);
             by_variable.env(variable, value);
             cases.push((format!("{role:?} {variable}={value}"), variable, *value, by_variable));
-            // By its option it is the same setting; once is enough.
+            // An option is the same setting, so one bad value is enough.
             if n == 0 {
-                let option = taken.option.as_deref().unwrap();
+                let option = setting.option.as_deref().unwrap();
                 let mut by_option = command(&cluster, role);
                 by_option.arg(format!("{option}={value}"));
                 cases.push((format!("{role:?} {option}={value}"), variable, *value, by_option));
             }
         }
     }
-    let known: BTreeSet<&str> = all.iter().filter_map(|taken| taken.variable.as_deref()).collect();
+    let known: BTreeSet<&str> = all.iter().filter_map(|setting| setting.variable.as_deref()).collect();
     let tested: BTreeSet<&str> = BAD.iter().map(|(variable, _)| *variable).collect();
-    assert_eq!(known, tested, "variables that nobody takes");
+    assert_eq!(known, tested, "variables that no subcommand reads");
 
     let (queue, wrong) = (Mutex::new(cases), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -226,8 +228,8 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
                     let next = queue.lock().unwrap().pop();
                     let Some((what, variable, value, command)) = next else { return };
                     let started = Instant::now();
-                    let ended = ended_or_killed(command);
-                    if let Err(problem) = ended.and_then(|ended| judge(&what, variable, value, &ended)) {
+                    let exited = ended_or_killed(command);
+                    if let Err(problem) = exited.and_then(|exited| check_error(&what, variable, value, &exited)) {
                         wrong.lock().unwrap().push(format!("{problem} ({:?})", started.elapsed()));
                     }
                 }
@@ -238,18 +240,19 @@ async fn every_bad_value_of_every_variable_is_one_line_with_the_variable_the_rea
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// All that is wrong should be told, not the first panic.
-fn ended_or_killed(command: std::process::Command) -> Result<Ended, String> {
+/// Collects a panic as a failure, so that the test reports all of them and not only the first.
+fn ended_or_killed(command: std::process::Command) -> Result<Exited, String> {
     let what = format!("{command:?}");
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ended(command, Duration::from_secs(60))))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_to_exit(command, Duration::from_secs(60))))
         .map_err(|_| format!("{what} did not end"))
 }
 
 #[test]
-fn every_option_is_also_an_environment_variable_of_one_meaning() {
-    let all = taken();
+fn options_and_environment_variables_correspond() {
+    let all = all_settings();
     assert!(all.len() > 80, "the walk found only {}", all.len());
-    for Taken { role, variable, option, .. } in &all {
+
+    for Setting { role, variable, option, .. } in &all {
         assert!(variable.is_some() && option.is_some(), "{role:?}: {variable:?} and {option:?} belong together");
     }
     // One variable is one setting everywhere: the same option, the same default.
@@ -261,13 +264,15 @@ fn every_option_is_also_an_environment_variable_of_one_meaning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_option_wins_over_its_variable() {
+async fn option_overrides_its_variable() {
     let cluster = Cluster::simulated().await;
+
     let mut command = cluster.command(&["migrate", "--db-max-conns", "3"]);
     command.env("DB_MAX_CONNS", "nonsense");
-    ended(command, Duration::from_secs(60)).expect(0);
+    run_to_exit(command, Duration::from_secs(60)).expect(0);
+
     let mut command = cluster.command(&["migrate", "--db-max-conns", "nonsense"]);
     command.env("DB_MAX_CONNS", "3").env_remove("RUST_LOG");
-    let line = ended(command, Duration::from_secs(60)).expect(1).line().to_owned();
+    let line = run_to_exit(command, Duration::from_secs(60)).expect(1).line().to_owned();
     assert!(line.starts_with("app: DB_MAX_CONNS: \"nonsense\""), "{line}");
 }

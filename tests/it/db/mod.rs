@@ -1,4 +1,5 @@
-//! `DualDb`: which server answers, what failures cost, and the statements of the project.
+//! Primary and replica: which of them serves what, how failures of either affect requests, and whether all statements of
+//! the project can be prepared.
 
 mod pool;
 mod prepare;
@@ -15,7 +16,7 @@ use app::{
 
 use crate::support::Cluster;
 
-/// The pool of a process of this installation, without a replica.
+/// Opens the pool of a process of this installation, without a replica.
 fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
     open(&cluster.database_url, None, max_conns)
 }

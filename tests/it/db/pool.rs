@@ -1,4 +1,5 @@
-//! The pool: bounded per server, patient when busy, and never lending a connection that is still at work.
+//! The connection pool: it has a bound per server, waits when all connections are busy, and never lends one that still
+//! runs a statement.
 
 use std::{
     collections::HashSet,
@@ -17,8 +18,8 @@ use tokio_postgres::NoTls;
 
 use super::{dual, open};
 use crate::{
-    identity::line::{Line, Mode},
-    support::{App, Client, Cluster, cluster::base_url, eventually},
+    identity::fault_proxy::{FaultProxy, Mode},
+    support::{App, Client, Cluster, cluster::base_url, poll_until},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,8 +33,8 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
                      where datname = current_database() and application_name = 'app-primary'";
         sql.query_one(count, &[]).await.unwrap().get(0)
     };
-    // The server takes a moment to notice that the process which made the key is gone.
-    eventually("nobody is connected", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
+    // The server needs a moment to notice that the process which created the key has ended.
+    poll_until("no connection is open", Duration::from_secs(30), async || (count().await == 0).then_some(())).await;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
 
@@ -45,7 +46,7 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
         }
     })));
     let mut most = 0;
-    // Counts for as long as they ask.
+    // Counts the connections while the requests run.
     while future::poll_immediate(&mut asking).await.is_none() {
         most = count().await.max(most);
     }
@@ -53,41 +54,44 @@ async fn db_max_conns_bounds_the_connections_of_a_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_requests_at_once_on_four_connections_are_served_or_told_to_come_back() {
+async fn thousand_requests_on_four_connections_get_200_or_503() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("DB_MAX_CONNS", 4).set("RUST_LOG", "warn,app=info");
     let (_api, client) = cluster.serve();
+
     let answers = future::join_all((0..1000).map(|_| client.get("/instances"))).await;
     let served = answers.iter().filter(|answer| answer.status == 200).count();
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{}", answer.text);
         assert_ne!(answer.header("retry-after"), "", "{:?}", answer.headers);
     }
-    // On two idle cores all of them; a slower machine may have to say no to some.
+
+    // On two idle cores all of them; a slower machine may have to refuse some.
     assert!(served > 100, "only {served} were served");
-    // And it is over: nobody is refused afterwards.
+
+    // After the burst no request is refused.
     for _ in 0..20 {
         client.get("/instances").await.expect(200);
     }
 }
 
-/// Not quite as long as a statement of ours may take.
+/// Slightly less than the timeout of a statement.
 const SLEEP: &str = "select pg_sleep(1.8)";
 
-/// Whose connection is lent next: its process in the server.
+/// Returns the server process of the connection that the pool lends next.
 async fn pid(db: &DualDb) -> i32 {
     let rows = db.read(Consistency::Primary, |c| async move { c.query("select pg_backend_pid()", &[]).await }).await;
     rows.unwrap()[0].get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_that_is_abandoned_takes_its_connection_along() {
+async fn abandoned_statement_closes_its_connection() {
     let cluster = Cluster::simulated().await;
-    // One connection: whoever is next gets that one, or a new one.
+    // With one connection, the next caller gets that one or a new one.
     let db = dual(&cluster, 1);
     let first = pid(&db).await;
     assert_eq!(pid(&db).await, first, "a connection at rest is lent again");
-    // The caller goes away while the server works.
+    // The caller gives up while the server still works.
     let slow = db.read(Consistency::Primary, |c| async move { c.query(SLEEP, &[]).await });
     tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
     assert_ne!(pid(&db).await, first);
@@ -101,42 +105,48 @@ async fn a_statement_that_is_abandoned_takes_its_connection_along() {
     assert!(names.unwrap().is_empty());
 }
 
-/// As one does that forks for twenty requests at once, while the machine starts containers.
+/// A server does this when it forks for twenty connections at once while the machine starts containers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_slow_to_let_a_connection_in_is_waited_for() {
+async fn pool_waits_for_a_server_slow_to_accept_connections() {
     let mut cluster = Cluster::simulated().await;
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
-    line.set(Mode::Long(Duration::from_millis(300)));
+    line.set(Mode::Delayed(Duration::from_millis(300)));
     let began = Instant::now();
     dual(&cluster, 1).write().await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(1), "there and back, to log in and for the check of its role");
-    // It is waited for, not for ever.
-    line.set(Mode::Held);
+
+    // The wait is bounded.
+    line.set(Mode::Stalled);
     let refused = dual(&cluster, 1).write().await.err();
     assert!(matches!(refused, Some(DbError::Unavailable(_))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_health_check_that_was_given_up_takes_its_connection_along() {
+async fn abandoned_health_check_closes_its_connection() {
     let mut cluster = Cluster::simulated().await;
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let db = dual(&cluster, 1);
     let first = pid(&db).await;
     assert!(db.health().await.primary);
     assert_eq!(pid(&db).await, first, "an answer that came leaves the connection at rest");
-    line.set(Mode::Held);
+
+    line.set(Mode::Stalled);
     assert!(!db.health().await.primary);
+
     line.set(Mode::Open);
     assert_ne!(pid(&db).await, first, "the answer to the health check was still to come on this one");
     assert!(db.health().await.primary);
 }
 
-/// The control: the pool as it comes lends the busy connection, and the next one waits for somebody else's statement.
+/// The control: deadpool alone lends the busy connection, and the next caller waits for another caller's statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bare_pool_lends_the_connection_that_still_works() {
+async fn deadpool_alone_lends_a_connection_that_is_still_busy() {
     let cluster = Cluster::simulated().await;
+
     let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(cluster.database_url.parse().unwrap(), NoTls, config);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
@@ -147,17 +157,20 @@ async fn a_bare_pool_lends_the_connection_that_still_works() {
     tokio::time::timeout(Duration::from_millis(100), slow).await.expect_err("it sleeps");
     let next = pool.get().await.unwrap();
     let sleeping = "select query from pg_stat_activity where pid = $1 and state = 'active'";
+
     let sleeping: String = cluster.sql().await.query_one(sleeping, &[&first]).await.unwrap().get(0);
+
     assert_eq!(sleeping, SLEEP, "lent when it was done: the test above proves nothing");
     assert_eq!(next.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), first, "another one was lent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_has_a_deadline_and_so_has_the_wait_for_a_connection() {
+async fn statements_and_pool_waits_have_deadlines() {
     let cluster = Cluster::simulated().await;
+
     let db = dual(&cluster, 2);
     let sleep = || db.read(Consistency::Primary, |c| async move { c.query("select pg_sleep(10)", &[]).await });
-    let asked = Instant::now();
+    let started = Instant::now();
     // Two sleep until the server ends them; the third finds no connection.
     let waiting = async {
         tokio::task::yield_now().await;
@@ -165,18 +178,21 @@ async fn a_statement_has_a_deadline_and_so_has_the_wait_for_a_connection() {
         third.await
     };
     let (one, two, third) = tokio::join!(sleep(), sleep(), waiting);
+
     // The deadline is two seconds. Without it all ten would pass.
-    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+
     for slow in [one, two] {
         assert!(matches!(slow, Err(DbError::Unavailable(_))), "{slow:?}");
     }
-    // Its turn comes at about the moment that its patience ends: either is right, hanging is not.
+    // The connection becomes free at about the moment that the wait ends: either result is right, hanging is not.
     assert!(matches!(third, Ok(_) | Err(DbError::Unavailable(_))), "{third:?}");
+
     let rows = db.read(Consistency::Primary, |c| async move { c.query("select 1", &[]).await }).await.unwrap();
     assert_eq!(rows.len(), 1);
 }
 
-/// The sockets of a process, as the system numbers them, whose other end has this port.
+/// Returns the sockets of a process, by inode, whose other end has this port.
 fn sockets(api: &App, port: u16) -> HashSet<String> {
     let other_end = format!(":{port:04X}");
     let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", api.pid())).unwrap();
@@ -186,28 +202,30 @@ fn sockets(api: &App, port: u16) -> HashSet<String> {
     open_sockets(api).intersection(&numbers).cloned().collect()
 }
 
-/// All that it has not closed, whatever became of the other end.
+/// Returns all sockets that the process has not closed, whatever became of the other end.
 fn open_sockets(api: &App) -> HashSet<String> {
     let open = std::fs::read_dir(format!("/proc/{}/fd", api.pid())).unwrap();
-    // One that is gone by now is not open.
+    // A file descriptor that is closed meanwhile is skipped.
     open.filter_map(|file| Some(std::fs::read_link(file.unwrap().path()).ok()?.display().to_string())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_was_cut_is_not_lent() {
+async fn broken_connection_is_not_lent() {
     let mut cluster = Cluster::simulated().await;
+
     let key = cluster.key("acme", "admin");
-    let (line, url) = Line::to_postgres(&cluster.database_url).await;
+    let (line, url) = FaultProxy::to_postgres(&cluster.database_url).await;
     cluster.database_url = url;
     let api = cluster.spawn("serve");
     let client = Client::new(&base_url(&api), &key);
+
     for _ in 0..10 {
         future::join_all((0..40).map(|_| client.get("/instances"))).await;
         let lent = sockets(&api, line.port);
         assert!(lent.len() > 1, "nothing to cut");
         line.set(Mode::Cut);
-        // The pool is asked only when the process has had the time to notice: what it lends then must be new.
-        eventually("the process notices", Duration::from_secs(30), async || {
+        // The process has had the time to notice, so that the connection which the pool lends must be new.
+        poll_until("the process notices", Duration::from_secs(30), async || {
             (open_sockets(&api).is_disjoint(&lent) && sockets(&api, line.port).is_empty()).then_some(())
         })
         .await;
@@ -217,15 +235,15 @@ async fn a_connection_that_was_cut_is_not_lent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_connection_compiles_its_plans_just_in_time() {
+async fn connections_have_jit_disabled() {
     let cluster = Cluster::simulated().await;
     const JIT: &str = "select current_setting('jit'), current_setting('application_name')";
     let usual: String = cluster.sql().await.query_one(JIT, &[]).await.unwrap().get(0);
     assert_eq!(usual, "on", "the server does not by default: nothing is shown");
     let sign = if cluster.database_url.contains('?') { '&' } else { '?' };
-    let asks_for_it = format!("{}{sign}options=-c%20jit%3Don", cluster.database_url);
+    let with_jit = format!("{}{sign}options=-c%20jit%3Don", cluster.database_url);
 
-    for url in [&cluster.database_url, &asks_for_it] {
+    for url in [&cluster.database_url, &with_jit] {
         let db = open(url, Some(url), 1);
         let mut seen = Vec::new();
         for consistency in [Consistency::Primary, Consistency::Any] {

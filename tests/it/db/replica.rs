@@ -1,4 +1,4 @@
-//! A real primary and a real streaming replica: lists come from the replica, and its troubles stay its own.
+//! A real primary with a real streaming replica: lists are read from the replica, and its failures fail no request.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::support::{
     App, Client, Cluster, Postgres,
     client::send,
     cluster::{base_url, with_database},
-    eventually,
+    poll_until,
     redis_server::RedisServer,
 };
 
@@ -45,7 +45,7 @@ impl Pair {
         Self { primary, replica, redis, cluster, api, client, database }
     }
 
-    /// A client of a tenant that has written nothing through this process, with an instance of its own to list.
+    /// Returns a client of a tenant that has written nothing through this process, with an instance to list.
     async fn reader(&self) -> (Client, String) {
         let other = self.cluster.spawn("serve");
         let writer = Client::new(&base_url(&other), &self.cluster.key("reader", "admin"));
@@ -55,11 +55,11 @@ impl Pair {
         (self.client.with_key(&writer.key), id)
     }
 
-    /// Makes Redis forget who wrote, as it does after five seconds.
+    /// Makes Redis forget which tenants wrote, as it does after five seconds.
     async fn forget_writers(&self) {
         let name = |what: &str, id: &uuid::Uuid| format!("app:{id}:recent_write:{what}");
         let id = self.cluster.id().await;
-        // What the first question leaves behind: this server has known all writers for a while.
+        // This key is what the first query leaves: the server has known all writers for a while.
         let info = self.redis.cli(&["info", "server"]);
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
         self.redis.cli(&["set", &name("server", &id), run]);
@@ -74,12 +74,12 @@ impl Pair {
         self.replica.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
     }
 
-    /// Waits until the replica has all that the primary has now.
+    /// Waits until the replica has replayed everything that the primary has written so far.
     async fn caught_up(&self) {
         self.replica.catch_up_with(&self.primary).await;
     }
 
-    /// How many reads of this process each server has answered, by its metrics: (primary, replica).
+    /// Returns how many reads of this process each server has served, by its metrics: (primary, replica).
     async fn served(&self) -> (u64, u64) {
         let text = self.client.get("/metrics").await.expect(200).text;
         let count = |role: &str| {
@@ -91,17 +91,17 @@ impl Pair {
     }
 }
 
-/// Statements that the app's connections have begun on a server: the server's own word.
+/// Returns how many transactions the app's connections have begun on a server, by the server's statistics.
 async fn transactions(server: &Postgres, database: &str) -> i64 {
     let sql = server.sql("postgres").await;
-    // A backend reports when it becomes idle, at most once a second; a new session of ours is in another database.
+    // A backend reports when it becomes idle, at most once a second; a new session of this test is in another database.
     sql.batch_execute("select pg_stat_clear_snapshot()").await.unwrap();
     let row = sql.query_one("select xact_commit from pg_stat_database where datname = $1", &[&database]).await.unwrap();
     row.get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_are_read_from_the_replica_and_all_else_from_the_primary() {
+async fn lists_read_the_replica_and_everything_else_the_primary() {
     let pair = Pair::start().await;
     let (reader, id) = pair.reader().await;
     let before = (pair.served().await, transactions(&pair.replica, &pair.database).await);
@@ -110,10 +110,11 @@ async fn lists_are_read_from_the_replica_and_all_else_from_the_primary() {
         assert_eq!(list["items"][0]["id"], id, "{list}");
     }
     let lists = pair.served().await;
-    // Now and then Redis takes longer to say who wrote than a list waits for it: that list is the primary's.
+    // Sometimes Redis takes longer to return the last write than a list waits for it: that list is read from the
+    // primary.
     assert!(lists.1 >= before.0.1 + 40, "lists that the replica did not serve: {before:?} {lists:?}");
-    // By the replica's own count too, once its backends have reported.
-    eventually("the replica counts the lists", Duration::from_secs(60), async || {
+    // The replica's own count agrees, once its backends have reported.
+    poll_until("the replica counts the lists", Duration::from_secs(60), async || {
         reader.get("/networks").await.expect(200);
         (transactions(&pair.replica, &pair.database).await >= before.1 + 50).then_some(())
     })
@@ -129,7 +130,7 @@ async fn lists_are_read_from_the_replica_and_all_else_from_the_primary() {
     assert!(after.0 >= before.0 + 20, "{before:?} {after:?}");
 }
 
-/// Lists in a loop, by several clients, until told to stop.
+/// Several clients that list in a loop until `end`.
 struct Lists {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -144,9 +145,9 @@ impl Lists {
             tokio::spawn(async move {
                 let (mut failed, mut slowest) = (Vec::new(), Duration::ZERO);
                 while !stop.load(Ordering::Relaxed) {
-                    let asked = Instant::now();
+                    let started = Instant::now();
                     let answer = client.get("/instances").await;
-                    slowest = slowest.max(asked.elapsed());
+                    slowest = slowest.max(started.elapsed());
                     if answer.status != 200 {
                         failed.push(format!("{} {}", answer.status, answer.text));
                     }
@@ -159,16 +160,16 @@ impl Lists {
         Self { stop, done, tasks }
     }
 
-    /// Waits until this many more are done.
+    /// Waits until this many more lists are done.
     async fn more(&self, n: u64) {
         let from = self.done.load(Ordering::Relaxed);
-        eventually("lists go on", Duration::from_secs(60), async || {
+        poll_until("lists go on", Duration::from_secs(60), async || {
             (self.done.load(Ordering::Relaxed) >= from + n).then_some(())
         })
         .await;
     }
 
-    /// What failed, and the slowest.
+    /// Stops the clients, and returns the failures and the longest time.
     async fn end(self) -> (Vec<String>, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let all = future::join_all(self.tasks).await.into_iter().map(Result::unwrap);
@@ -179,15 +180,15 @@ impl Lists {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() {
+async fn stopped_replica_fails_no_list_and_is_used_again_later() {
     let mut pair = Pair::start().await;
     let (reader, _) = pair.reader().await;
     let lists = Lists::start(&reader);
     lists.more(100).await;
     pair.replica.stop();
     let stopped = pair.served().await;
-    // Long enough for several attempts at the replica.
-    eventually("the primary serves lists", Duration::from_secs(60), async || {
+    // Long enough for several attempts to use the replica.
+    poll_until("the primary serves lists", Duration::from_secs(60), async || {
         lists.more(20).await;
         let text = reader.get("/metrics").await.expect(200).text;
         let line = "db_fallback_total{cause=\"unavailable\"} ";
@@ -199,7 +200,7 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
 
     let before = pair.served().await.1;
     pair.replica.start().await;
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         (pair.served().await.1 > before + 20).then_some(())
     })
     .await;
@@ -209,10 +210,10 @@ async fn a_replica_that_stops_fails_no_list_and_is_used_again_when_it_is_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
+async fn hung_replica_fails_no_list_and_adds_little_latency() {
     let pair = Pair::start().await;
     let (reader, id) = pair.reader().await;
-    // How slow lists are here while all is well.
+    // The latency of lists on this machine without a fault.
     let lists = Lists::start(&reader);
     lists.more(300).await;
     let (failed, usual) = lists.end().await;
@@ -225,12 +226,12 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
     // Past the first pause and some attempts after it.
     while hung.elapsed() < Duration::from_secs(3) {
         lists.more(20).await;
-        let asked = Instant::now();
+        let started = Instant::now();
         reader.get(&format!("/instances/{id}")).await.expect(200);
         assert!(
-            asked.elapsed() < Duration::from_millis(1500),
+            started.elapsed() < Duration::from_millis(1500),
             "reads by id wait for the replica: {:?}",
-            asked.elapsed()
+            started.elapsed()
         );
     }
     let (failed, slowest) = lists.end().await;
@@ -238,9 +239,9 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
     pair.replica.resume();
     assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
     let extra = slowest.saturating_sub(usual);
-    // The replica's deadline is 250 ms, that of any statement two seconds; what is between is for a busy machine.
+    // The replica's deadline is 250 ms, that of any statement two seconds; the difference allows for a busy machine.
     assert!(extra < Duration::from_millis(1500), "a list took {extra:?} longer than usual ({usual:?})");
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         reader.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
     })
@@ -248,7 +249,7 @@ async fn a_replica_that_hangs_fails_no_list_and_costs_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
+async fn lagging_replica_hides_nothing_from_a_recent_writer() {
     let pair = Pair::start().await;
     let (reader, _) = pair.reader().await;
     pair.replica.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
@@ -258,17 +259,17 @@ async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
         let list = pair.client.get("/instances?limit=1").await.expect(200).body;
         assert_eq!(list["items"][0]["id"], id, "the writer does not see it: {list}");
     }
-    // The control: the replica does lag, and somebody else is still served by it.
+    // The control: the replica does lag, and another tenant is still served by it.
     let stale = pair.replica.sql(&pair.database).await;
     let there: i64 = stale.query_one("select count(*) from instances", &[]).await.unwrap().get(0);
     assert_eq!(there, 1, "the replica did not lag: nothing was shown");
     let before = pair.served().await.1;
-    eventually("the replica serves others", Duration::from_secs(60), async || {
+    poll_until("the replica serves others", Duration::from_secs(60), async || {
         reader.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
     })
     .await;
-    // Deletes too: the list shows what became of them.
+    // The same for deletes: the list shows their result.
     let list = pair.client.get("/instances?limit=1").await.expect(200).body;
     let id = list["items"][0]["id"].as_str().unwrap().to_owned();
     pair.client.delete(&format!("/instances/{id}")).await.expect(202);
@@ -281,31 +282,35 @@ async fn a_replica_that_lags_hides_nothing_from_who_wrote_it_a_moment_ago() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_replica_there_is_one_pool_and_nothing_falls_back() {
+async fn one_pool_serves_all_reads_without_a_replica() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     client.get("/instances").await.expect(200);
+
     let health = client.get("/health/ready").await.expect(200).body;
     assert_eq!((&health["status"], health.get("replica")), (&json!("ready"), None));
     client.post("/instances", json!({"image": cluster.image})).await.expect(202);
     client.get("/instances").await.expect(200);
-    assert!(cluster.in_redis("wrote").await.is_empty(), "nobody needs to know");
+    assert!(cluster.in_redis("recent_write:").await.is_empty(), "without a replica no write is recorded");
+
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("replica") && !metrics.contains("db_fallback_total"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_lags() {
+async fn admin_sees_its_changes_of_other_tenants_keys_despite_lag() {
     let pair = Pair::start().await;
     let other = pair.cluster.spawn("serve");
     let writer = Client::new(&base_url(&other), &pair.cluster.key("acme", "admin"));
     let (here, there) = (("here", &pair.client), ("there", &writer));
+
     for ((process, admin), change) in
         [here, there].into_iter().flat_map(|by| ["patch", "revoke", "rotate"].map(|c| (by, c)))
     {
         let rival = pair.client.with_key(&pair.cluster.key(&format!("rival-{process}-{change}"), "admin"));
         let tenant = rival.get("/keys/self").await.expect(200).body["tenant_id"].as_str().unwrap().to_owned();
-        // Made through another process, so that this one does not know the tenant as a writer.
+        // Created through another process, so that this one does not know the tenant as a writer.
         let body = json!({"name": "before", "scopes": ["keys:read"], "tenant_id": tenant});
         let made = writer.post("/keys", body).await.expect(201).body;
         let path = format!("/keys/{}", made["id"].as_str().unwrap());
@@ -328,13 +333,13 @@ async fn an_admin_sees_its_changes_of_another_tenants_keys_whatever_the_replica_
 }
 
 impl Pair {
-    /// The newest instance in the caller's list.
+    /// Returns the newest instance in the caller's list.
     async fn newest(client: &Client) -> String {
         let list = client.get("/instances?limit=1").await.expect(200).body;
         list["items"][0]["id"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Another process behind the same address, as it were: the same tenant's client.
+    /// Starts another process, as behind the same load balancer, with a client of the same tenant.
     fn beside(&self) -> (App, Client) {
         let other = self.cluster.spawn("serve");
         let client = Client::new(&base_url(&other), &self.client.key);
@@ -343,7 +348,7 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
+async fn write_through_one_process_is_in_lists_of_another_at_once() {
     let pair = Pair::start().await;
     let (_other, writer) = pair.beside();
     let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
@@ -354,26 +359,31 @@ async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
     for _ in 0..20 {
         let id = post().await;
         assert_eq!(Pair::newest(&pair.client).await, id, "another process does not see it");
-        // Each write has to be told anew.
+        // Each write has to be recorded in Redis again.
         pair.forget_writers().await;
     }
-    // The control: without what the one process told Redis the other shows the replica's old list.
+    // The control: without the record in Redis, the other process lists the replica's old rows.
     let id = post().await;
+
     assert_eq!(Pair::newest(&pair.client).await, id);
-    eventually("the replica's list is from before", Duration::from_secs(60), async || {
+
+    poll_until("the replica's list is from before", Duration::from_secs(60), async || {
         pair.forget_writers().await;
         (Pair::newest(&pair.client).await != id).then_some(())
     })
     .await;
-    // What ends is told as well.
+    // Deletes are recorded as well.
     writer.delete(&format!("/instances/{id}")).await.expect(202);
+
     let list = pair.client.get("/instances").await.expect(200).body;
     let shown = list["items"].as_array().unwrap().iter().find(|item| item["id"] == id.as_str());
     assert!(shown.is_none_or(|item| item["status"] == "deleting"), "{shown:?}");
-    // Short-lived, and a tenant's id is all that it says.
+
+    // The record expires soon, and contains nothing but the tenant's id.
     let name = format!("app:{}:recent_write:*", pair.cluster.id().await);
     let keys = pair.redis.cli(&["--scan", "--pattern", &name]);
-    assert!(keys.lines().count() > 1, "nobody told Redis: {keys}");
+    assert!(keys.lines().count() > 1, "no write was recorded in Redis: {keys}");
+
     for key in keys.lines().filter(|key| !key.ends_with(":server")) {
         let left: i64 = pair.redis.cli(&["pttl", key]).trim().parse().unwrap();
         assert!(left <= 5000 && left != -1, "{key}: {left} ms");
@@ -381,23 +391,26 @@ async fn a_write_through_one_process_is_at_once_in_the_lists_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
+async fn write_while_redis_hangs_is_recorded_when_it_resumes() {
     let pair = Pair::start().await;
     let (_other, writer) = pair.beside();
-    // More than it takes until nobody waits for Redis any more, each with no write before that could hide a lost one.
+    // More writes than it takes until the breaker stops waiting for Redis, each without an earlier one that could hide
+    // a lost record.
     let tenants: Vec<String> = (0..6).map(|n| pair.cluster.key(&format!("hung-{n}"), "admin")).collect();
     for key in &tenants {
         writer.with_key(key).get("/keys/self").await.expect(200);
         pair.client.with_key(key).get("/keys/self").await.expect(200);
     }
-    // The control: nobody wrote, so the replica serves.
-    eventually("the replica serves", Duration::from_secs(60), async || {
+
+    // The control: without a recorded write the replica serves.
+    poll_until("the replica serves", Duration::from_secs(60), async || {
         pair.forget_writers().await;
         let before = pair.served().await.1;
         pair.client.get("/instances").await.expect(200);
         (pair.served().await.1 > before).then_some(())
     })
     .await;
+
     pair.caught_up().await;
     pair.pause_replay().await;
     pair.redis.signal(Signal::SIGSTOP);
@@ -412,15 +425,15 @@ async fn a_write_while_redis_hangs_is_known_when_it_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
+async fn lists_read_the_primary_while_redis_is_down_and_just_after() {
     let mut pair = Pair::start().await;
     let (other, writer) = pair.beside();
     let post = async || writer.post("/instances", json!({"image": pair.cluster.image})).await.instance();
     let old = post().await;
     pair.caught_up().await;
     pair.pause_replay().await;
-    // Lists do come from the replica while Redis says that nobody wrote.
-    eventually("the replica serves", Duration::from_secs(60), async || {
+    // While Redis has no record of a write, lists are read from the replica.
+    poll_until("the replica serves", Duration::from_secs(60), async || {
         let before = pair.served().await.1;
         pair.forget_writers().await;
         (Pair::newest(&pair.client).await == old && pair.served().await.1 > before).then_some(())
@@ -433,7 +446,7 @@ async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
     for _ in 0..20 {
         assert_eq!(Pair::newest(&pair.client).await, id, "without Redis");
     }
-    // It comes back with its data, in which a write is missing; and nobody is left to tell of it.
+    // Redis returns with its data, in which the record of a write is missing, and the process that made it has ended.
     let id = writer.post("/instances", body).await.instance();
     drop(other);
     pair.redis.restart();
@@ -441,8 +454,8 @@ async fn while_redis_is_away_and_just_after_lists_are_the_primarys() {
     while back.elapsed() < Duration::from_secs(3) {
         assert_eq!(Pair::newest(&pair.client).await, id, "{:?} after Redis came back", back.elapsed());
     }
-    // And later the replica serves again: it is as it was.
-    eventually("the replica serves again", Duration::from_secs(60), async || {
+    // Later the replica serves again: it is up to date.
+    poll_until("the replica serves again", Duration::from_secs(60), async || {
         (Pair::newest(&pair.client).await == old).then_some(())
     })
     .await;

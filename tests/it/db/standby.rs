@@ -1,6 +1,6 @@
-//! A server that takes no writes in the primary's place: a real standby behind the same address, a read-only primary.
+//! A server that accepts no writes in the primary's place: a standby behind the same address, or a read-only primary.
 //!
-//! Requests get 503, not 500; what it says of keys is not used; after a promotion all goes on without a restart.
+//! Requests get 503, not 500; its rows of keys are not used; after a promotion everything works without a restart.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use serde_json::json;
 
 use super::open;
 use crate::{
-    identity::minted::{KeyFactory, Minted, secrets},
+    identity::key_factory::{KeyFactory, TestKey, secrets},
     support::{
         Answer, App, Client, Cluster, Postgres,
         cluster::{base_url, connect, with_database},
-        eventually,
+        poll_until,
         proxy::Proxy,
         redis_server::RedisServer,
     },
@@ -35,13 +35,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Pair {
     primary: Postgres,
     standby: Postgres,
-    /// Of the installation's database, on each of them.
+    /// The URL of the installation's database on each of them.
     primary_url: String,
     standby_url: String,
     proxy: Proxy,
     redis: RedisServer,
     cluster: Cluster,
-    mint: KeyFactory,
+    key_factory: KeyFactory,
     tenant: uuid::Uuid,
 }
 
@@ -52,21 +52,21 @@ impl Pair {
         let standby = Postgres::replica_of(&primary).await;
         let redis = RedisServer::start();
         cluster.redis_url = redis.url();
-        let mint = KeyFactory::of(&cluster).await;
-        let tenant = mint.tenant("keys").await;
+        let key_factory = KeyFactory::of(&cluster).await;
+        let tenant = key_factory.create_tenant("keys").await;
         let primary_url = cluster.database_url.clone();
         let database: tokio_postgres::Config = primary_url.parse().unwrap();
         let standby_url = with_database(&standby.url("postgres"), database.get_dbname().unwrap());
         let proxy = Proxy::start(&primary_url).await;
-        Self { primary, standby, primary_url, standby_url, proxy, redis, cluster, mint, tenant }
+        Self { primary, standby, primary_url, standby_url, proxy, redis, cluster, key_factory, tenant }
     }
 
-    async fn key(&self) -> Minted {
-        self.mint.keys(1, self.tenant, &["keys:read"], None).await.remove(0)
+    async fn key(&self) -> TestKey {
+        self.key_factory.create_keys(1, self.tenant, &["keys:read"], None).await.remove(0)
     }
 
-    /// Stops the standby's replay, then revokes one key and makes another. Neither is in a cache.
-    async fn unknown_to_the_standby(&self) -> (Minted, Minted) {
+    /// Stops the standby's replay, then revokes one key and creates another. Neither is in a cache.
+    async fn unknown_to_the_standby(&self) -> (TestKey, TestKey) {
         let revoked = self.key().await;
         self.standby.catch_up_with(&self.primary).await;
         self.standby.sql("postgres").await.batch_execute("select pg_wal_replay_pause()").await.unwrap();
@@ -75,7 +75,7 @@ impl Pair {
         (revoked, self.key().await)
     }
 
-    /// The primary goes, and the standby takes its place with all that it had.
+    /// Stops the primary and routes its address to the standby, which has replayed everything.
     async fn fail_over(&mut self) {
         let standby = self.standby.sql("postgres").await;
         standby.batch_execute("select pg_wal_replay_resume()").await.unwrap();
@@ -84,7 +84,7 @@ impl Pair {
         assert!(standby.query_one("select pg_promote()", &[]).await.unwrap().get::<_, bool>(0));
     }
 
-    /// A pool of one connection that is open to the primary.
+    /// Opens a pool of one connection to the primary.
     async fn pool(&self) -> DualDb {
         self.proxy.route_to(&self.primary_url);
         let db = open(&self.proxy.url, None, 1);
@@ -102,7 +102,7 @@ fn unavailable(answer: &Answer) {
     }
 }
 
-/// What a tenant does to change something.
+/// Sends one request of each kind that writes.
 async fn writes(client: &Client, instance: &str) -> [Answer; 3] {
     [
         client.post("/instances", json!({"image": "web:1"})).await,
@@ -111,7 +111,7 @@ async fn writes(client: &Client, instance: &str) -> [Answer; 3] {
     ]
 }
 
-/// Where a worker's own listener is.
+/// Returns a client of the worker's own listener.
 fn health_of(worker: &App) -> Client {
     let line = worker.line("the worker's health and metrics listen");
     Client::new(&format!("http://{}", line.rsplit("address=").next().unwrap().trim()), "no key")
@@ -119,7 +119,7 @@ fn health_of(worker: &App) -> Client {
 
 /// Waits until readiness has this status.
 async fn readiness(client: &Client, status: u16) -> Answer {
-    eventually(&format!("readiness {status} at {}", client.base), MINUTE, async || {
+    poll_until(&format!("readiness {status} at {}", client.base), MINUTE, async || {
         let ready = client.get("/health/ready").await;
         (ready.status == status).then_some(ready)
     })
@@ -153,11 +153,11 @@ async fn standby_in_the_primarys_place_is_unavailable_until_promoted() {
     assert_eq!((&ready.body["status"], &ready.body["primary"]), (&json!("unavailable"), &json!(false)));
     assert_ne!(ready.header("retry-after"), "");
     readiness(&health, 503).await;
-    // Neither answer was put into Redis, and the feed of changed keys is not read from it.
+    // Neither result was stored in Redis, and the feed of changed keys is not read from the standby.
     let beside_client = Client::new(&base_url(&beside), &made.text);
     beside_client.get("/keys/self").await.expect(200);
     beside_client.with_key(&revoked.text).get("/keys/self").await.expect(401);
-    eventually("keys marked as stale", MINUTE, async || {
+    poll_until("keys marked as stale", MINUTE, async || {
         (client.get("/keys/self").await.expect(200).header("x-identity-stale") == "1").then_some(())
     })
     .await;
@@ -184,12 +184,12 @@ async fn standby_behind_an_open_connection_answers_for_no_key() {
         let result = identity.verify(&key.text).await;
 
         assert!(matches!(result, Err(IdentityError::Db(DbError::ReadOnly))), "{result:?}");
-        // The connection is closed, and another one is not opened to a standby.
+        // The connection is closed, and none is opened to a standby.
         let again = identity.verify(&key.text).await;
         assert!(matches!(again, Err(IdentityError::Db(DbError::ReadOnly))), "{again:?}");
     }
 
-    // Nor is the feed of changed keys read from it.
+    // The feed of changed keys is not read from it either.
     let redis = RedisConfig::parse(&pair.redis.url()).unwrap();
     let cluster = pair.cluster.id().await;
     let start = |db| Start {
@@ -218,7 +218,7 @@ async fn primary_that_turns_read_only_is_unavailable_while_it_is() {
     let worker = cluster.work();
     let health = health_of(&worker);
     let instance = client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().to_owned();
-    // For the sessions that are open, too.
+    // The setting applies to open sessions too.
     let sql = server.sql("postgres").await;
     let set = async |value: &str| {
         sql.batch_execute("set default_transaction_read_only = off").await.unwrap();
@@ -249,7 +249,7 @@ async fn refused_write_closes_the_connections_that_are_open() {
     let db = pair.pool().await;
     pair.proxy.route_to(&pair.standby_url);
 
-    // Not prepared before the switch, so the standby parses it and refuses it.
+    // The statement was not prepared before the switch, so the standby parses it and refuses it.
     let write = "insert into tenants (id, name) values (gen_random_uuid(), 'x')";
     let result = db.write().await.unwrap().query(write, &[]).await;
 
@@ -259,7 +259,7 @@ async fn refused_write_closes_the_connections_that_are_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_hosts_the_one_that_takes_writes_is_used() {
+async fn pool_uses_the_host_that_accepts_writes() {
     let pair = Pair::start().await;
     let database: tokio_postgres::Config = pair.primary_url.parse().unwrap();
     let socket = |url: &str| url.rsplit("host=").next().unwrap().to_owned();

@@ -1,4 +1,5 @@
-//! Prepared statements while the schema changes, and in a session that was reset: they are prepared anew and run.
+//! Prepared statements while the schema changes, and in a session that was reset: the pool prepares them again and
+//! repeats the call.
 
 use std::sync::{
     Arc,
@@ -17,7 +18,7 @@ const READ: &str = "select v from notes where id = 1";
 const WRITE: &str = "insert into notes (id, v) values (2, 8) returning v";
 const PID: &str = "select pg_backend_pid()";
 
-/// With a table of the test's own, whose `v` is an integer.
+/// Creates an installation with a table of the test's own, whose `v` is an integer.
 async fn cluster_with_notes() -> Cluster {
     let cluster = Cluster::simulated().await;
     let notes = "create table notes (id integer, v integer); insert into notes values (1, 7)";
@@ -25,7 +26,7 @@ async fn cluster_with_notes() -> Cluster {
     cluster
 }
 
-/// From now on a prepared `READ` or `WRITE` returns another type than it did: Postgres refuses it.
+/// Changes the column's type, so that Postgres refuses the prepared `READ` and `WRITE`.
 async fn widen(cluster: &Cluster) {
     cluster.sql().await.batch_execute("alter table notes alter column v type bigint").await.unwrap();
 }
@@ -43,7 +44,7 @@ async fn stale_plan_runs_anew_on_every_connection() {
     let cluster = cluster_with_notes().await;
     let db = dual(&cluster, 3);
     let conns = async |n| future::join_all((0..n).map(|_| db.write())).await.into_iter().map(Result::unwrap);
-    // One alone is repeated while the two others that are as stale are idle.
+    // One call is repeated while the two other connections, whose plans are as old, are idle.
     for n in [1, 3] {
         let reset = "delete from notes where id = 2; alter table notes alter column v type integer";
         cluster.sql().await.batch_execute(reset).await.unwrap();
@@ -95,7 +96,7 @@ async fn forgotten_statements_are_prepared_on_another_connection() {
     for consistency in [Consistency::Primary, Consistency::Any] {
         read(&db, consistency, READ).await.unwrap();
         let before = pid(&db, consistency).await;
-        // What a pooler in between does to a session that it lends on.
+        // A pooler in between does this to a session before it lends it to another client.
         read(&db, consistency, "deallocate all").await.unwrap();
 
         let rows = read(&db, consistency, READ).await.unwrap();
@@ -103,7 +104,7 @@ async fn forgotten_statements_are_prepared_on_another_connection() {
         assert_eq!(rows[0].get::<_, i32>(0), 7, "{consistency:?}");
         assert_ne!(pid(&db, consistency).await, before, "{consistency:?}");
     }
-    // A write too, once.
+    // A write is repeated too, and takes effect once.
     db.write().await.unwrap().query(WRITE, &[]).await.unwrap();
     read(&db, Consistency::Primary, "deallocate all").await.unwrap();
     db.write().await.unwrap().query(WRITE, &[]).await.unwrap();
@@ -123,7 +124,7 @@ async fn stale_statement_in_a_transaction_undoes_it() {
         conn.query(READ, &[]).await.unwrap();
         conn.begin().await.unwrap();
         conn.query("insert into tenants (id, name) values (gen_random_uuid(), 'half')", &[]).await.unwrap();
-        // Only this session can drop what it prepared; a table that it has not touched can be changed by another one.
+        // Only this session can drop what it prepared; a table that it has not used can be changed by another session.
         match spoil {
             "deallocate all" => drop(conn.query("deallocate all", &[]).await.unwrap()),
             other => cluster.sql().await.batch_execute(other).await.unwrap(),
@@ -136,7 +137,7 @@ async fn stale_statement_in_a_transaction_undoes_it() {
         let tenants = read(&db, Consistency::Primary, "select id from tenants").await.unwrap();
         assert!(tenants.is_empty(), "{spoil}: half of the transaction is there");
         assert_ne!(pid(&db, Consistency::Primary).await, before, "{spoil}");
-        // The same transaction succeeds when it is begun again.
+        // The same transaction succeeds when it is repeated.
         let conn = db.write().await.unwrap();
         conn.begin().await.unwrap();
         conn.query(READ, &[]).await.unwrap();
@@ -144,7 +145,7 @@ async fn stale_statement_in_a_transaction_undoes_it() {
     }
 }
 
-/// What one tenant does: every route that reads or writes rows. Each answer is what it should be.
+/// Calls every route that reads or writes rows as one tenant, and asserts each response.
 async fn walk(client: &Client, image: &str) {
     let key = format!("walk-{}", uuid::Uuid::now_v7());
     let create =
@@ -177,7 +178,7 @@ async fn walk(client: &Client, image: &str) {
     client.delete_fully(&id).await;
 }
 
-/// Lists in a loop until `stop`; returns the answers that were not 200.
+/// Lists in a loop until `stop`, and returns the responses that were not 200.
 fn lists(client: &Client, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<Vec<String>> {
     let (client, stop) = (client.clone(), stop.clone());
     tokio::spawn(async move {
@@ -201,7 +202,7 @@ async fn added_columns_change_nothing_for_the_running_release() {
     let (api, client) = cluster.serve();
     let worker = cluster.work();
     let sql = cluster.sql().await;
-    // With a quota, for its function reads the tenant's row.
+    // With a quota, because its function reads the tenant's row.
     sql.execute("update tenants set max_instances = 1000", &[]).await.unwrap();
     let walks = async |n| future::join_all((0..n).map(|_| walk(&client, &cluster.image))).await;
     for _ in 0..3 {
@@ -225,16 +226,16 @@ async fn added_columns_change_nothing_for_the_running_release() {
         assert_eq!(failed.unwrap(), [""; 0]);
     }
     for process in [&api, &worker] {
-        unnoticed(process);
+        assert_no_outdated_statement(process);
     }
     let metrics = client.get("/metrics").await.expect(200).text;
     assert!(!metrics.contains("stale_statement"), "a statement does not name its columns: {metrics}");
 }
 
-/// Its log has no statement that was out of date, and no heartbeat or claim that failed.
-fn unnoticed(process: &App) {
+/// Asserts that the log has no outdated statement, and no heartbeat or claim that failed.
+fn assert_no_outdated_statement(process: &App) {
     let log = process.log();
-    for text in ["cached plan", "out of date", "heartbeat failed", "could not claim", "could not reap"] {
+    for text in ["cached plan", "out of date", "heartbeat failed", "could not claim", "could not rescue"] {
         assert!(!log.contains(text), "{text}:\n{log}");
     }
 }
@@ -246,7 +247,8 @@ async fn stale_statements_of_a_process_run_once_more() {
     let _worker = cluster.work();
     walk(&client, &cluster.image).await;
     let key = client.get("/keys/self").await.expect(200).body;
-    // The release names its columns, so only another type makes its statements stale; `name` is read by nearly all.
+    // The release names its columns, so only another type makes its statements outdated; nearly all of them read
+    // `name`.
     let sql = cluster.sql().await;
     for table in ["instances", "api_key", "networks", "hosts"] {
         sql.batch_execute(&format!("alter table {table} alter column name type varchar(255)")).await.unwrap();

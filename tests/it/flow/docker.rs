@@ -1,4 +1,4 @@
-//! On real Docker.
+//! Instances on real Docker, from the request to the container.
 
 use std::{collections::HashSet, process::Command, time::Duration};
 
@@ -10,11 +10,13 @@ use tokio::{
 };
 
 use super::page::page;
-use crate::support::{Client, Cluster, Miscounting, eventually};
+use crate::support::{Client, Cluster, MiscountingEngine, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_behind() {
-    let Some(cluster) = Cluster::docker("fifty_instances").await else { return };
+async fn fifty_concurrent_instances_run_answer_and_leave_nothing() {
+    let Some(cluster) = Cluster::docker("fifty_concurrent_instances_run_answer_and_leave_nothing").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let clients = (0..10).map(|_| async {
@@ -38,8 +40,8 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
 
     let ids = instances.iter().map(|instance| instance["id"].as_str().unwrap());
     future::join_all(ids.map(|id| client.delete_fully(id))).await;
-    // The network goes with its last container.
-    eventually("nothing of ours in Docker", Duration::from_secs(60), async || {
+    // The network is removed with its last container.
+    poll_until("nothing of ours in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
     .await;
@@ -48,9 +50,9 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
         let left: i64 = sql.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0);
         assert_eq!(left, 0, "{table}");
     }
-    // Bells of jobs that a poll had found are still heard.
-    eventually("no lists in Redis", Duration::from_secs(60), async || {
-        cluster.in_redis("q:").await.is_empty().then_some(())
+    // Workers also read the messages of jobs that a poll had found.
+    poll_until("no lists in Redis", Duration::from_secs(60), async || {
+        cluster.in_redis("wakeups:").await.is_empty().then_some(())
     })
     .await;
     let unfinished = "select count(*) from jobs where status in ('queued', 'running')";
@@ -58,16 +60,18 @@ async fn fifty_instances_at_once_by_ten_clients_run_answer_and_leave_nothing_beh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_runs() {
-    let Some(cluster) = Cluster::docker("worker_killed").await else { return };
+async fn worker_killed_during_provision_leaves_one_running_container() {
+    let Some(cluster) = Cluster::docker("worker_killed_during_provision_leaves_one_running_container").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     for _ in 0..5 {
         let worker = cluster.work();
         let body = json!({"image": cluster.image, "ports": [{"container": 80}]});
         let id = client.post("/instances", body).await.instance();
-        // Its container is there; its start, its ports and the job's end are not.
+        // The container exists; its start, its ports and the job's end do not.
         let exists = async || (!containers(&cluster).await.is_empty()).then_some(());
-        eventually("a container", Duration::from_secs(60), exists).await;
+        poll_until("a container", Duration::from_secs(60), exists).await;
         worker.kill();
         let before = containers(&cluster).await;
 
@@ -76,13 +80,13 @@ async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_
         assert_eq!(instance["status"], "running", "{instance}");
         assert!(page(&instance).await.contains("It runs"));
         assert_eq!(containers(&cluster).await, before, "the same container was adopted");
-        let job = client.ended(instance["job_id"].as_str().unwrap()).await;
+        let job = client.wait_for_job(instance["job_id"].as_str().unwrap()).await;
         assert_eq!(job["attempt"], 1, "a crash is not an attempt: {job}");
         client.delete_fully(&id).await;
         if job["crashes"] == 1 {
             return;
         }
-        // The job had ended: that kill was too late to show anything.
+        // The job had ended, so this kill was too late to show anything.
         assert_eq!(job["crashes"], 0, "{job}");
         worker.kill();
     }
@@ -90,15 +94,15 @@ async fn a_worker_killed_in_the_middle_of_a_provision_leaves_one_container_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_for_is_what_runs_and_no_more() {
-    let Some(cluster) = Cluster::docker("what_was_asked_for").await else { return };
+async fn container_runs_exactly_what_the_spec_requests() {
+    let Some(cluster) = Cluster::docker("container_runs_exactly_what_the_spec_requests").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
-    let asked = json!({
+    let request = json!({
         "name": "exact", "image": cluster.image, "command": ["/bin/sleep", "600"], "env": {"GREETING": "hello = world"},
         "cpu_millis": 2500, "memory_mib": 48, "ports": [{"container": 80}, {"container": 53, "protocol": "udp"}],
     });
-    let instance = client.create_running(asked).await;
+    let instance = client.create_running(request).await;
     let id = instance["id"].as_str().unwrap();
     let container = inspect(&cluster, &format!("app-{id}"));
     let host = &container["HostConfig"];
@@ -127,24 +131,28 @@ async fn what_was_asked_for_is_what_runs_and_no_more() {
     let published = &container["NetworkSettings"]["Ports"]["53/udp"][0]["HostPort"];
     assert_eq!(published.as_str().unwrap(), instance["ports"][1]["host"].to_string());
 
-    // Given no command, the image's own runs: the other tests fetch its page.
+    // Without a command the image's own runs: the other tests fetch its page.
     client.delete_fully(id).await;
     assert_eq!(containers(&cluster).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
-    let Some(mut cluster) = Cluster::docker("an_image_that_cannot_be_had").await else { return };
+async fn unavailable_image_fails_for_good_and_leaves_nothing() {
+    let Some(mut cluster) = Cluster::docker("unavailable_image_fails_for_good_and_leaves_nothing").await else {
+        return;
+    };
+
     let registry = empty_registry().await;
     cluster.set("APP_REGISTRIES", format!("{registry}, 127.0.0.1:1"));
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     for (image, code) in
         [(format!("{registry}/web:1"), "image_not_found"), ("127.0.0.1:1/web:1".into(), "image_pull_failed")]
     {
         let accepted =
             client.post("/instances", json!({"image": image, "ports": [{"container": 80}]})).await.expect(202);
-        let job = client.ended(&accepted.job()).await;
+        let job = client.wait_for_job(&accepted.job()).await;
         assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!(code)), "{job}");
         assert_eq!(job["attempt"], 1, "it is not tried eight times");
         let instance = client.get(&format!("/instances/{}", accepted.instance())).await.body;
@@ -155,9 +163,11 @@ async fn an_image_that_cannot_be_had_is_final_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed() {
-    let Some(mut cluster) = Cluster::docker("a_container_that_ends").await else { return };
-    // Events have to do it: the periodic comparison comes too late.
+async fn ended_container_is_noticed_in_seconds_and_policy_applied() {
+    let Some(mut cluster) = Cluster::docker("ended_container_is_noticed_in_seconds_and_policy_applied").await else {
+        return;
+    };
+    // Only events can be this fast: the periodic comparison comes too late.
     cluster.set("APP_RECHECK_MS", 600_000);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -166,20 +176,20 @@ async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed
     let ended = client.wait_for(&accepted.instance(), "stopped").await;
     assert_eq!((&ended["status"], &ended["exit_code"]), (&json!("stopped"), &json!(0)), "{ended}");
     assert_ne!(ended["started_at"], json!(null), "it did run");
-    assert_eq!(client.ended(&accepted.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&accepted.job()).await["status"], "succeeded");
 
     let kept = client.create_running(json!({"image": cluster.image, "restart_policy": "always"})).await;
     let id = kept["id"].as_str().unwrap();
     docker(&cluster, &["kill", &format!("app-{id}")]);
-    let again = eventually("a restart", Duration::from_secs(60), async || {
+    let again = poll_until("a restart", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 1 && instance["status"] == "running").then_some(instance)
     })
     .await;
     assert_ne!(again["started_at"], kept["started_at"]);
-    // Removed by hand it is made again.
+    // A container that was removed by hand is created again.
     docker(&cluster, &["rm", "-f", &format!("app-{id}")]);
-    eventually("another container", Duration::from_secs(60), async || {
+    poll_until("another container", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 2 && instance["status"] == "running").then_some(())
     })
@@ -198,36 +208,39 @@ async fn a_container_that_ends_is_noticed_within_seconds_and_its_policy_followed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_cannot_start_fails_with_its_cause_and_is_undone() {
-    let Some(cluster) = Cluster::docker("a_container_that_cannot_start").await else { return };
+async fn container_that_cannot_start_fails_with_cause_and_is_undone() {
+    let Some(cluster) = Cluster::docker("container_that_cannot_start_fails_with_cause_and_is_undone").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let accepted =
         client.post("/instances", json!({"image": cluster.image, "command": ["/no/such/program"]})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "container_start_failed", "{job}");
     assert_eq!(job["steps"].as_array().unwrap().last().unwrap()["status"], "undone");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 
-    // Somebody else has the port: told as such, and undone as well.
+    // Another process has the port: the job's error names the cause, and the container is removed.
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let mut other = Cluster::docker("a_container_that_cannot_start").await.unwrap();
+    let mut other = Cluster::docker("container_that_cannot_start_fails_with_cause_and_is_undone").await.unwrap();
     other.set("APP_PORT_RANGE", format!("{port}-{port}"));
     let (_api, client) = other.serve();
     let _worker = other.work();
     let accepted =
         client.post("/instances", json!({"image": other.image, "ports": [{"container": 80}]})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "port_conflict", "{job}");
     assert_eq!(other.in_docker().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_deleted_while_it_is_provisioned_leaves_nothing_behind() {
-    let Some(cluster) = Cluster::docker("deleted_while_provisioned").await else { return };
+async fn instance_deleted_during_provision_leaves_nothing() {
+    let Some(cluster) = Cluster::docker("instance_deleted_during_provision_leaves_nothing").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let delete_when = async |status: &'static str| {
         let id =
             client.post("/instances", json!({"image": cluster.image, "ports": [{"container": 80}]})).await.instance();
@@ -235,16 +248,18 @@ async fn an_instance_deleted_while_it_is_provisioned_leaves_nothing_behind() {
         client.delete_fully(&id).await;
     };
     future::join_all([delete_when("pending"), delete_when("provisioning"), delete_when("running")]).await;
-    eventually("nothing in Docker", Duration::from_secs(60), async || {
+
+    poll_until("nothing in Docker", Duration::from_secs(60), async || {
         cluster.in_docker().await.is_empty().then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_removes_its_own_and_leaves_another_installation_alone() {
-    let Some(ours) = Cluster::docker("purge").await else { return };
-    let theirs = Cluster::docker("purge").await.unwrap();
+async fn purge_removes_only_its_own_installation() {
+    let Some(ours) = Cluster::docker("purge_removes_only_its_own_installation").await else { return };
+    let theirs = Cluster::docker("purge_removes_only_its_own_installation").await.unwrap();
+
     for cluster in [&ours, &theirs] {
         let (_api, client) = cluster.serve();
         let worker = cluster.work();
@@ -252,31 +267,39 @@ async fn purge_removes_its_own_and_leaves_another_installation_alone() {
         assert!(worker.terminate().success());
     }
     let untouched = theirs.in_docker().await;
+
     assert_eq!(untouched.len(), 2, "a container and a network: {untouched:?}");
-    let said = ours.run(&["purge", "--yes"]);
-    assert!(said.contains("1 containers") && said.contains("1 networks"), "{said}");
+
+    let output = ours.run(&["purge", "--yes"]);
+    assert!(output.contains("1 containers") && output.contains("1 networks"), "{output}");
     assert_eq!(ours.in_docker().await, Vec::<String>::new());
     assert_eq!(theirs.in_docker().await, untouched);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_tells_what_an_engine_that_lost_count_keeps() {
-    let Some(mut cluster) = Cluster::docker("purge_tells_what_an_engine_keeps").await else { return };
+async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
+    let Some(mut cluster) = Cluster::docker("purge_reports_networks_that_a_miscounting_engine_keeps").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     client.create_running(json!({"image": cluster.image})).await;
     assert!(worker.terminate().success());
+
     let engine = cluster.docker_host.clone().unwrap();
-    let miscounting = Miscounting::before(&engine).await;
+    let miscounting = MiscountingEngine::before(&engine).await;
     cluster.docker_host = Some(miscounting.host.clone());
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("removed container") && said.contains("kept network"), "{said}");
-    assert!(said.contains("until it is restarted"), "{said}");
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("removed container") && output.contains("kept network"), "{output}");
+    assert!(output.contains("until Docker is restarted"), "{output}");
+
     cluster.docker_host = Some(engine);
     assert_eq!(cluster.in_docker().await.len(), 1, "the network");
-    // Set right by a restart, it goes.
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("0 containers") && said.contains("removed network"), "{said}");
+
+    // After a restart has corrected the count, the network can be removed.
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("0 containers") && output.contains("removed network"), "{output}");
     assert_eq!(cluster.in_docker().await, Vec::<String>::new());
 }
 
@@ -295,7 +318,7 @@ pub fn inspect(cluster: &Cluster, container: &str) -> Value {
     serde_json::from_str::<Vec<Value>>(&docker(cluster, &["inspect", container])).unwrap().remove(0)
 }
 
-/// A registry that answers, and has no image. Docker takes any on loopback without TLS.
+/// Starts a registry that responds and has no image. Docker uses any registry on loopback without TLS.
 async fn empty_registry() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

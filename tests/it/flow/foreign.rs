@@ -1,4 +1,5 @@
-//! What others do on the same engine: another host's worker, an operator who renames or makes things by our names.
+//! Other parties on the same engine: another host's worker, and an operator who renames containers or creates some with
+//! our names.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -9,11 +10,11 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::docker::{containers, docker, inspect};
-use crate::support::{App, Cluster, eventually};
+use crate::support::{App, Cluster, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A container of this cluster under a foreign name, whose instance has no row; answers its id.
+/// Creates a container of this cluster under a foreign name, whose instance has no row, and returns its id.
 async fn orphan(cluster: &Cluster) -> String {
     let cluster_id = format!("app.cluster={}", cluster.id().await);
     let instance = format!("app.instance={}", Uuid::now_v7());
@@ -22,17 +23,17 @@ async fn orphan(cluster: &Cluster) -> String {
     docker(cluster, &run).trim().to_owned()
 }
 
-/// After this, sweeps have removed what was without an owner for the grace.
-async fn swept(cluster: &Cluster) {
+/// Waits until the worker has removed what was without an owner for longer than the grace.
+async fn wait_for_collection(cluster: &Cluster) {
     let orphan = orphan(cluster).await;
-    eventually("the orphan removed", A_WHILE, async || {
+    poll_until("the orphan removed", POLL_TIMEOUT, async || {
         let left = docker(cluster, &["ps", "-aq", "--no-trunc"]);
         (!left.contains(&orphan)).then_some(())
     })
     .await;
 }
 
-/// A metric of a worker, as it is now.
+/// Reads a metric of a worker.
 async fn metric(worker: &App, name: &str) -> Option<f64> {
     let line = worker.line("the worker's health and metrics listen");
     let base = line.rsplit("address=").next().unwrap().trim().to_owned();
@@ -42,7 +43,10 @@ async fn metric(worker: &App, name: &str) -> Option<f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_of_two_host_names_leave_each_others_containers_alone() {
-    let Some(mut cluster) = Cluster::docker("workers_of_two_host_names").await else { return };
+    let Some(mut cluster) = Cluster::docker("workers_of_two_host_names_leave_each_others_containers_alone").await
+    else {
+        return;
+    };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let (_api, client) = cluster.serve();
     let first = cluster.work();
@@ -55,33 +59,33 @@ async fn workers_of_two_host_names_leave_each_others_containers_alone() {
     second.line("the worker is registered");
     let seconds = client.create_running(on("h2")).await["id"].as_str().unwrap().to_owned();
 
-    // Each raises an alarm that names the instance and both hosts.
+    // Each worker logs an alarm that names the instance and both hosts.
     for (worker, foreign, its_host) in [(&first, &seconds, "h2"), (&second, &firsts, "h1")] {
         let alarm = worker.line("belongs to another host");
         let named = format!("placed_on_name=Some(\"{its_host}\")");
         for part in ["ERROR", foreign, "created_by_host=Some(", "this_host=", &named] {
             assert!(alarm.contains(part), "{part}: {alarm}");
         }
-        eventually("the gauge", A_WHILE, async || {
+        poll_until("the gauge", POLL_TIMEOUT, async || {
             (metric(worker, "host_foreign_containers").await? > 0.5).then_some(())
         })
         .await;
     }
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     for id in [&firsts, &seconds] {
         assert_eq!(inspect(&cluster, &format!("app-{id}"))["State"]["Running"], true);
         assert_eq!(client.get(&format!("/instances/{id}")).await.body["status"], "running");
     }
-    // Nor when the other one is gone, or has only got a new name.
+    // They are also kept when the other worker has ended, or has only got a new name.
     assert!(first.terminate().success());
-    swept(&cluster).await;
+    wait_for_collection(&cluster).await;
     let left = inspect(&cluster, &format!("app-{firsts}"));
     assert_eq!((&left["Id"], &left["State"]["Running"]), (&firsts_id, &json!(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renamed_container_is_started_again_and_deleted() {
-    let Some(cluster) = Cluster::docker("renamed_container").await else { return };
+    let Some(cluster) = Cluster::docker("renamed_container_is_started_again_and_deleted").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -92,7 +96,7 @@ async fn renamed_container_is_started_again_and_deleted() {
     docker(&cluster, &["rename", &format!("app-{id}"), &renamed]);
 
     docker(&cluster, &["kill", &renamed]);
-    eventually("running again", A_WHILE, async || {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         (instance["restart_count"] == 1 && instance["status"] == "running").then_some(())
     })
@@ -106,22 +110,29 @@ async fn renamed_container_is_started_again_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orphan_under_a_foreign_name_is_removed_and_counted_once() {
-    let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name").await else { return };
+    let Some(mut cluster) = Cluster::docker("orphan_under_a_foreign_name_is_removed_and_counted_once").await else {
+        return;
+    };
     cluster.set("APP_ORPHAN_GRACE_MS", 500);
     let worker = cluster.work();
-    swept(&cluster).await;
-    // A later round removes another one, and nothing that was removed already.
-    swept(&cluster).await;
-    let removed = eventually("both are counted", A_WHILE, async || {
+
+    wait_for_collection(&cluster).await;
+    // A later round removes another orphan, and nothing that was removed already.
+    wait_for_collection(&cluster).await;
+
+    let removed = poll_until("both are counted", POLL_TIMEOUT, async || {
         metric(&worker, "host_orphans_removed_total").await.filter(|removed| *removed > 1.5)
     })
     .await;
+
     assert_eq!(removed, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delete_leaves_a_foreign_network_and_container_of_our_names_alone() {
-    let Some(cluster) = Cluster::docker("delete_leaves_what_is_foreign").await else { return };
+async fn delete_keeps_foreign_network_and_container_with_our_names() {
+    let Some(cluster) = Cluster::docker("delete_keeps_foreign_network_and_container_with_our_names").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let instance = client.create_running(json!({"image": cluster.image})).await;
@@ -136,14 +147,14 @@ async fn delete_leaves_a_foreign_network_and_container_of_our_names_alone() {
     client.delete_fully(id).await;
 
     assert_eq!(inspect(&cluster, &container)["State"]["Running"], true);
-    // A provision cannot do without it, and says so.
+    // A provision needs that network, and fails with the reason.
     let accepted = client.post("/instances", json!({"image": cluster.image})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["error"]["code"], "network_setup_failed", "{job}");
     client.delete_fully(&accepted.instance()).await;
-    // Nor does purge mind it.
-    let said = cluster.run(&["purge", "--yes"]);
-    assert!(said.contains("0 containers") && said.contains("0 networks"), "{said}");
+    // Purge leaves it alone too.
+    let output = cluster.run(&["purge", "--yes"]);
+    assert!(output.contains("0 containers") && output.contains("0 networks"), "{output}");
     docker(&cluster, &["rm", "-f", &container]);
     docker(&cluster, &["network", "rm", &network]);
 }

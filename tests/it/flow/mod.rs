@@ -1,4 +1,4 @@
-//! The whole path, front door to container.
+//! The whole path from an HTTP request to a container on a real engine.
 
 mod docker;
 mod foreign;

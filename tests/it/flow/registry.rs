@@ -1,4 +1,5 @@
-//! Images at a registry on this machine: refused before anything is sent, unless it is named; its text is never shown.
+//! Images of a registry on this machine: they are refused before any request unless the registry is allowed, and its
+//! text is never shown to a tenant.
 
 use std::sync::{
     Arc,
@@ -16,7 +17,8 @@ use crate::support::{Client, Cluster};
 
 const SECRET: &str = "secret-of-the-host";
 
-/// Something on loopback that is no registry, and whose answers hold a secret: its port, and the number of connections.
+/// Starts a service on loopback that is no registry and whose responses hold a secret. Returns its port and the number
+/// of connections.
 async fn service_of_the_host() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
@@ -38,20 +40,22 @@ async fn service_of_the_host() -> (u16, Arc<AtomicUsize>) {
     (port, connections)
 }
 
-/// Its job and instance, once it has failed.
+/// Creates an instance, and returns its job and itself when it has failed.
 async fn failed(client: &Client, image: &str) -> (Value, Value) {
     let accepted = client.post("/instances", json!({"image": image})).await.expect(202);
-    let job = client.ended(&accepted.job()).await;
+    let job = client.wait_for_job(&accepted.job()).await;
     assert_eq!(job["status"], "failed", "{job}");
     (job, client.get(&format!("/instances/{}", accepted.instance())).await.expect(200).body)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_on_the_host_is_refused_before_any_request() {
-    let Some(cluster) = Cluster::docker("registry_on_the_host_is_refused").await else { return };
+    let Some(cluster) = Cluster::docker("registry_on_the_host_is_refused_before_any_request").await else { return };
+
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     for host in ["127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433"] {
         let (job, instance) = failed(&client, &format!("{host}:{port}/a/b:1")).await;
         assert_eq!(job["error"]["code"], "image_pull_failed", "{job}");
@@ -59,12 +63,15 @@ async fn registry_on_the_host_is_refused_before_any_request() {
         assert!(detail.ends_with("does not resolve to public addresses, and this installation does not allow it"));
         assert!(!format!("{job}{instance}").contains(SECRET));
     }
+
     assert_eq!(connections.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn allowed_registry_is_used_and_its_text_is_only_logged() {
-    let Some(mut cluster) = Cluster::docker("allowed_registry_is_used").await else { return };
+    let Some(mut cluster) = Cluster::docker("allowed_registry_is_used_and_its_text_is_only_logged").await else {
+        return;
+    };
     let (port, connections) = service_of_the_host().await;
     cluster.set("APP_REGISTRIES", format!("registry.internal, 127.0.0.1:{port}"));
     let (_api, client) = cluster.serve();
@@ -79,8 +86,8 @@ async fn allowed_registry_is_used_and_its_text_is_only_logged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn image_that_is_here_runs_whatever_registry_its_name_says() {
-    let Some(cluster) = Cluster::docker("image_that_is_here_runs").await else { return };
+async fn local_image_runs_whatever_registry_its_name_says() {
+    let Some(cluster) = Cluster::docker("local_image_runs_whatever_registry_its_name_says").await else { return };
     let (port, connections) = service_of_the_host().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();

@@ -1,4 +1,5 @@
-//! A restart on real Docker: it starts the container that is there, and keeps what that holds whatever goes wrong.
+//! Restarts on real Docker: a restart starts the existing container, and keeps its files and volumes whatever goes
+//! wrong.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -11,19 +12,19 @@ use super::{
     docker::{containers, docker, inspect},
     page::page,
 };
-use crate::support::{Client, Cluster, CutStart, eventually};
+use crate::support::{Client, Cluster, DroppedStart, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn restarted(client: &Client, id: &str, times: i64) -> Value {
-    eventually("running again", A_WHILE, async || {
+async fn wait_for_restart(client: &Client, id: &str, times: i64) -> Value {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&format!("/instances/{id}")).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
     })
     .await
 }
 
-/// No job is claimed until `resume`: by the operator's own means (docs/operations.md).
+/// Pauses the queue as an operator would (docs/operations.md): no job is claimed until `resume`.
 async fn pause(cluster: &Cluster) {
     let pause = "insert into queue_control (scope, paused, reason) values ('all', true, 'a test')";
     cluster.sql().await.execute(pause, &[]).await.unwrap();
@@ -33,7 +34,7 @@ async fn resume(cluster: &Cluster) {
     cluster.sql().await.execute("delete from queue_control", &[]).await.unwrap();
 }
 
-/// The newest job of the restart policy.
+/// Returns the newest job of the restart policy.
 async fn start_job(client: &Client, id: &str) -> Value {
     client.get(&format!("/jobs?kind=start&instance={id}")).await.expect(200).body["items"][0].clone()
 }
@@ -42,7 +43,7 @@ fn steps(job: &Value) -> Vec<&str> {
     job["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect()
 }
 
-/// An image like the demo's, with an anonymous volume at `/data`.
+/// Builds an image like the demo's, with an anonymous volume at `/data`.
 fn image_with_volume(cluster: &Cluster, image: &str) {
     let made = docker(cluster, &["create", &cluster.image]);
     docker(cluster, &["commit", "--change", "VOLUME /data", made.trim(), image]);
@@ -50,12 +51,14 @@ fn image_with_volume(cluster: &Cluster, image: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restart_keeps_the_container_and_its_volume_when_a_start_is_cut_off() {
-    let Some(mut cluster) = Cluster::docker("restart_keeps_the_container").await else { return };
+async fn restart_keeps_container_and_volume_when_a_start_is_cut_off() {
+    let Some(mut cluster) = Cluster::docker("restart_keeps_container_and_volume_when_a_start_is_cut_off").await else {
+        return;
+    };
     let image = format!("it-restart-{}:1", std::process::id());
     image_with_volume(&cluster, &image);
     let engine = cluster.docker_host.clone().unwrap();
-    let line = CutStart::before(&engine).await;
+    let line = DroppedStart::before(&engine).await;
     cluster.docker_host = Some(line.host.clone());
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -68,14 +71,14 @@ async fn restart_keeps_the_container_and_its_volume_when_a_start_is_cut_off() {
 
     line.arm();
     docker(&cluster, &["kill", &name]);
-    restarted(&client, &id, 1).await;
+    wait_for_restart(&client, &id, 1).await;
 
     assert!(!line.is_armed(), "no start was cut off");
     assert_eq!(start_job(&client, &id).await["attempt"], 2);
     let after = inspect(&cluster, &name);
     assert_eq!((&after["Id"], &after["Mounts"]), (&before["Id"], &before["Mounts"]));
     assert_eq!(docker(&cluster, &["exec", &name, "cat", "/file", "/data/file"]), "kept\nkept\n");
-    // With the delete they go.
+    // A delete removes the volumes.
     client.delete_fully(&id).await;
     let volume = before["Mounts"][0]["Name"].as_str().unwrap();
     assert!(!docker(&cluster, &["volume", "ls", "-q"]).lines().any(|line| line == volume));
@@ -95,7 +98,7 @@ async fn restart_needs_neither_image_nor_registry() {
 
     docker(&cluster, &["rmi", &image]);
     docker(&cluster, &["kill", &format!("app-{id}")]);
-    restarted(&client, &id, 1).await;
+    wait_for_restart(&client, &id, 1).await;
 
     assert_eq!(containers(&cluster).await, before);
     assert_eq!(steps(&start_job(&client, &id).await), ["container", "network", "start", "publish"]);
@@ -103,7 +106,7 @@ async fn restart_needs_neither_image_nor_registry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_joins_a_network_that_was_created_anew() {
-    let Some(cluster) = Cluster::docker("restart_joins_a_network").await else { return };
+    let Some(cluster) = Cluster::docker("restart_joins_a_network_that_was_created_anew").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -115,7 +118,7 @@ async fn restart_joins_a_network_that_was_created_anew() {
     let instance = client.wait_for(&id, "starting").await;
     docker(&cluster, &["network", "rm", &format!("app-{}", instance["network"]["id"].as_str().unwrap())]);
     resume(&cluster).await;
-    let instance = restarted(&client, &id, 1).await;
+    let instance = wait_for_restart(&client, &id, 1).await;
 
     assert_eq!(containers(&cluster).await, before);
     assert!(page(&instance).await.contains("It runs"));
@@ -127,7 +130,7 @@ async fn restart_joins_a_network_that_was_created_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_that_fails_for_good_keeps_the_container() {
-    let Some(cluster) = Cluster::docker("restart_that_fails_for_good").await else { return };
+    let Some(cluster) = Cluster::docker("restart_that_fails_for_good_keeps_the_container").await else { return };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let body = json!({"image": cluster.image, "restart_policy": "always", "ports": [{"container": 80}]});
@@ -139,7 +142,7 @@ async fn restart_that_fails_for_good_keeps_the_container() {
 
     pause(&cluster).await;
     docker(&cluster, &["kill", &name]);
-    let _taken = eventually("the port is free", A_WHILE, async || {
+    let _taken = poll_until("the port is free", POLL_TIMEOUT, async || {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, u16::try_from(port).unwrap())).ok()
     })
     .await;
@@ -154,10 +157,14 @@ async fn restart_that_fails_for_good_keeps_the_container() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reason_names_memory_only_when_the_own_process_was_killed() {
-    let Some(cluster) = Cluster::docker("reason_names_memory").await else { return };
+    let Some(cluster) = Cluster::docker("reason_names_memory_only_when_the_own_process_was_killed").await else {
+        return;
+    };
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let grow = "x=a; while :; do x=$x$x; done";
+
     for (command, exit_code, detail) in [
         (format!("({grow}); sleep 1; exit 0"), 0, "exit code 0; a process in it ran out of memory"),
         (format!("({grow}); sleep 1; exit 7"), 7, "exit code 7; a process in it ran out of memory"),

@@ -1,14 +1,14 @@
-//! The clock of an API's machine jumps: nothing about keys depends on it. Postgres' clock decides what has expired, and
-//! between two questions to it a monotonic clock that nobody sets.
+//! The clock of an API's machine is stepped, and nothing about keys depends on it: Postgres' clock decides what has
+//! expired, and between two queries the process uses its monotonic clock.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{alone, metric, stage::TwoReplicas, wire::RawClient};
+use super::{metric, raw_client::RawClient, serial, two_replicas::TwoReplicas};
 
-/// The wall clock as the C library tells it, moved by the seconds in a file.
+/// A replacement for the C library's wall clock, which adds the seconds in a file.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -39,44 +39,44 @@ fn build(directory: &Path) -> String {
     library.display().to_string()
 }
 
-async fn stepped(l1: &str) {
+async fn step_clock(l1: &str) {
     let directory = tempfile::TempDir::new().unwrap();
     let (library, step) = (build(directory.path()), directory.path().join("step"));
     let set = |seconds: i64| fs::write(&step, seconds.to_string()).unwrap();
     set(0);
-    let stage = TwoReplicas::with(l1, |cluster| {
+    let replicas = TwoReplicas::start_with(l1, |cluster| {
         cluster.set("LD_PRELOAD", library).set("CLOCK_STEP", step.display());
     })
     .await;
-    let base = &stage.a.1;
-    let mut wire = RawClient::open(base).await;
+    let base = &replicas.a.1;
+    let mut client = RawClient::connect(base).await;
     let hour = 3600;
     for seconds in [hour, -hour, 48 * hour, 0] {
-        // To expire in half an hour, and in two seconds, by Postgres' clock.
-        let long = stage.mint.keys(1, stage.tenant, &["keys:read"], Some(1800.0)).await.remove(0);
-        let short = stage.mint.keys(1, stage.tenant, &["keys:read"], Some(2.0)).await.remove(0);
-        let revoked = stage.key().await;
-        stage.warm(&long).await;
-        stage.warm(&revoked).await;
-        wire.get("/keys/self", &short.text).await.expect(200);
+        // One key that expires in half an hour, and one that expires in two seconds, by Postgres' clock.
+        let long = replicas.key_factory.create_keys(1, replicas.tenant, &["keys:read"], Some(1800.0)).await.remove(0);
+        let short = replicas.key_factory.create_keys(1, replicas.tenant, &["keys:read"], Some(2.0)).await.remove(0);
+        let revoked = replicas.create_key().await;
+        replicas.warm(&long).await;
+        replicas.warm(&revoked).await;
+        client.get("/keys/self", &short.text).await.expect(200);
         set(seconds);
 
-        // It did jump: a new key's expiry is compared with it, for want of anything better.
+        // The step has an effect: the expiry of a new key is compared with the machine's clock.
         let soon = (OffsetDateTime::now_utc() + Duration::from_secs(1200)).format(&Rfc3339).unwrap();
         let body = json!({"name": "soon", "scopes": ["keys:read"], "expires_at": soon});
-        let made = wire.ask("POST", "/keys", &stage.admin, Some(&body)).await.status;
+        let made = client.send("POST", "/keys", &replicas.admin, Some(&body)).await.status;
         assert_eq!(made, if seconds > 1200 { 422 } else { 201 });
 
-        wire.get("/keys/self", &long.text).await.expect(200);
-        stage.revoke(&stage.b.1, &revoked).await.expect(204);
-        stage.refused(&revoked).await;
-        let own = stage.key().await;
-        stage.warm(&own).await;
-        stage.revoke(base, &own).await.expect(204);
-        stage.refused(&own).await;
-        stage.mint.expired(&short).await;
-        stage.refused(&short).await;
-        wire.get("/keys/self", &long.text).await.expect(200);
+        client.get("/keys/self", &long.text).await.expect(200);
+        replicas.revoke(&replicas.b.1, &revoked).await.expect(204);
+        replicas.assert_refused(&revoked).await;
+        let own = replicas.create_key().await;
+        replicas.warm(&own).await;
+        replicas.revoke(base, &own).await.expect(204);
+        replicas.assert_refused(&own).await;
+        replicas.key_factory.wait_until_expired(&short).await;
+        replicas.assert_refused(&short).await;
+        client.get("/keys/self", &long.text).await.expect(200);
     }
     // The caches were in use all the time.
     let from_postgres = metric(base, "identity_verify_total", &[("tier", "pg"), ("result", "accepted")]).await;
@@ -85,8 +85,8 @@ async fn stepped(l1: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_of_the_clock_lets_nobody_in_and_sends_nobody_away() {
-    let _alone = alone().await;
-    stepped("on").await;
-    stepped("off").await;
+async fn clock_step_admits_no_revoked_key_and_refuses_no_valid_one() {
+    let _serial = serial().await;
+    step_clock("on").await;
+    step_clock("off").await;
 }

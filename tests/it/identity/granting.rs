@@ -1,4 +1,5 @@
-//! What a change or a rotation grants: no more than the caller has, of the key as it is afterwards and not as it was read.
+//! Grants of a change or a rotation: no more than the caller has, checked on the key as it is when the change is
+//! written, not as it was read.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,8 +12,8 @@ fn at(seconds: i64) -> String {
     (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }
 
-/// A new key's client and path.
-async fn made(admin: &Client, body: Value) -> (Client, String) {
+/// Creates a key, and returns its client and path.
+async fn create_key(admin: &Client, body: Value) -> (Client, String) {
     let body = admin.post("/keys", body).await.expect(201).body;
     (admin.with_key(body["key"].as_str().unwrap()), format!("/keys/{}", body["id"].as_str().unwrap()))
 }
@@ -22,59 +23,66 @@ async fn patch(client: &Client, path: &str, body: Value) -> Answer {
 }
 
 #[track_caller]
-fn forbidden(answer: &Answer) {
+fn assert_forbidden(answer: &Answer) {
     assert_eq!((answer.status, answer.code()), (403, "forbidden"), "{}", answer.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_has_expired_is_revived_only_by_who_holds_all_its_scopes() {
+async fn expired_key_is_revived_only_by_a_holder_of_its_scopes() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
-    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
-    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
     let expire =
         "update api_key set expires_at = now() - interval '1 s', ver = ver + 1, changed_at = now() where name = 'm'";
     assert_eq!(cluster.sql().await.execute(expire, &[]).await.unwrap(), 1);
+
     for expires_at in [json!(null), json!(at(3600))] {
-        forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
+        assert_forbidden(&patch(&writer, &path, json!({"expires_at": expires_at})).await);
     }
     mighty.get("/keys/self").await.expect(401);
-    // Without the scopes that it must not grant, it may.
+
+    // A change that keeps only scopes which the caller has is allowed.
     let body = json!({"expires_at": null, "scopes": ["keys:read"]});
     patch(&writer, &path, body).await.expect(200);
     assert_eq!(mighty.get("/keys/self").await.expect(200).body["scopes"], json!(["keys:read"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scopes_are_given_to_no_key_that_outlives_the_caller_or_asks_more_often() {
+async fn scopes_are_not_granted_beyond_the_callers_expiry_or_limit() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let scopes = json!(["keys:read", "keys:write"]);
     let limits = json!({"rps": 1000, "burst": 1000});
-    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
-    let (limited, _) = made(&admin, json!({"name": "l", "scopes": scopes, "limits": limits})).await;
-    let (_, path) = made(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
+    let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (limited, _) = create_key(&admin, json!({"name": "l", "scopes": scopes, "limits": limits})).await;
+    let (_, path) = create_key(&admin, json!({"name": "k", "scopes": ["instances:read"]})).await;
     for caller in [&mortal, &limited] {
-        forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
+        assert_forbidden(&patch(caller, &path, json!({"scopes": ["keys:read"]})).await);
     }
     let shown = admin.get(&path).await.expect(200).body;
+
     assert_eq!((&shown["scopes"], &shown["name"]), (&json!(["instances:read"]), &json!("k")));
-    // Each with what it lacks.
+    // Each caller succeeds with a change that stays within its own limits.
     patch(&mortal, &path, json!({"scopes": ["keys:read"], "expires_at": at(60)})).await.expect(200);
+
     let body = json!({"scopes": ["keys:write"], "limits": {"rps": 10, "burst": 10}});
     patch(&limited, &path, body).await.expect(200);
-    // A limit that is laxer than the key's, by who may not last as long as the key.
+    // A higher limit is forbidden to a caller that expires before the key.
     patch(&admin, &path, json!({"expires_at": null})).await.expect(200);
-    forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
+    assert_forbidden(&patch(&mortal, &path, json!({"limits": {"rps": 20, "burst": 10}})).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_takes_away_is_no_grant() {
+async fn change_that_only_restricts_is_not_a_grant() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
+
     let scopes = json!(["keys:read", "keys:write"]);
-    let (mortal, _) = made(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
-    let (mighty, path) = made(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
+    let (mortal, _) = create_key(&admin, json!({"name": "w", "scopes": scopes, "expires_at": at(3600)})).await;
+    let (mighty, path) = create_key(&admin, json!({"name": "m", "scopes": ["admin"]})).await;
     for body in [
         json!({"name": "n"}),
         json!({"limits": {"rps": 1000, "burst": 1000}}),
@@ -83,12 +91,14 @@ async fn a_change_that_takes_away_is_no_grant() {
     ] {
         patch(&mortal, &path, body).await.expect(200);
     }
+
     let left = mighty.get("/keys/self").await.expect(200).body;
+
     assert_eq!((&left["name"], &left["scopes"]), (&json!("n"), &json!(["keys:read"])));
 }
 
-/// Sends the request, and lets the key become an admin's between its judgement and its change.
-async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
+/// Sends the request, and commits another change of the key between the request's authorization and its write.
+async fn send_during_change(cluster: &Cluster, path: &str, sets: &str, request: reqwest::RequestBuilder) -> Answer {
     let (holder, sql) = (cluster.sql().await, cluster.sql().await);
     let id = path.trim_start_matches("/keys/");
     holder
@@ -99,43 +109,43 @@ async fn overtaken(cluster: &Cluster, path: &str, sets: &str, request: reqwest::
         .unwrap();
     let answer = tokio::spawn(send(request));
     blocked(&sql, 1, || usize::from(answer.is_finished())).await;
-    assert!(!answer.is_finished(), "it was to wait for the other change");
+    assert!(!answer.is_finished(), "it did not wait for the other change");
     holder.batch_execute("commit").await.unwrap();
     answer.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_others_change_between_judgement_and_change_is_judged_again() {
+async fn concurrently_changed_key_is_authorized_again() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
-    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
     let key = json!({"name": "k", "scopes": ["keys:read"], "expires_at": at(3600)});
     let eternal = json!({"expires_at": null});
 
-    let (_, path) = made(&admin, key.clone()).await;
+    let (_, path) = create_key(&admin, key.clone()).await;
     let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
-    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", rotate).await);
+    assert_forbidden(&send_during_change(&cluster, &path, "scopes = '{admin}'", rotate).await);
     let shown = admin.get(&path).await.expect(200).body;
     assert_eq!((&shown["revoked_at"], &shown["scopes"]), (&Value::Null, &json!(["admin"])));
 
-    let (_, path) = made(&admin, key.clone()).await;
+    let (_, path) = create_key(&admin, key.clone()).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    forbidden(&overtaken(&cluster, &path, "scopes = '{admin}'", change).await);
+    assert_forbidden(&send_during_change(&cluster, &path, "scopes = '{admin}'", change).await);
     assert_ne!(admin.get(&path).await.expect(200).body["expires_at"], Value::Null);
 
-    // What it may still do, it does; and both changes stay.
-    let (_, path) = made(&admin, key.clone()).await;
+    // A change that is still allowed is made, and both changes stay.
+    let (_, path) = create_key(&admin, key.clone()).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    let shown = overtaken(&cluster, &path, "name = 'other'", change).await.expect(200).body;
+    let shown = send_during_change(&cluster, &path, "name = 'other'", change).await.expect(200).body;
     assert_eq!((&shown["name"], &shown["expires_at"]), (&json!("other"), &Value::Null));
     let rotate = writer.request(Method::POST, &format!("{path}/rotate")).json(&json!({}));
-    let new = overtaken(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
+    let new = send_during_change(&cluster, &path, "name = 'another'", rotate).await.expect(201).body;
     assert_eq!(new["name"], "another");
 
-    // A key that is revoked meanwhile is gone.
-    let (_, path) = made(&admin, key).await;
+    // A key that is revoked meanwhile cannot be changed.
+    let (_, path) = create_key(&admin, key).await;
     let change = writer.request(Method::PATCH, &path).json(&eternal);
-    let answer = overtaken(&cluster, &path, "revoked_at = now()", change).await;
+    let answer = send_during_change(&cluster, &path, "revoked_at = now()", change).await;
     assert_eq!((answer.status, answer.code()), (409, "invalid_state"), "{}", answer.text);
 }
 
@@ -144,9 +154,9 @@ async fn a_key_that_others_change_between_judgement_and_change_is_judged_again()
 async fn unknown_scope_of_a_key_grants_nothing_and_is_not_copied() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
-    let (writer, _) = made(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
-    let (_, known) = made(&admin, json!({"name": "known", "scopes": ["keys:read"]})).await;
-    let (newer, path) = made(&admin, json!({"name": "newer", "scopes": ["keys:read"]})).await;
+    let (writer, _) = create_key(&admin, json!({"name": "w", "scopes": ["keys:read", "keys:write"]})).await;
+    let (_, known) = create_key(&admin, json!({"name": "known", "scopes": ["keys:read"]})).await;
+    let (newer, path) = create_key(&admin, json!({"name": "newer", "scopes": ["keys:read"]})).await;
     let sql = cluster.sql().await;
     let add = "update api_key set scopes = scopes || '{volumes:write}', ver = ver + 1, changed_at = now() where name = 'newer'";
 

@@ -1,4 +1,4 @@
-//! The Lua scripts do what the models in `core/identity/cache/model` take them for: on a real Redis, step by step.
+//! The Lua scripts on a real Redis behave as the models in `core/identity/cache/model` assume, step by step.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,9 +14,9 @@ use app::{
     },
 };
 
-use crate::support::{eventually, redis_server::RedisServer};
+use crate::support::{poll_until, redis_server::RedisServer};
 
-/// Longer than any fence, as the revoker waits.
+/// Longer than any fence, as the revoking process waits.
 const SETTLED: Duration = Duration::from_millis(1010);
 const TOMBSTONE: &[u8] = b"T0123456789abcdef version mac";
 
@@ -30,12 +30,12 @@ impl Redis {
     async fn start() -> Self {
         let (server, cluster) = (RedisServer::start(), ClusterId::new());
         let tier = RedisTier::new(&RedisConfig::parse(&server.url()).unwrap(), cluster).unwrap();
-        // The first question has to wait for its connection, and for 50 ms at most.
-        eventually("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
+        // The first command has to wait for its connection, and for 50 ms at most.
+        poll_until("a connection", Duration::from_secs(60), async || tier.get("none").await.ok()).await;
         Self { server, tier, cluster }
     }
 
-    /// One that forgot nothing for a while.
+    /// Starts a Redis whose epoch is old enough that it counts as settled.
     async fn settled() -> Self {
         let redis = Self::start().await;
         redis.server.cli(&["SET", &redis.named("epoch"), "old@1000"]);
@@ -54,11 +54,11 @@ impl Redis {
         self.server.cli(&["PTTL", &self.tier.redis_key(name)]).trim().parse().unwrap()
     }
 
-    async fn news(&self, last: Option<LogId>, instance: Option<&str>) -> InvalidationBatch {
+    async fn invalidations(&self, last: Option<LogId>, instance: Option<&str>) -> InvalidationBatch {
         self.tier.poll_invalidations(last, instance, "nonce").await.unwrap()
     }
 
-    async fn behind(&self, entry: LogId, within: Duration) -> Option<i64> {
+    async fn lagging(&self, entry: LogId, within: Duration) -> Option<i64> {
         self.tier.count_lagging(entry, within).await.unwrap()
     }
 
@@ -66,14 +66,14 @@ impl Redis {
         self.server.cli(&["HGET", &self.named("acked"), instance]).trim().to_owned()
     }
 
-    /// By Redis' clock.
+    /// Reads Redis' clock.
     fn now_ms(&self) -> u64 {
         let time = self.server.cli(&["TIME"]);
         let mut parts = time.split_whitespace().map(|part| part.parse::<u64>().unwrap());
         parts.next().unwrap() * 1000 + parts.next().unwrap() / 1000
     }
 
-    /// Entries of the log, put there at once.
+    /// Appends entries to the log, all at once.
     fn append(&self, count: usize, name: &ShortHash) {
         let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'h', ARGV[2], 'v', 1) end";
         let name = name.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
@@ -81,38 +81,38 @@ impl Redis {
     }
 }
 
-/// The same numbers each time.
-struct Dice(u64);
+/// A random generator that produces the same numbers each time.
+struct Random(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u8 {
+impl Random {
+    fn below(&mut self, limit: u64) -> u8 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        u8::try_from(self.0 % sides).unwrap()
+        u8::try_from(self.0 % limit).unwrap()
     }
 
     fn name(&mut self) -> ShortHash {
-        [self.roll(2); 16]
+        [self.below(2); 16]
     }
 
-    /// Kind and nonce, of few.
+    /// Returns one of a few combinations of kind and nonce.
     fn prefix(&mut self) -> CasToken {
-        let kind = b"LV"[usize::from(self.roll(2))];
-        CasToken([&[kind][..], &[self.roll(3); 16]].concat())
+        let kind = b"LV"[usize::from(self.below(2))];
+        CasToken([&[kind][..], &[self.below(3); 16]].concat())
     }
 
-    /// A prefix and more, or, as an intruder would, something shorter.
+    /// Returns a prefix and more, or, as an intruder would write, something shorter.
     fn value(&mut self) -> Vec<u8> {
-        let mut value = [&self.prefix().0[..], &vec![b'.'; usize::from(self.roll(40))]].concat();
-        if self.roll(5) == 0 {
-            value.truncate(usize::from(self.roll(18)));
+        let mut value = [&self.prefix().0[..], &vec![b'.'; usize::from(self.below(40))]].concat();
+        if self.below(5) == 0 {
+            value.truncate(usize::from(self.below(18)));
         }
         value
     }
 }
 
-/// What the models take the entries and the log for.
+/// The state of entries and log as the models have it.
 #[derive(Default)]
 struct Model {
     cells: HashMap<ShortHash, Vec<u8>>,
@@ -132,30 +132,31 @@ impl Model {
 }
 
 #[tokio::test]
-async fn any_sequence_of_commands_leaves_what_the_models_say() {
-    let (redis, mut model, mut dice) = (Redis::settled().await, Model::default(), Dice(0x9E37_79B9_7F4A_7C15));
+async fn random_command_sequences_match_the_models() {
+    let (redis, mut model, mut random) = (Redis::settled().await, Model::default(), Random(0x9E37_79B9_7F4A_7C15));
+
     for step in 0..3000 {
-        let name = dice.name();
+        let name = random.name();
         let key = redis.tier.redis_key(&name);
         let before = model.cells.get(&name).cloned();
-        match dice.roll(8) {
+        match random.below(8) {
             0 => assert_eq!(redis.get(&name).await, before, "step {step}"),
             1 | 2 => {
-                let lease = dice.prefix();
+                let lease = random.prefix();
                 let there = redis.tier.get_or_lease(&key, &lease).await.unwrap().map(|value| value.to_vec());
                 assert_eq!(there, before, "step {step}: what was there");
                 model.cells.entry(name).or_insert(lease.0);
             }
             3..=5 => {
-                // Half of the time what is there.
+                // In half of the cases the value that is there.
                 let there = before.map(|value| CasToken(value[..value.len().min(17)].to_vec()));
-                let expected = there.filter(|_| dice.roll(2) == 0).unwrap_or_else(|| dice.prefix());
-                let value = dice.value();
+                let expected = there.filter(|_| random.below(2) == 0).unwrap_or_else(|| random.prefix());
+                let value = random.value();
                 let swapped = redis.tier.swap(&key, &expected, &value, 60_000).await.unwrap();
                 assert_eq!(swapped, model.swap(name, &expected, value), "step {step}: {expected:?}");
             }
             6 => {
-                let tombstone = (dice.roll(2) == 0).then_some(TOMBSTONE);
+                let tombstone = (random.below(2) == 0).then_some(TOMBSTONE);
                 let id = redis.tier.invalidate(&name, tombstone, 1).await.unwrap();
                 match tombstone {
                     Some(tombstone) => model.cells.insert(name, tombstone.to_vec()),
@@ -165,80 +166,95 @@ async fn any_sequence_of_commands_leaves_what_the_models_say() {
                 model.log.push((id, name));
             }
             _ => {
-                let at = usize::from(dice.roll(4)).min(model.log.len());
+                let at = usize::from(random.below(4)).min(model.log.len());
                 let last = model.log.len().checked_sub(at + 1).map_or(LogId::default(), |i| model.log[i].0);
-                let news = redis.news(Some(last), None).await;
+                let batch = redis.invalidations(Some(last), None).await;
                 let after: Vec<_> = model.log.iter().filter(|(id, _)| *id > last).copied().collect();
-                assert_eq!(news.entries, after[..after.len().min(INVALIDATIONS_MAX)], "step {step}: news after {last}");
+                assert_eq!(
+                    batch.entries,
+                    after[..after.len().min(INVALIDATIONS_MAX)],
+                    "step {step}: entries after {last}"
+                );
                 let id = |entry: Option<&(LogId, ShortHash)>| entry.map_or(LogId::default(), |(id, _)| *id);
-                assert_eq!((news.oldest, news.newest), (id(model.log.first()), id(model.log.last())), "step {step}");
+                assert_eq!((batch.oldest, batch.newest), (id(model.log.first()), id(model.log.last())), "step {step}");
             }
         }
         let cells = [redis.get(&[0; 16]).await, redis.get(&[1; 16]).await];
         assert_eq!(cells, [[0; 16], [1; 16]].map(|name| model.cells.get(&name).cloned()), "step {step}");
     }
-    assert!(model.log.len() > 100, "revocations were among them");
+
+    assert!(model.log.len() > 100, "too few revocations");
 }
 
 #[tokio::test]
-async fn entries_live_as_long_as_they_should() {
+async fn entries_have_the_right_time_to_live() {
     let redis = Redis::settled().await;
     let (name, lease) = ([0; 16], CasToken([&b"L"[..], &[1; 16]].concat()));
     let key = redis.tier.redis_key(&name);
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!((LEASE_TTL_MS - 1000..=LEASE_TTL_MS).contains(&redis.ttl(&name)), "a lease");
     assert!(redis.tier.swap(&key, &lease, b"", 0).await.unwrap());
-    assert_eq!(redis.ttl(&name), -2, "a lease that was given back");
-    assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "and only while it is there");
+    assert_eq!(redis.ttl(&name), -2, "a lease that was released");
+    assert!(!redis.tier.swap(&key, &lease, b"", 0).await.unwrap(), "released a second time");
+
     redis.tier.get_or_lease(&key, &lease).await.unwrap();
     assert!(redis.tier.swap(&key, &lease, b"V", 90_000).await.unwrap());
     assert!((89_000..=90_000).contains(&redis.ttl(&name)), "a value");
+
     redis.tier.invalidate(&name, Some(TOMBSTONE), 1).await.unwrap();
     assert!((TOMBSTONE_TTL_MS - 1000..=TOMBSTONE_TTL_MS).contains(&redis.ttl(&name)), "a tombstone");
 }
 
 #[tokio::test]
-async fn who_asks_first_hears_from_now_on_and_who_goes_on_is_registered() {
+async fn first_poll_reads_from_now_and_later_polls_register() {
     let redis = Redis::start().await;
     let old = redis.tier.invalidate(&[7; 16], None, 1).await.unwrap();
-    let first = redis.news(None, Some("a")).await;
+    let first = redis.invalidations(None, Some("a")).await;
     assert_eq!((first.newest, first.entries.len()), (old, 0));
-    assert_eq!(redis.registered("a"), "", "who has not taken anything in yet holds nobody up");
+    assert_eq!(redis.registered("a"), "", "a process that has applied no entry yet delays no revocation");
+
     let new = redis.tier.invalidate(&[8; 16], Some(TOMBSTONE), 2).await.unwrap();
-    let second = redis.news(Some(old), Some("a")).await;
+    let second = redis.invalidations(Some(old), Some("a")).await;
     assert_eq!((second.oldest, second.newest, &second.entries[..]), (old, new, &[(new, [8; 16])][..]));
     assert_eq!(second.epoch, first.epoch, "the epoch stays");
+
     let (last, at) = redis.registered("a").split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-    assert_eq!(last, old.to_string(), "what was taken in, not what is being told");
+    assert_eq!(last, old.to_string(), "the entry that was applied, not the one being sent");
     assert!(redis.now_ms().abs_diff(at.parse().unwrap()) < 1000);
-    redis.news(Some(new), None).await;
-    assert_eq!(redis.server.cli(&["HLEN", &redis.named("acked")]).trim(), "1", "who keeps nothing does not register");
+
+    redis.invalidations(Some(new), None).await;
+    assert_eq!(
+        redis.server.cli(&["HLEN", &redis.named("acked")]).trim(),
+        "1",
+        "a process without a cache does not register"
+    );
+
     redis.server.cli(&["FLUSHALL"]);
     let flushed = redis.tier.poll_invalidations(Some(new), Some("a"), "another").await.unwrap();
     assert!(flushed.epoch.starts_with("another@") && flushed.newest == LogId::default());
 }
 
 #[tokio::test]
-async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
+async fn gap_and_full_batch_are_distinguishable() {
     let redis = Redis::settled().await;
     redis.append(1, &[1; 16]);
-    let last = redis.news(None, None).await.newest;
+    let last = redis.invalidations(None, None).await.newest;
     redis.append(INVALIDATIONS_MAX + 5, &[2; 16]);
-    let batch = redis.news(Some(last), None).await;
-    assert_eq!(
-        (batch.entries.len(), batch.oldest),
-        (INVALIDATIONS_MAX, last),
-        "as many as are told at a time, and no gap"
-    );
-    let rest = redis.news(batch.entries.last().map(|(id, _)| *id), None).await;
+    let batch = redis.invalidations(Some(last), None).await;
+    assert_eq!((batch.entries.len(), batch.oldest), (INVALIDATIONS_MAX, last), "one full batch without a gap");
+
+    let rest = redis.invalidations(batch.entries.last().map(|(id, _)| *id), None).await;
     assert_eq!((rest.entries.len(), rest.entries[4].0), (5, batch.newest));
+
     redis.server.cli(&["XTRIM", &redis.named("log"), "MAXLEN", "=", "3"]);
-    let gap = redis.news(Some(last), None).await;
+    let gap = redis.invalidations(Some(last), None).await;
     assert!(gap.oldest > last && gap.entries.len() == 3);
+
     redis.server.cli(&["DEL", &redis.named("log")]);
-    let gone = redis.news(Some(last), None).await;
+    let gone = redis.invalidations(Some(last), None).await;
     assert_eq!((gone.oldest, gone.newest, gone.entries.len()), (LogId::default(), LogId::default(), 0));
-    // Trimmed by revocations themselves, a piece at a time, and never to fewer than are told at a time.
+
+    // Revocations trim the log a piece at a time, and never to fewer entries than one batch.
     redis.append(120_000, &[3; 16]);
     redis.tier.invalidate(&[4; 16], None, 1).await.unwrap();
     let length: usize = redis.server.cli(&["XLEN", &redis.named("log")]).trim().parse().unwrap();
@@ -246,58 +262,71 @@ async fn a_gap_and_a_batch_can_be_told_from_all_there_is() {
 }
 
 #[tokio::test]
-async fn who_is_behind_is_counted_unless_it_is_silent_or_gone() {
+async fn lagging_processes_are_counted_unless_silent_or_gone() {
     let redis = Redis::settled().await;
     let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "nobody listens");
-    redis.news(Some(LogId::default()), Some("a")).await;
-    redis.news(Some(LogId::default()), Some("b")).await;
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(2), "they were told, but have not taken it in");
-    redis.news(Some(entry), Some("a")).await;
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(1));
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "no process is registered");
+
+    redis.invalidations(Some(LogId::default()), Some("a")).await;
+    redis.invalidations(Some(LogId::default()), Some("b")).await;
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(2), "the entry was sent to both, and neither has applied it");
+
+    redis.invalidations(Some(entry), Some("a")).await;
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(1));
+
     let older = LogId(entry.0, entry.1.wrapping_sub(1)).min(LogId(entry.0 - 1, u64::from(u32::MAX)));
-    redis.news(Some(older), Some("a")).await;
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(2), "just below it is behind");
-    redis.news(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
+    redis.invalidations(Some(older), Some("a")).await;
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(2), "an entry just below is lagging");
+
+    redis.invalidations(Some(LogId(entry.0, entry.1 + 1)), Some("a")).await;
     redis.tier.unregister("b").await.unwrap();
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(0), "just above it is not; b took leave");
-    redis.news(Some(LogId::default()), Some("c")).await;
-    let asked = redis.now_ms();
-    while redis.behind(entry, SETTLED).await != Some(0) {
-        assert!(redis.now_ms() < asked + 3000, "c is silent");
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(0), "an entry just above is not lagging; b has unregistered");
+
+    redis.invalidations(Some(LogId::default()), Some("c")).await;
+    let polled_at = redis.now_ms();
+    while redis.lagging(entry, SETTLED).await != Some(0) {
+        assert!(redis.now_ms() < polled_at + 3000, "c does not poll");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(redis.now_ms() >= asked + 1000, "no sooner than its fence has fallen");
+
+    assert!(redis.now_ms() >= polled_at + 1000, "before its fence has expired");
+
     redis.server.cli(&["HSET", &redis.named("acked"), "long gone", "5-0 1", "garbled", "?"]);
-    assert_eq!(redis.behind(entry, SETTLED).await, Some(0));
-    assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "forgotten");
+    assert_eq!(redis.lagging(entry, SETTLED).await, Some(0));
+    assert_eq!(redis.registered("long gone") + &redis.registered("garbled"), "", "removed");
 }
 
 #[tokio::test]
-async fn redis_that_forgot_settles_after_a_little_more_than_a_fence() {
+async fn redis_that_lost_its_epoch_settles_after_one_fence() {
     let redis = Redis::start().await;
     let entry = redis.tier.invalidate(&[1; 16], None, 1).await.unwrap();
-    assert_eq!(redis.behind(entry, SETTLED).await, None, "nobody has asked yet");
+    assert_eq!(redis.lagging(entry, SETTLED).await, None, "no process has polled yet");
+
     for round in 0..2 {
-        let epoch = redis.news(Some(entry), Some("a")).await.epoch;
+        let epoch = redis.invalidations(Some(entry), Some("a")).await.epoch;
         let born: u64 = epoch.split_once('@').unwrap().1.parse().unwrap();
         loop {
             let before = redis.now_ms();
-            let behind = redis.behind(entry, SETTLED).await;
+            let lagging = redis.lagging(entry, SETTLED).await;
             let after = redis.now_ms();
-            match behind {
+            match lagging {
                 None => assert!(before < born + 1010, "round {round}: {} ms old, not settled", before - born),
-                Some(behind) => {
+                Some(lagging) => {
                     assert!(after >= born + 1010, "round {round}: {} ms old, settled", after - born);
-                    assert_eq!(behind, 0, "a is silent by now or has seen it");
+                    assert_eq!(lagging, 0, "a does not poll any more or has applied it");
                     break;
                 }
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         redis.server.cli(&["FLUSHALL"]);
-        assert_eq!(redis.behind(entry, SETTLED).await, None, "also when it forgets between telling and asking");
+        assert_eq!(
+            redis.lagging(entry, SETTLED).await,
+            None,
+            "also when Redis is emptied between the revocation and the count"
+        );
     }
     redis.server.cli(&["SET", &redis.named("epoch"), "garbled"]);
-    assert_eq!(redis.behind(entry, SETTLED).await, None);
+
+    assert_eq!(redis.lagging(entry, SETTLED).await, None);
 }

@@ -1,4 +1,4 @@
-//! The pepper of key hashes is rotated: keys made under the old one go on, and cost nothing more.
+//! Rotation of the pepper of key hashes: keys made under the old pepper stay valid and are cached like others.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ async fn from(base: &str, tier: &str) -> f64 {
 
 const ENTRIES: &str = "ak1:";
 
-/// Takes out of Redis all that is kept there about keys.
-async fn forget(cluster: &Cluster) {
+/// Removes all entries of keys from Redis.
+async fn remove_entries(cluster: &Cluster) {
     let redis = redis::client(&RedisConfig::parse(&cluster.redis_url).unwrap(), Duration::from_secs(5)).unwrap();
     for entry in cluster.in_redis(ENTRIES).await {
         redis.del::<(), _>(entry).await.unwrap();
@@ -27,8 +27,8 @@ async fn forget(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_an_old_pepper_go_on_and_are_kept_like_others_until_it_is_taken_away() {
-    const ASKED: u32 = 50;
+async fn keys_of_an_old_pepper_are_cached_until_it_is_removed() {
+    const REQUESTS: u32 = 50;
     let mut cluster = Cluster::simulated().await;
     let (old, both) = (pepper(1), format!("{},{}", pepper(2), pepper(1)));
     cluster.set("APP_KEY_PEPPERS", &old);
@@ -41,22 +41,22 @@ async fn keys_of_an_old_pepper_go_on_and_are_kept_like_others_until_it_is_taken_
     for key in [&made_before, &made_after] {
         let client = Client::new(&base, key);
         client.get("/keys/self").await.expect(200);
-        // On a machine that stands still for a second the process believes nothing for a while.
+        // On a machine that stands still for a second the process does not use its cache for a while.
         let mut rounds = 0;
         loop {
-            forget(&cluster).await;
-            let (kept, asked) = (from(&base, "l1").await, from(&base, "redis").await + from(&base, "pg").await);
-            for _ in 0..ASKED {
+            remove_entries(&cluster).await;
+            let (kept, looked_up) = (from(&base, "l1").await, from(&base, "redis").await + from(&base, "pg").await);
+            for _ in 0..REQUESTS {
                 client.get("/keys/self").await.expect(200);
             }
-            if from(&base, "redis").await + from(&base, "pg").await == asked {
-                assert_eq!(from(&base, "l1").await, kept + f64::from(ASKED));
-                // Had it asked about the newer pepper first, the answer would be there again.
+            if from(&base, "redis").await + from(&base, "pg").await == looked_up {
+                assert_eq!(from(&base, "l1").await, kept + f64::from(REQUESTS));
+                // If the process had looked up the hash with the newer pepper first, it would have stored the result.
                 assert_eq!(cluster.in_redis(ENTRIES).await, Vec::<String>::new());
                 break;
             }
             rounds += 1;
-            assert!(rounds < 5, "the process asks again and again");
+            assert!(rounds < 5, "the process looks the key up again and again");
         }
     }
     drop(api);

@@ -1,15 +1,16 @@
-//! A suspension and keys that are made at the same moment: none is missed, and none of them waits for ever.
+//! A suspension and keys that are created at the same moment: no key is missed, and no request waits without a limit.
 
 use std::{process::Output, time::Duration};
 
 use serde_json::{Value, json};
 use tokio_postgres::Client as Sql;
 
-use crate::support::{Client, Cluster, eventually::eventually};
+use crate::support::{Client, Cluster, poll::poll_until};
 
-/// Returns once this many statements of the installation wait for a lock, `done` of them being excused.
+/// Waits until this many statements of the installation wait for a lock; `done` returns how many of them are not
+/// expected any more.
 pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
-    eventually("the others wait, or are done", Duration::from_secs(60), async || {
+    poll_until("the others wait, or are done", Duration::from_secs(60), async || {
         let waiting =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         let waiting: i64 = sql.query_one(waiting, &[]).await.unwrap().get(0);
@@ -24,8 +25,9 @@ fn suspending(cluster: &Cluster, name: &str) -> tokio::task::JoinHandle<Output> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspension_waits_for_a_key_that_is_being_made_and_changes_it_too() {
+async fn suspension_waits_for_a_key_that_is_being_created() {
     let cluster = Cluster::simulated().await;
+
     cluster.key("acme", "admin");
     let (maker, sql) = (cluster.sql().await, cluster.sql().await);
     maker
@@ -37,28 +39,31 @@ async fn a_suspension_waits_for_a_key_that_is_being_made_and_changes_it_too() {
         .unwrap();
     let suspension = suspending(&cluster, "acme");
     blocked(&sql, 1, || usize::from(suspension.is_finished())).await;
-    assert!(!suspension.is_finished(), "it has to see the key");
+
+    assert!(!suspension.is_finished(), "it did not wait for the key");
+
     maker.batch_execute("commit").await.unwrap();
     let output = suspension.await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told =
+
+    let outbox_entries =
         "select k.ver, count(o.id) from api_key k left join cache_outbox o on o.key_hash = k.key_hash and o.ver = k.ver
                 where k.name = 'late' group by k.ver";
-    let row = sql.query_one(told, &[]).await.unwrap();
+    let row = sql.query_one(outbox_entries, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
 }
 
-/// Makes a key, and uses it at once: from then on the caches know it.
+/// Creates a key and uses it at once: from then on the caches have it.
 async fn made_and_used(client: Client, path: String, body: Value) -> String {
     let key = client.post(&path, body).await.expect(201).body["key"].as_str().unwrap().to_owned();
     client.with_key(&key).get("/keys/self").await;
     key
 }
 
-/// The suspension is held up halfway, when it has looked which keys there are. Made meanwhile and used, a key that it
-/// missed would be accepted for as long as the caches keep it.
+/// The suspension is stopped halfway, when it has read which keys there are. A key created meanwhile and used would be
+/// accepted for as long as the caches keep it, if the suspension missed it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_made_or_rotated_during_a_suspension_is_refused_after_it() {
+async fn key_created_or_rotated_during_a_suspension_is_refused() {
     let cluster = Cluster::simulated().await;
     let (_api, admin) = cluster.serve();
     let operator = admin.with_key(&cluster.key("operators", "admin"));
@@ -66,7 +71,7 @@ async fn a_key_made_or_rotated_during_a_suspension_is_refused_after_it() {
     let own = admin.get("/keys/self").await.expect(200).body;
     let body = json!({"name": "k", "scopes": ["keys:read"], "tenant_id": own["tenant_id"]});
     let made = operator.post("/keys", body.clone()).await.expect(201).body;
-    // Rotated once, so that Redis knows who listens: the rotation that matters then answers at once.
+    // Rotated once, so that Redis has registered all processes: the rotation under test then returns at once.
     let path = format!("/keys/{}/rotate", made["id"].as_str().unwrap());
     let old = operator.post(&path, json!({})).await.expect(201).body["id"].as_str().unwrap().to_owned();
 

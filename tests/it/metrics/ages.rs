@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, Cluster, Postgres, eventually};
+use crate::support::{Client, Cluster, Postgres, poll_until};
 
 const AGES: [&str; 3] = ["identity_feed_age_seconds", "identity_outbox_oldest_seconds", "queue_oldest_due_seconds"];
 
@@ -22,7 +22,7 @@ async fn ages_grow_with_each_scrape_while_loops_wait_for_postgres() {
     let (_api, client) = cluster.serve();
 
     server.hang();
-    let before = eventually("all loops wait for Postgres", Duration::from_secs(60), async || {
+    let before = poll_until("all loops wait for Postgres", Duration::from_secs(60), async || {
         let ages = ages(&client).await;
         ages.iter().all(|age| *age > 2.0).then_some(ages)
     })

@@ -1,4 +1,4 @@
-//! Prometheus' text format, as far as these tests read it.
+//! A parser of Prometheus' text format, as far as these tests need it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Family {
     pub help: String,
     pub kind: String,
-    /// With their labels; a histogram's buckets, sum and count count as one.
+    /// Each series with its labels; a histogram's buckets, sum and count are one series.
     pub series: BTreeSet<String>,
 }
 
-/// The families by name.
+/// Returns the families by name.
 pub fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families = BTreeMap::<String, Family>::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// What is wrong with families as such: no help, no type.
+/// Returns which families have no help or no type.
 pub fn faults(families: &BTreeMap<String, Family>) -> Vec<String> {
     let faults = families.iter().flat_map(|(name, family)| {
         [(family.help.is_empty(), "no help"), (family.kind.is_empty(), "no type")]
@@ -50,7 +50,7 @@ pub fn faults(families: &BTreeMap<String, Family>) -> Vec<String> {
     faults.collect()
 }
 
-/// Series that were not there before.
+/// Returns the series of `after` that are not in `before`.
 pub fn new_series(before: &BTreeMap<String, Family>, after: &BTreeMap<String, Family>) -> Vec<String> {
     let known = |name: &str, labels: &str| before.get(name).is_some_and(|family| family.series.contains(labels));
     let all = after.iter().flat_map(|(name, family)| family.series.iter().map(move |labels| (name, labels)));
@@ -58,16 +58,18 @@ pub fn new_series(before: &BTreeMap<String, Family>, after: &BTreeMap<String, Fa
 }
 
 #[test]
-fn a_family_without_help_and_a_label_that_explodes_are_seen() {
+fn parser_finds_a_missing_help_and_a_growing_label() {
     let good = "# HELP a_total Counted.\n# TYPE a_total counter\na_total{x=\"1\"} 1\n\n# HELP b_seconds Timed.\n\
                 # TYPE b_seconds histogram\nb_seconds_bucket{x=\"1\",le=\"0.5\"} 1\nb_seconds_bucket{x=\"1\",le=\"+Inf\"} 1\n\
                 b_seconds_sum{x=\"1\"} 0.1\nb_seconds_count{x=\"1\"} 1\n";
     let families = parse(good);
     assert_eq!(faults(&families), [""; 0]);
     assert_eq!(families["b_seconds"].series, BTreeSet::from(["x=\"1\"".to_owned()]));
+
     let bad = parse(&good.replace("# HELP a_total Counted.\n", "").replace("# TYPE b_seconds histogram\n", ""));
     assert!(faults(&bad).contains(&"a_total: no help".to_owned()), "{bad:?}");
     assert!(faults(&bad).contains(&"b_seconds: no type".to_owned()), "{bad:?}");
+
     let more = parse(&format!("{good}a_total{{x=\"0192\"}} 1\n"));
     assert_eq!(new_series(&families, &more), ["a_total{x=\"0192\"}"]);
 }

@@ -1,5 +1,5 @@
-//! What `/metrics` of real processes shows after real work: every metric explained, none missing, no label that grows
-//! with what tenants do; and that rules and dashboard ask for nothing that is not there.
+//! Metrics of real processes after real work: every metric has a help text, none is missing, no label grows with what
+//! tenants do, and the rules and the dashboard use only metrics that exist.
 
 mod ages;
 mod exposition;
@@ -17,13 +17,13 @@ use reqwest::Method;
 use serde_json::json;
 
 use self::exposition::{Family, faults, new_series, parse};
-use crate::support::{App, Client, Cluster, client::send, env, eventually};
+use crate::support::{App, Client, Cluster, client::send, env, poll_until};
 
 const RULES: &str = "docker/prometheus/rules.yml";
 const DASHBOARD: &str = "docker/grafana/dashboards/app.json";
 
-/// An API and a worker that have done a bit of everything.
-struct ObservedCluster {
+/// An API and a worker that have done some of everything.
+struct Load {
     _api: App,
     _worker: App,
     client: Client,
@@ -31,7 +31,7 @@ struct ObservedCluster {
     cluster: Cluster,
 }
 
-impl ObservedCluster {
+impl Load {
     async fn new() -> Self {
         let cluster = Cluster::simulated().await;
         let (api, client) = cluster.serve();
@@ -40,7 +40,7 @@ impl ObservedCluster {
         Self { cluster, client, worker_base, _api: api, _worker: worker }
     }
 
-    /// A tenant's day: makes, polls, lists, errs, deletes, under names and ids that never were before.
+    /// Sends requests of all kinds under new names and ids: creates, reads, lists, fails and deletes.
     async fn walk(&self, n: usize) {
         let client = self.client.with_key(&self.cluster.key(&format!("tenant-{n}"), "admin"));
         let image = &self.cluster.image;
@@ -64,19 +64,19 @@ impl ObservedCluster {
     }
 }
 
-/// The address of a worker's own listener.
+/// Returns the address of the worker's own listener.
 fn listening(worker: &App) -> String {
     let line = worker.line("the worker's health and metrics listen");
     format!("http://{}", line.rsplit("address=").next().unwrap().trim())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
-    let observed = ObservedCluster::new().await;
+async fn metrics_have_help_and_do_not_grow_with_tenants() {
+    let load = Load::new().await;
     for n in 0..3 {
-        observed.walk(n).await;
+        load.walk(n).await;
     }
-    // Gauges are set every five seconds; then everything that these walks can show is there.
+    // Gauges are set every five seconds; after that, everything is there that these requests can produce.
     let expected = [
         "identity_l1_entries",
         "db_pool_max",
@@ -85,8 +85,8 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         "host_cpu_committed_cores",
         "process_cpu_seconds_total",
     ];
-    let before = eventually("all gauges are set", Duration::from_secs(60), async || {
-        let (api, worker) = observed.scrape().await;
+    let before = poll_until("all gauges are set", Duration::from_secs(60), async || {
+        let (api, worker) = load.scrape().await;
         let both = (parse(&api), parse(&worker));
         let has = |name: &&str| both.0.contains_key(*name) || both.1.contains_key(*name);
         expected.iter().all(has).then_some(both)
@@ -102,7 +102,10 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
             "histogram" => Kind::Histogram,
             other => panic!("{name} is a {other}"),
         };
-        assert!(kind == Some(said) || name.starts_with("process_"), "{name}, a {said:?}, is not listed as one");
+        assert!(
+            kind == Some(said) || name.starts_with("process_"),
+            "{name}, a {said:?}, is not so in the list of metrics"
+        );
     }
     for name in [
         "http_requests_total",
@@ -142,11 +145,11 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
         assert!(both.contains_key(name), "{name} is missing");
     }
 
-    // Ten times as much, and no more series. A status or an outcome may still be seen for the first time.
+    // Ten times as many requests add no series, except that a status or an outcome may occur for the first time.
     for n in 3..30 {
-        observed.walk(n).await;
+        load.walk(n).await;
     }
-    let (api, worker) = observed.scrape().await;
+    let (api, worker) = load.scrape().await;
     for (before, after) in [(&before.0, parse(&api)), (&before.1, parse(&worker))] {
         let new = new_series(before, &after);
         assert!(new.len() < 10, "27 walks brought {} series:\n{}", new.len(), new.join("\n"));
@@ -155,18 +158,18 @@ async fn every_metric_is_explained_and_none_grows_with_what_tenants_do() {
     }
 }
 
-/// What scrapes of processes at work look like to Prometheus' own checker.
+/// Scrapes of processes at work pass Prometheus' own checker.
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_finds_nothing_in_metrics_or_rules() {
-    let Some(promtool) = env::promtool("promtool_finds_nothing_in_metrics_or_rules") else { return };
-    let observed = ObservedCluster::new().await;
-    observed.walk(0).await;
-    let (api, worker) = observed.scrape().await;
+async fn promtool_accepts_metrics_and_rules() {
+    let Some(promtool) = env::promtool("promtool_accepts_metrics_and_rules") else { return };
+    let load = Load::new().await;
+    load.walk(0).await;
+    let (api, worker) = load.scrape().await;
     for text in [&api, &worker] {
         let (ok, said) = check(&promtool, &["check", "metrics"], text);
         assert!(ok && said.is_empty(), "{said}");
     }
-    // The control: it does complain.
+    // The control: the checker does report a fault.
     let (_, said) = check(&promtool, &["check", "metrics"], "# TYPE requests_count counter\nrequests_count 1\n");
     assert!(said.contains("no help text"), "{said}");
 
@@ -211,16 +214,18 @@ fn help_of_every_metric_is_a_sentence() {
     }
 }
 
-/// A name that was changed here and not there shows an empty graph, or an alarm that never rings.
+/// A name that was changed in one place only gives an empty graph, or an alarm that never fires.
 #[test]
-fn rules_and_dashboard_ask_only_for_what_is_there() {
+fn rules_and_dashboard_use_only_existing_metrics() {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let owned =
         ["http_", "identity_", "db_", "queue_", "job_", "jobs_", "instance_", "worker_", "host_", "rate_limit_"];
     let read = |path| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let (rules, dashboard) = (read(RULES), read(DASHBOARD));
     let document: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+
     assert!(document["panels"].as_array().unwrap().len() >= 10);
+
     let mut used = 0;
     for word in rules.split(|c| !is_word(c)).chain(dashboard.split(|c| !is_word(c))) {
         let is_ours = owned.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(':');
@@ -230,9 +235,10 @@ fn rules_and_dashboard_ask_only_for_what_is_there() {
         };
         assert!(!is_ours || METRICS.iter().any(is_known), "{word} is no metric");
         used += usize::from(is_ours);
-        // What a rule records must be recorded.
+        // A rule that uses a recorded series needs the rule that records it.
         let recorded = !word.contains(':') || !word.starts_with("app:") || rules.contains(&format!("record: {word}\n"));
         assert!(recorded, "{word} is recorded nowhere");
     }
+
     assert!(used > 30, "only {used} uses were found");
 }

@@ -1,4 +1,5 @@
-//! Deletes that meet something: a provision under way, no host yet, a dead host, a retry that is waiting, a job just added.
+//! Deletes that meet a provision in progress, no host yet, a dead host, a retry that is waiting, or a job that was just
+//! added.
 
 use std::time::Duration;
 
@@ -6,31 +7,31 @@ use app::core::queue::finish::Outcome;
 use serde_json::json;
 
 use super::{
-    crash::{column, step_begun},
-    lab::{QueueFixture, delete, spec},
-    ledger::leftovers,
+    crash::{column, wait_for_step},
+    fixture::{QueueFixture, delete, spec},
+    simulated_host::leftovers,
 };
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_in_the_middle_of_a_provision_cancels_it_and_leaves_nothing() {
+async fn delete_during_provision_cancels_it_and_leaves_nothing() {
     let mut cluster = Cluster::simulated().await;
-    // Two more steps of at least 1.2 s follow, and a heartbeat comes each 0.5 s.
+    // Two more steps of at least 1.2 s follow, and a heartbeat is sent every 0.5 s.
     cluster.set("SIMULATED_LATENCY_MS", 2400);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let answer = client.post("/instances", json!({"image": "web:1", "ports": [{"container": 80}]})).await.expect(202);
     let path = format!("/instances/{}", answer.instance());
-    step_begun(&client, &answer.job(), "container").await;
+    wait_for_step(&client, &answer.job(), "container").await;
     let deletion = client.delete(&path).await.expect(202);
-    // Asked for again, it is the same delete.
+    // A repeated delete returns the same job.
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
 
-    let provision = client.ended(&answer.job()).await;
+    let provision = client.wait_for_job(&answer.job()).await;
     assert_eq!(provision["status"], "cancelled", "{provision}");
     let undone = |step: &serde_json::Value| step["name"] == "undo" && step["status"] == "undone";
     assert!(provision["steps"].as_array().unwrap().iter().any(undone), "{provision}");
-    assert_eq!(client.ended(&deletion.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&deletion.job()).await["status"], "succeeded");
     assert_eq!(client.wait_for(&answer.instance(), "deleted").await["status"], "deleted");
     assert_eq!(leftovers(cluster.state.path()), Vec::<String>::new());
     let sql = cluster.sql().await;
@@ -41,9 +42,10 @@ async fn a_delete_in_the_middle_of_a_provision_cancels_it_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_before_any_host_had_it_is_done_at_once() {
+async fn delete_before_placement_completes_at_once() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let path = format!("/instances/{}", answer.instance());
     let deletion = client.delete(&path).await.expect(202);
@@ -51,16 +53,18 @@ async fn a_delete_before_any_host_had_it_is_done_at_once() {
     assert_eq!(client.get(&format!("/jobs/{}", deletion.job())).await.body["status"], "succeeded");
     assert_eq!(client.get(&format!("/jobs/{}", answer.job())).await.body["status"], "superseded");
     assert_eq!(client.delete(&path).await.expect(202).job(), deletion.job());
+
     let addresses = cluster.sql().await.query_one("select count(*) from addresses", &[]).await.unwrap();
     assert_eq!(addresses.get::<_, i64>(0), 0);
-    // A worker that comes later finds nothing to do: the same instance does not come back.
+
+    // A worker that starts later finds no job: the instance is not created again.
     let _worker = cluster.work();
     client.create_running(json!({"image": "web:1"})).await;
     assert_eq!(client.get(&path).await.body["status"], "deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
+async fn delete_on_a_dead_host_waits_until_the_host_returns() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
@@ -68,8 +72,8 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
     let id = instance["id"].as_str().unwrap();
     worker.kill();
     let deletion = client.delete(&format!("/instances/{id}")).await.expect(202);
-    // The reaper has noticed that the host is gone, and says so.
-    eventually("host_lost", Duration::from_secs(60), async || {
+    // The rescue has found that the host is gone, and sets the reason.
+    poll_until("host_lost", Duration::from_secs(60), async || {
         let instance = client.get(&format!("/instances/{id}")).await.body;
         assert_eq!(instance["status"], "deleting", "{instance}");
         (instance["status_reason"]["code"] == "host_lost").then_some(())
@@ -79,7 +83,7 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
     assert!(!leftovers(cluster.state.path()).is_empty());
     let sql = cluster.sql().await;
     let addresses = "select count(*) from addresses";
-    // Not free for others while the container may run.
+    // The address is not free for other instances while the container may run.
     assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 1);
 
     let _worker = cluster.work();
@@ -88,31 +92,35 @@ async fn a_delete_on_a_dead_host_stays_deleting_until_the_host_is_back() {
     assert_eq!(sql.query_one(addresses, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
-/// Back-off goes up to five minutes; a delete must not wait for it.
+/// The back-off grows to five minutes; a delete must not wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_fails_after_the_delete_was_accepted_is_not_tried_again_first() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    let instance = lab.create(lab.tenant, &spec(1)).await;
-    let provision = lab.claim_next(me, 1).await.remove(0);
-    let deletion = delete(&lab.db, lab.tenant, instance.id).await.unwrap().unwrap();
+async fn failed_attempt_is_not_retried_before_an_accepted_delete() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+
+    let instance = fixture.create(fixture.tenant, &spec(1)).await;
+    let provision = fixture.claim_next(worker, 1).await.remove(0);
+    let deletion = delete(&fixture.db, fixture.tenant, instance.id).await.unwrap().unwrap();
     let after = Duration::from_secs(300);
-    lab.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
-    let job = lab.job(instance.job).await;
+    fixture.finish(&provision, Outcome::Retry { after, reason: None, uses_attempt: true }).await;
+    let job = fixture.job(instance.job).await;
+
     assert_eq!(job["status"], "cancelled", "{job}");
-    let next = lab.claim_next(me, 1).await;
+
+    let next = fixture.claim_next(worker, 1).await;
     assert_eq!(next.iter().map(|job| job.lease.job).collect::<Vec<_>>(), [deletion.job]);
 }
 
-/// A statement does not see rows that came while it waited for a lock: a restart queued at that moment, with its pause.
+/// A statement does not see rows that were committed while it waited for a lock, such as a restart that is queued at
+/// that moment.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
-    let mut lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    let instance = lab.create(lab.tenant, &spec(1)).await;
-    lab.succeed(&lab.claim_next(me, 1).await[0]).await;
+async fn job_added_while_delete_waits_for_the_row_is_superseded() {
+    let mut fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    let instance = fixture.create(fixture.tenant, &spec(1)).await;
+    fixture.succeed(&fixture.claim_next(worker, 1).await[0]).await;
 
-    let mut host = lab.cluster.sql().await;
+    let mut host = fixture.cluster.sql().await;
     let transaction = host.transaction().await.unwrap();
     let id = instance.id.uuid();
     transaction.execute("update instances set next_seq = next_seq + 1 where id = $1", &[&id]).await.unwrap();
@@ -125,10 +133,10 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
         )
         .await
         .unwrap();
-    let (db, tenant) = (lab.db.clone(), lab.tenant);
+    let (db, tenant) = (fixture.db.clone(), fixture.tenant);
     let deleting = tokio::spawn(async move { delete(&db, tenant, instance.id).await });
-    let sql = &mut lab.sql;
-    eventually("the delete waiting for the row", Duration::from_secs(30), async || {
+    let sql = &mut fixture.sql;
+    poll_until("the delete waiting for the row", Duration::from_secs(30), async || {
         let query =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         (sql.query_one(query, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
@@ -137,7 +145,7 @@ async fn a_job_added_while_the_delete_waits_for_the_row_is_superseded_too() {
     transaction.commit().await.unwrap();
     let deletion = deleting.await.unwrap().unwrap().unwrap();
     let query = "select status from jobs where kind = 'start'";
-    assert_eq!(lab.sql.query_one(query, &[]).await.unwrap().get::<_, String>(0), "superseded");
-    assert_eq!(column(&lab.sql, &deletion.job.to_string(), "seq").await.as_deref(), Some("3"));
-    assert_eq!(lab.claim_next(me, 1).await[0].lease.job, deletion.job);
+    assert_eq!(fixture.sql.query_one(query, &[]).await.unwrap().get::<_, String>(0), "superseded");
+    assert_eq!(column(&fixture.sql, &deletion.job.to_string(), "seq").await.as_deref(), Some("3"));
+    assert_eq!(fixture.claim_next(worker, 1).await[0].lease.job, deletion.job);
 }

@@ -1,10 +1,10 @@
-//! Tenants take turns, on real processes: which jobs start is decided by the claim, not by the order of messages in Redis.
+//! Tenants take turns, on real processes: the claim decides which jobs start, not the order of messages in Redis.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Client, Cluster, eventually};
+use crate::support::{Client, Cluster, poll_until};
 
 const SLOTS: i64 = 4;
 
@@ -25,7 +25,7 @@ async fn job_behind_thirty_two_of_another_tenant_gets_the_next_slot() {
     for _ in 0..32 {
         post(&flood).await;
     }
-    eventually("all slots taken", Duration::from_secs(30), async || {
+    poll_until("all slots taken", Duration::from_secs(30), async || {
         let running: i64 =
             sql.query_one("select count(*) from jobs where status = 'running'", &[]).await.unwrap().get(0);
         (running == SLOTS).then_some(())
@@ -34,8 +34,8 @@ async fn job_behind_thirty_two_of_another_tenant_gets_the_next_slot() {
 
     let job = post(&other).await;
 
-    assert_eq!(other.ended(&job).await["status"], "succeeded");
-    // A claim that was under way when the job came may have taken what slots were free just then.
+    assert_eq!(other.wait_for_job(&job).await["status"], "succeeded");
+    // A claim that was running when the job was accepted may have taken the slots that were free then.
     let between = "select count(*) from jobs j, jobs o
                    where o.id::text = $1 and j.started_at > o.created_at and j.started_at < o.started_at";
     let between: i64 = sql.query_one(between, &[&job]).await.unwrap().get(0);

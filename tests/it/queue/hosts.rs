@@ -1,4 +1,4 @@
-//! What a host finds that is nobody's, and what is said of a host that is silent.
+//! Containers that belong to no instance, and hosts that send no heartbeats.
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
@@ -13,13 +13,13 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
-/// A container as the worker of a cluster's host would have made it; without a row.
-async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
+/// Creates a container as the worker of this host would, but without an instance row.
+async fn create_container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (SimulatedCompute, InstanceId) {
     let simulation = Simulation { state_dir: state_dir.to_owned(), latency: Duration::ZERO, fail_rate: 0.0, seed: 1 };
     let compute = SimulatedCompute::open(&simulation, cluster).unwrap();
-    let guest = ContainerSpec {
+    let spec = ContainerSpec {
         instance: InstanceId::new(),
         generation: 1,
         made_by: Attempt { job: JobId::new(), token: 1 },
@@ -38,13 +38,13 @@ async fn container(state_dir: &Path, cluster: ClusterId, host: HostId) -> (Simul
         mac: "02:00:00:00:00:02".into(),
         ports: Vec::new(),
     };
-    compute.create(&guest, &attachment).await.unwrap();
-    compute.start(guest.instance).await.unwrap();
-    (compute, guest.instance)
+    compute.create(&spec, &attachment).await.unwrap();
+    compute.start(spec.instance).await.unwrap();
+    (compute, spec.instance)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_of_another_cluster() {
+async fn orphan_is_removed_after_its_grace_only_in_its_cluster() {
     const GRACE: Duration = Duration::from_secs(6);
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_ORPHAN_GRACE_MS", GRACE.as_millis());
@@ -52,35 +52,35 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let host: uuid::Uuid = cluster.sql().await.query_one("select id from hosts", &[]).await.unwrap().get(0);
-    let (theirs, stranger) = container(cluster.state.path(), ClusterId::new(), host.into()).await;
-    let (_, foreign) = container(cluster.state.path(), id, HostId::new()).await;
-    // It carries this host, and its row is placed on another one.
+    let (theirs, stranger) = create_container(cluster.state.path(), ClusterId::new(), host.into()).await;
+    let (_, foreign) = create_container(cluster.state.path(), id, HostId::new()).await;
+    // The container is labelled with this host, and its row is placed on another one.
     let moved = client.create_running(json!({"image": "web:1"})).await;
     let moved: InstanceId = moved["id"].as_str().unwrap().parse().unwrap();
     let elsewhere = "with h as (insert into hosts (id, name, cpu_millis, memory_mib, labels) select gen_random_uuid(), 'h2', cpu_millis, memory_mib, labels
                                 from hosts where id = $1 returning id)
                      update instances set host_id = (select id from h) where id = $2";
     cluster.sql().await.execute(elsewhere, &[&host, &moved.uuid()]).await.unwrap();
-    let (ours, orphan) = container(cluster.state.path(), id, host.into()).await;
+    let (ours, orphan) = create_container(cluster.state.path(), id, host.into()).await;
     let created_at = ours.inspect(orphan).await.unwrap().unwrap().created_at;
     let owned = client.create_running(json!({"image": "web:1"})).await;
-    assert!(ours.inspect(orphan).await.unwrap().is_some(), "at once");
+    assert!(ours.inspect(orphan).await.unwrap().is_some(), "removed before its grace was over");
 
-    eventually("the orphan removed", Duration::from_secs(60), async || {
+    poll_until("the orphan removed", Duration::from_secs(60), async || {
         ours.inspect(orphan).await.unwrap().is_none().then_some(())
     })
     .await;
     assert!(OffsetDateTime::now_utc() - created_at >= GRACE, "before its grace was over");
-    eventually("its network released", Duration::from_secs(60), async || {
-        // That of the foreign container is in use.
+    poll_until("its network released", Duration::from_secs(60), async || {
+        // The other network is used by the foreign host's container.
         (ours.network().networks().await.unwrap().len() == 2).then_some(())
     })
     .await;
-    assert!(ours.inspect(foreign).await.unwrap().is_some(), "another host's");
-    assert!(ours.inspect(moved).await.unwrap().is_some(), "its row lives elsewhere");
+    assert!(ours.inspect(foreign).await.unwrap().is_some(), "a container of another host was removed");
+    assert!(ours.inspect(moved).await.unwrap().is_some(), "its row is placed on another host");
     let is_alarm = |line: &str| line.contains("belongs to another host") && line.contains(&moved.to_string());
     assert!(worker.log().lines().any(is_alarm), "{}", worker.log());
-    assert!(theirs.inspect(stranger).await.unwrap().is_some(), "another cluster's");
+    assert!(theirs.inspect(stranger).await.unwrap().is_some(), "a container of another cluster was removed");
     assert_eq!(theirs.network().networks().await.unwrap().len(), 1);
     let owned = owned["id"].as_str().unwrap();
     assert!(ours.inspect(owned.parse().unwrap()).await.unwrap().is_some());
@@ -88,10 +88,11 @@ async fn a_container_without_an_owner_is_removed_after_its_grace_and_never_one_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
+async fn instances_of_a_silent_host_are_unknown_until_it_returns() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
+
     let instance = client.create_running(json!({"image": "web:1"})).await;
     let id = instance["id"].as_str().unwrap();
     worker.signal(Signal::SIGSTOP);
@@ -101,6 +102,7 @@ async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
         (&json!("unknown"), &json!("host_lost")),
         "{unknown}"
     );
+
     worker.signal(Signal::SIGCONT);
     let back = client.wait_for(id, "running").await;
     assert_eq!((&back["status"], &back["status_reason"]), (&json!("running"), &json!(null)), "{back}");
@@ -108,13 +110,15 @@ async fn what_a_silent_host_runs_is_unknown_until_it_speaks_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_worker_of_the_same_name_refuses_to_start() {
+async fn second_worker_of_the_same_host_name_refuses_to_start() {
     let mut cluster = Cluster::simulated().await;
     let worker = cluster.work();
+
     let elsewhere = cluster.state.path().join("elsewhere");
     cluster.set("APP_STATE_DIR", elsewhere.display());
     let mut second = cluster.spawn("work");
     assert_ne!(second.wait().code(), Some(0));
+
     second.line("APP_HOST_NAME");
     assert!(!worker.log().contains("lease lost"));
 }

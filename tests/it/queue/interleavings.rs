@@ -1,4 +1,5 @@
-//! The machine under arbitrary interleavings of two workers, a reaper and an owner: the real statements on real Postgres.
+//! Random interleavings of two workers, the rescue and an owner who deletes, with the real statements on a real
+//! Postgres. After each step the invariants of instances, jobs and leases are checked.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,14 +20,14 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::lab::{LEASE, QueueFixture, TIMES, claim, delete, spec};
+use super::fixture::{LEASE, QueueFixture, TIMES, claim, delete, spec};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Claim {
         worker: usize,
     },
-    /// With any lease it ever had.
+    /// Sent with any lease that the worker ever had.
     Heartbeat {
         worker: usize,
         which: usize,
@@ -36,7 +37,7 @@ enum Action {
         which: usize,
         how: How,
     },
-    /// The lease ends, and somebody reaps.
+    /// The lease expires, and the rescue runs.
     Expire,
     Delete,
 }
@@ -52,7 +53,7 @@ enum How {
 
 fn action() -> impl Strategy<Value = Action> {
     let worker = 0..2usize;
-    // The newest leases are the likeliest to be alive.
+    // The newest leases are the most likely to be valid.
     let which = prop_oneof![3 => Just(0usize), 1 => 1..4usize];
     let how = prop_oneof![
         3 => Just(How::Success),
@@ -70,7 +71,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// All that is stored of one instance.
+/// Everything that is stored about one instance.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     instance: Value,
@@ -79,7 +80,7 @@ struct State {
 }
 
 struct Case<'a> {
-    lab: &'a QueueFixture,
+    fixture: &'a QueueFixture,
     workers: [WorkerIdentity; 2],
     instance: app::core::id::InstanceId,
     /// Every claim of each worker, the newest first.
@@ -88,31 +89,32 @@ struct Case<'a> {
 }
 
 #[test]
-fn no_interleaving_of_two_workers_a_reaper_and_an_owner_breaks_an_invariant() {
+fn invariants_hold_under_arbitrary_interleavings() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (lab, workers) = runtime.block_on(async {
-        let lab = QueueFixture::new().await;
-        let workers = [lab.host("h1", None).await, lab.host("h2", None).await];
-        (lab, workers)
+    let (fixture, workers) = runtime.block_on(async {
+        let fixture = QueueFixture::new().await;
+        let workers = [fixture.register_worker("h1", None).await, fixture.register_worker("h2", None).await];
+        (fixture, workers)
     });
     let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let actions = proptest::collection::vec(action(), 1..=12);
     let outcome = TestRunner::new(config).run(&actions, |actions| {
-        runtime.block_on(run(&lab, workers, &actions));
+        runtime.block_on(run(&fixture, workers, &actions));
         Ok(())
     });
     if let Err(error) = outcome {
         panic!("{error}");
     }
-    // In here: dropping the installation needs the runtime.
-    runtime.block_on(async move { drop(lab) });
+
+    // Inside the runtime, which dropping the installation needs.
+    runtime.block_on(async move { drop(fixture) });
 }
 
-async fn run(lab: &QueueFixture, workers: [WorkerIdentity; 2], actions: &[Action]) {
-    // What a failed case left must not be found by this one's claims.
-    lab.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
-    let instance = lab.create(lab.tenant, &spec(1)).await.id;
-    let mut case = Case { lab, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
+async fn run(fixture: &QueueFixture, workers: [WorkerIdentity; 2], actions: &[Action]) {
+    // Rows that a failed case left must not be found by this case's claims.
+    fixture.sql.batch_execute("delete from instances; delete from addresses").await.unwrap();
+    let instance = fixture.create(fixture.tenant, &spec(1)).await.id;
+    let mut case = Case { fixture, workers, instance, claims: [Vec::new(), Vec::new()], ended: HashMap::new() };
     for action in actions {
         case.take(*action).await;
         case.check().await;
@@ -125,7 +127,7 @@ impl Case<'_> {
         let query =
             "select to_jsonb(i), array(select to_jsonb(j) from jobs j where j.instance_id = i.id order by j.seq),
                      (select count(*) from addresses a where a.instance_id = i.id) from instances i where i.id = $1";
-        let row = self.lab.sql.query_one(query, &[&self.instance.uuid()]).await.unwrap();
+        let row = self.fixture.sql.query_one(query, &[&self.instance.uuid()]).await.unwrap();
         State { instance: row.get(0), jobs: row.get(1), addresses: row.get(2) }
     }
 
@@ -136,7 +138,7 @@ impl Case<'_> {
                 let Some(lease) = self.claims[worker].get(which).map(|claimed| claimed.lease) else { return };
                 let (before, alive) = (self.state().await, self.is_alive(lease).await);
                 let beats = [(lease, Some(vec![step_of(worker)]))];
-                let ours = heartbeat(&self.lab.db, self.workers[worker], &beats, LEASE).await.unwrap();
+                let ours = heartbeat(&self.fixture.db, self.workers[worker], &beats, LEASE).await.unwrap();
                 assert_eq!(ours.as_ref().is_some_and(|ours| ours.contains_key(&lease.job)), alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
@@ -144,7 +146,7 @@ impl Case<'_> {
                 let Some(claimed) = self.claims[worker].get(which).cloned() else { return };
                 let (before, alive) = (self.state().await, self.is_alive(claimed.lease).await);
                 let outcome = outcome(how, &claimed, &before);
-                let wrote = finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
+                let wrote = finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
                 assert_eq!(wrote, alive);
                 assert!(alive || self.state().await == before, "a lost lease wrote");
             }
@@ -153,7 +155,7 @@ impl Case<'_> {
             }
             Action::Delete => {
                 let before = self.state().await;
-                let deletion = delete(&self.lab.db, self.lab.tenant, self.instance).await.unwrap();
+                let deletion = delete(&self.fixture.db, self.fixture.tenant, self.instance).await.unwrap();
                 let deletion = deletion.unwrap();
                 if before.instance["desired"] == "deleted" {
                     assert_eq!(before.instance["job_id"], json!(deletion.job));
@@ -165,12 +167,12 @@ impl Case<'_> {
 
     async fn claim(&mut self, worker: usize) {
         let before = self.state().await;
-        let me = self.workers[worker];
-        let got = claim(&self.lab.db, me, 16).await.unwrap().jobs;
+        let identity = self.workers[worker];
+        let got = claim(&self.fixture.db, identity, 16).await.unwrap().jobs;
         assert!(got.len() <= 1);
         for claimed in got {
             let pinned = &before.instance["host_id"];
-            assert!(pinned.is_null() || *pinned == json!(me.host), "placed twice");
+            assert!(pinned.is_null() || *pinned == json!(identity.host), "an instance was placed twice");
             let unfinished = |job: &&Value| ["queued", "running"].contains(&job["status"].as_str().unwrap());
             let oldest = before.jobs.iter().find(unfinished).unwrap();
             assert_eq!((&oldest["id"], &oldest["status"]), (&json!(claimed.lease.job), &json!("queued")));
@@ -180,23 +182,24 @@ impl Case<'_> {
     }
 
     async fn expire(&self) {
-        let sql = &self.lab.sql;
-        // The hosts are alive, though nobody beats for them here.
+        let sql = &self.fixture.sql;
+        // The hosts count as alive, though no worker sends heartbeats here.
         sql.batch_execute(
             "update jobs set lease_until = now() - interval '1 s' where status = 'running'; update hosts set last_seen = now()",
         )
         .await
         .unwrap();
-        rescue::run_round(&self.lab.db, TIMES).await.unwrap();
+        rescue::run_round(&self.fixture.db, TIMES).await.unwrap();
         // The pause before the next attempt is over.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued'").await.unwrap();
     }
 
-    /// By Postgres' own word, not by what this test believes.
+    /// Reads from Postgres whether the lease is valid, independently of what the test assumes.
     async fn is_alive(&self, lease: Lease) -> bool {
         let query =
             "select count(*) from jobs where id = $1 and lease_token = $2 and lease_id = $3 and status = 'running'";
-        let row = self.lab.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
+        let row =
+            self.fixture.sql.query_one(query, &[&lease.job.uuid(), &lease.token, &lease.id.uuid()]).await.unwrap();
         row.get::<_, i64>(0) == 1
     }
 
@@ -205,22 +208,22 @@ impl Case<'_> {
         let running = state.jobs.iter().filter(|job| job["status"] == "running").count();
         assert!(running <= 1, "{state:#?}");
         assert_eq!(state.addresses, i64::from(state.instance["status"] != "deleted"), "{state:#?}");
-        // A deleted instance is a terminal thing like an ended job: whatever comes, it stays as it is.
+        // A deleted instance is final like a finished job: no later step may change it.
         let gone = (state.instance["status"] == "deleted").then_some(&state.instance);
         let ended = state.jobs.iter().filter(|job| !job["finished_at"].is_null()).chain(gone);
         for thing in ended {
             let known = self.ended.entry(thing["id"].as_str().unwrap().to_owned()).or_insert_with(|| thing.clone());
-            assert_eq!(known, thing, "something that had ended changed");
+            assert_eq!(known, thing, "something final changed");
         }
         if state.instance["desired"] == "deleted" {
             assert!(["deleting", "deleted"].contains(&state.instance["status"].as_str().unwrap()), "{state:#?}");
         }
         let unfinished = state.jobs.iter().any(|job| job["finished_at"].is_null());
         let at_rest = ["running", "failed", "deleted"].contains(&state.instance["status"].as_str().unwrap());
-        assert!(unfinished || at_rest, "nobody will ever finish it: {state:#?}");
+        assert!(unfinished || at_rest, "unfinished, and no job is left: {state:#?}");
     }
 
-    /// I1: whatever happened, workers that do their work bring it to an end.
+    /// I1: after any sequence of steps, workers that do their work bring every job to an end.
     async fn come_to_rest(&mut self) {
         for _ in 0..4 {
             if self.state().await.jobs.iter().all(|job| !job["finished_at"].is_null()) {
@@ -231,7 +234,7 @@ impl Case<'_> {
                 self.claim(worker).await;
                 let Some(claimed) = self.claims[worker].first().cloned() else { continue };
                 let outcome = outcome(How::Success, &claimed, &self.state().await);
-                finish(&self.lab.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
+                finish(&self.fixture.db, claimed.lease, claimed.kind, &outcome, &[]).await.unwrap();
                 self.check().await;
             }
         }
@@ -243,7 +246,7 @@ impl Case<'_> {
     }
 }
 
-/// What a worker would say: it gives up a delete never, and a wanted instance only for a cause.
+/// Returns what a worker would report: it never fails a delete, and fails a wanted instance only for a cause.
 fn outcome(how: How, claimed: &Claimed, state: &State) -> Outcome {
     let deletion_requested = state.instance["desired"] == "deleted" && claimed.kind != JobKind::Delete;
     let after = Duration::ZERO;

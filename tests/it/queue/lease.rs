@@ -1,4 +1,4 @@
-//! Leases kept, lost and fenced; transient failures tried again.
+//! Leases that are extended, lost and fenced, and transient failures that are retried.
 
 use std::time::{Duration, Instant};
 
@@ -8,64 +8,69 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    crash::{column, step_begun},
-    lab::{LEASE, QueueFixture, TIMES, spec},
-    ledger::{assert_exactly_once, ledger},
+    crash::{column, wait_for_step},
+    fixture::{LEASE, QueueFixture, TIMES, spec},
+    simulated_host::{assert_exactly_once, ledger},
 };
-use crate::support::{Cluster, eventually, proxy::Proxy};
+use crate::support::{Cluster, poll_until, proxy::Proxy};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_longer_than_its_lease_keeps_it() {
+async fn job_longer_than_its_lease_keeps_it() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 1400);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let started = Instant::now();
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     let instance = client.wait_for(&answer.instance(), "running").await;
     assert_eq!(instance["status"], "running", "{instance}");
     // Five steps of at least 0.7 s each.
-    assert!(started.elapsed() > LEASE, "it was short");
+    assert!(started.elapsed() > LEASE, "the job took less than a lease");
+
     let sql = cluster.sql().await;
-    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "claimed once");
+    assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("1"), "the job was claimed again");
     assert_eq!(column(&sql, &answer.job(), "crashes").await.as_deref(), Some("0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
+async fn worker_that_lost_its_lease_stops_and_writes_nothing() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 600);
     let (_api, client) = cluster.serve();
     let worker = cluster.work();
     let sql = cluster.sql().await;
+
     let answer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &answer.job(), "network").await;
-    // As if another had claimed it.
+    wait_for_step(&client, &answer.job(), "network").await;
+    // As if another worker had claimed the job.
     let query =
         "update jobs set lease_token = lease_token + 1, lease_id = gen_random_uuid(), steps = '[]' where id::text = $1";
     sql.execute(query, &[&answer.job()]).await.unwrap();
     worker.line("lease lost; stopping the attempt");
     let creates = ledger(&[cluster.state.path()]).len();
-    eventually("the lease of nobody to run out", A_WHILE, async || {
+    poll_until("the lease that no worker has to expire", POLL_TIMEOUT, async || {
         let job = client.get(&format!("/jobs/{}", answer.job())).await.body;
         if job["crashes"] == 0 {
-            assert_eq!((&job["status"], &job["steps"]), (&json!("running"), &json!([])), "it wrote: {job}");
-            assert_eq!(ledger(&[cluster.state.path()]).len(), creates, "it went on");
+            assert_eq!((&job["status"], &job["steps"]), (&json!("running"), &json!([])), "the worker wrote: {job}");
+            assert_eq!(ledger(&[cluster.state.path()]).len(), creates, "the worker went on");
             return None;
         }
         Some(())
     })
     .await;
+
     let instance = client.wait_for(&answer.instance(), "running").await;
+
     assert_eq!(instance["status"], "running", "{instance}");
     assert_exactly_once(&ledger(&[cluster.state.path()]), &answer.instance());
     assert_eq!(column(&sql, &answer.job(), "lease_token").await.as_deref(), Some("3"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_is_back() {
+async fn worker_cut_off_from_postgres_fences_itself() {
     let mut cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
@@ -76,17 +81,17 @@ async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_i
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..4).map(|_| create())).await;
     for answer in &answers {
-        step_begun(&client, &answer.job(), "network").await;
+        wait_for_step(&client, &answer.job(), "network").await;
     }
     proxy.cut();
     let cut_at = OffsetDateTime::now_utc();
-    eventually("all of them queued again", A_WHILE, async || {
+    poll_until("all of them queued again", POLL_TIMEOUT, async || {
         let row = sql.query_one("select count(*) from jobs where status = 'running'", &[]).await.unwrap();
         (row.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
-    // By then it has long stopped: after five sixths of the lease, on a busy machine a little later, but before anybody
-    // else may have the job. A worker that went on would have had three steps to go, of 0.9 s to 2.7 s each.
+    // By then the worker has stopped: it stops after five sixths of the lease, on a busy machine a little later, but
+    // before another worker may have the job. One that went on would have three steps to go, of 0.9 s to 2.7 s each.
     let state = "select jsonb_agg(jsonb_build_array(id, status, steps, lease_token) order by id) from jobs";
     let before: Value = sql.query_one(state, &[]).await.unwrap().get(0);
     worker.line("heartbeat failed");
@@ -106,31 +111,34 @@ async fn a_worker_cut_off_from_postgres_fences_itself_and_does_it_anew_when_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_instances_on_a_host_where_two_operations_in_five_fail_end_running_or_given_up() {
+async fn flaky_operations_are_retried_until_running_or_failed() {
     let mut cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
-    // Nobody listens there: it polls twice a second.
+    // Redis cannot be reached at this address, so that the worker polls twice a second.
     cluster.redis_url = format!("unix:{}/none.sock", cluster.state.path().display());
-    // One attempt in thirteen passes all five steps, so that of thirty some come through: but for once in 10^8 times.
+    // One attempt in thirteen passes all five steps, so that some of thirty succeed, except once in 10^8 runs.
     cluster.set("SIMULATED_FAIL_RATE", 0.4).set("SIMULATED_LATENCY_MS", 2).set("WORK_CONCURRENCY", 64);
     let _worker = cluster.work();
+
     let create = || async { client.post("/instances", json!({"image": "web:1"})).await.expect(202) };
     let answers = future::join_all((0..30).map(|_| create())).await;
     let sql = cluster.sql().await;
     let mut longest = 0.0f64;
-    eventually("all jobs ended", Duration::from_secs(120), async || {
+    poll_until("all jobs ended", Duration::from_secs(120), async || {
         let waits = "select max(extract(epoch from run_at - now()))::float8 from jobs where status = 'queued'";
         longest = longest.max(sql.query_one(waits, &[]).await.unwrap().get::<_, Option<f64>>(0).unwrap_or(0.0));
-        // Time flies: eight attempts take four minutes otherwise.
+        // Back-off is skipped: eight attempts take four minutes otherwise.
         sql.batch_execute("update jobs set run_at = now() where status = 'queued' and run_at > now()").await.unwrap();
         let left = sql.query_one("select count(*) from jobs where finished_at is null", &[]).await.unwrap();
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
+
     assert!(longest > 20.0, "pauses grow: {longest} s");
+
     let mut given_up = 0;
     for answer in &answers {
-        let job = client.ended(&answer.job()).await;
+        let job = client.wait_for_job(&answer.job()).await;
         let instance = client.get(&format!("/instances/{}", answer.instance())).await.body;
         match job["status"].as_str().unwrap() {
             "succeeded" => assert_eq!(instance["status"], "running", "{instance}"),
@@ -146,61 +154,65 @@ async fn thirty_instances_on_a_host_where_two_operations_in_five_fail_end_runnin
             _ => panic!("{job}"),
         }
     }
+
     assert!(given_up < 30, "none of them came through");
 }
 
-/// A boot leaves out jobs that are locked: the earlier worker is about to extend their leases. It must not go on doing so.
+/// Registering a worker skips jobs that are locked, since the earlier worker is about to extend their leases. The
+/// earlier worker must not extend them a second time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_the_next_boot_of_its_host_could_not_take_back_is_kept_for_one_lease_only() {
-    let lab = QueueFixture::new().await;
-    let earlier = lab.host("h1", None).await;
-    lab.create_many(lab.tenant, &spec(1), 2).await;
-    let jobs = lab.claim_next(earlier, 2).await;
+async fn job_not_taken_back_at_boot_is_kept_for_one_lease_only() {
+    let fixture = QueueFixture::new().await;
+    let earlier = fixture.register_worker("h1", None).await;
+    fixture.create_many(fixture.tenant, &spec(1), 2).await;
+    let jobs = fixture.claim_next(earlier, 2).await;
     let [kept, given_back] = jobs.as_slice() else { panic!("{jobs:?}") };
 
-    // The earlier worker's heartbeat is under way while the next one boots.
-    let mut beating = lab.cluster.sql().await;
+    // The earlier worker's heartbeat is in progress while the next one registers.
+    let mut beating = fixture.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     let beat = "update jobs set lease_until = now() + interval '3 s' where id = $1";
     assert_eq!(transaction.execute(beat, &[&kept.lease.job.uuid()]).await.unwrap(), 1);
-    let next = lab.host("h1", None).await;
+    let next = fixture.register_worker("h1", None).await;
     transaction.commit().await.unwrap();
-    assert_eq!(lab.job(given_back.lease.job).await["status"], "queued");
-    let job = lab.job(kept.lease.job).await;
+    assert_eq!(fixture.job(given_back.lease.job).await["status"], "queued");
+    let job = fixture.job(kept.lease.job).await;
     assert_eq!((&job["status"], &job["lease_boot"]), (&json!("running"), &json!(earlier.boot.uuid())), "{job}");
 
-    // It was the last one; when the lease is over, the job is the next worker's.
-    assert!(heartbeat(&lab.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_none());
-    assert_eq!(lab.job(kept.lease.job).await, job, "a lost lease wrote");
-    lab.sql
+    // That heartbeat was the last one; when the lease has expired, the next worker gets the job.
+    assert!(heartbeat(&fixture.db, earlier, &[(kept.lease, None)], LEASE).await.unwrap().is_none());
+    assert_eq!(fixture.job(kept.lease.job).await, job, "a lost lease wrote");
+    fixture
+        .sql
         .batch_execute("update jobs set lease_until = now() - interval '1 s' where status = 'running'")
         .await
         .unwrap();
-    assert_eq!(rescue::run_round(&lab.db, TIMES).await.unwrap().expired_leases, 1);
-    lab.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
-    let claimed = lab.claim_next(next, 2).await;
+    assert_eq!(rescue::run_round(&fixture.db, TIMES).await.unwrap().expired_leases, 1);
+    fixture.sql.batch_execute("update jobs set run_at = now()").await.unwrap();
+    let claimed = fixture.claim_next(next, 2).await;
     assert!(claimed.iter().any(|claimed| claimed.lease.job == kept.lease.job), "{claimed:?}");
-    let beats = heartbeat(&lab.db, next, &[(claimed[0].lease, None), (claimed[1].lease, None)], LEASE).await.unwrap();
+    let beats =
+        heartbeat(&fixture.db, next, &[(claimed[0].lease, None), (claimed[1].lease, None)], LEASE).await.unwrap();
     assert_eq!(beats.map(|beats| beats.len()), Some(2), "its own are extended");
 }
 
-/// Between a reaper's look and its write a heartbeat may extend the lease; the reaper must see that.
+/// Between the rescue's read and its write a heartbeat may extend the lease; the rescue must notice that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_that_comes_first_saves_the_lease_from_a_reaper_that_had_seen_it_expired() {
-    let lab = QueueFixture::new().await;
-    let me = lab.host("h1", None).await;
-    lab.create(lab.tenant, &spec(1)).await;
-    let job = lab.claim_next(me, 1).await.remove(0);
-    lab.sql.batch_execute("update jobs set lease_until = now() - interval '1 s'").await.unwrap();
+async fn heartbeat_that_commits_first_prevents_a_rescue() {
+    let fixture = QueueFixture::new().await;
+    let worker = fixture.register_worker("h1", None).await;
+    fixture.create(fixture.tenant, &spec(1)).await;
+    let job = fixture.claim_next(worker, 1).await.remove(0);
+    fixture.sql.batch_execute("update jobs set lease_until = now() - interval '1 s'").await.unwrap();
 
-    // The heartbeat's transaction is open while the reaper goes over the jobs.
-    let mut beating = lab.cluster.sql().await;
+    // The heartbeat's transaction is open while the rescue reads the jobs.
+    let mut beating = fixture.cluster.sql().await;
     let transaction = beating.transaction().await.unwrap();
     transaction.batch_execute("update jobs set lease_until = now() + interval '3 s'").await.unwrap();
-    let rescued = rescue::run_round(&lab.db, TIMES).await.unwrap();
+    let rescued = rescue::run_round(&fixture.db, TIMES).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(rescued.expired_leases, 0);
-    let beats = heartbeat(&lab.db, me, &[(job.lease, None)], LEASE).await.unwrap().unwrap();
+    let beats = heartbeat(&fixture.db, worker, &[(job.lease, None)], LEASE).await.unwrap().unwrap();
     assert!(beats.contains_key(&job.lease.job));
-    lab.finish(&job, Outcome::Succeeded { container_id: None }).await;
+    fixture.finish(&job, Outcome::Succeeded { container_id: None }).await;
 }

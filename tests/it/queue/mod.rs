@@ -1,19 +1,20 @@
-//! What the queue promises about failures, on real processes over the simulated backend; and its statements called directly.
+//! The queue under failures: some tests run real processes over the simulated backend, others call the queue's
+//! statements directly.
 
 mod budget;
 mod claim;
 mod contention;
 mod crash;
 mod delete;
-mod doorbell;
 mod drain;
 mod fairness;
+mod fixture;
 mod hosts;
 mod interleavings;
-mod lab;
 mod lease;
-mod ledger;
 mod placement;
 mod restart;
+mod simulated_host;
 mod texts;
+mod wakeups;
 mod watchdog;

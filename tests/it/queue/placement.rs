@@ -1,4 +1,4 @@
-//! Which host: by name, by label, by room; and what is said when there is none.
+//! Placement of instances by host name, by label and by capacity, and the reasons given when no host can take one.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use futures_util::future;
 use serde_json::{Value, json};
 
 use super::crash::column;
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_go_where_they_ask_and_fit_and_fail_with_each_hosts_reason_where_none_can_hold_them() {
+async fn instances_are_placed_by_request_or_fail_with_reasons() {
     let mut cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let state = cluster.state.path().to_owned();
@@ -29,7 +29,7 @@ async fn instances_go_where_they_ask_and_fit_and_fail_with_each_hosts_reason_whe
         host(json!({"host": "h1", "labels": {"zone": "a"}})),
     );
     assert_eq!([by_name, other_name, by_label, by_both], ["h2", "h1", "h2", "h1"]);
-    // Only one is large enough.
+    // Only one host is large enough.
     let large = client.create_running(json!({"image": "web:1", "memory_mib": 900})).await;
     assert_eq!(large["host"]["name"], "h2");
 
@@ -49,24 +49,25 @@ async fn instances_go_where_they_ask_and_fit_and_fail_with_each_hosts_reason_whe
         assert_eq!(instance["status_reason"]["code"], "no_capacity", "{instance}");
         let detail = instance["status_reason"]["detail"].as_str().unwrap();
         assert!(reasons.iter().all(|reason| detail.contains(reason)), "{detail}");
-        assert_eq!(client.ended(&answer.job()).await["error"]["code"], "no_capacity");
+        assert_eq!(client.wait_for_job(&answer.job()).await["error"]["code"], "no_capacity");
     }
     assert!(started.elapsed() < Duration::from_secs(45), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_fit_now_waits_for_room_and_a_host_never_holds_more_than_it_has() {
+async fn instance_that_does_not_fit_waits_for_capacity() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_HOST_MEMORY_MIB", 4 * 128);
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
     let sql = cluster.sql().await;
+
     let create = || async { client.post("/instances", json!({"image": "web:1", "memory_mib": 128})).await.instance() };
     future::join_all((0..8).map(|_| create())).await;
     let held =
         "select coalesce(sum(memory_mib), 0)::bigint from instances where host_id is not null and status <> 'deleted'";
     let mut finished = 0;
-    eventually("all eight have had their turn", Duration::from_secs(90), async || {
+    poll_until("all eight have had their turn", Duration::from_secs(90), async || {
         assert!(sql.query_one(held, &[]).await.unwrap().get::<_, i64>(0) <= 4 * 128);
         let running = "select id::text from instances where status = 'running'";
         for row in sql.query(running, &[]).await.unwrap() {
@@ -76,21 +77,25 @@ async fn what_does_not_fit_now_waits_for_room_and_a_host_never_holds_more_than_i
         (finished == 8).then_some(())
     })
     .await;
+
     let failed = sql.query_one("select count(*) from jobs where status <> 'succeeded'", &[]).await.unwrap();
+
     assert_eq!(failed.get::<_, i64>(0), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kind_that_no_worker_knows_stays_queued_while_others_run() {
+async fn job_of_unknown_kind_stays_queued_while_others_run() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
+
     let newer = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
     sql.execute("update jobs set kind = 'dance'", &[]).await.unwrap();
     let _worker = cluster.work();
     for _ in 0..3 {
         client.create_running(json!({"image": "web:1"})).await;
     }
+
     for (name, expected) in [("kind", "dance"), ("status", "queued"), ("attempt", "0")] {
         assert_eq!(column(&sql, &newer.job(), name).await.as_deref(), Some(expected));
     }

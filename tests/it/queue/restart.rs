@@ -1,4 +1,4 @@
-//! What follows when a container ends by itself: its restart policy, its pauses, and the end of patience.
+//! Containers that end by themselves: the restart policy, the growing pauses, and the limit of restarts.
 
 use std::{fs, net::Ipv4Addr, time::Duration};
 
@@ -11,20 +11,20 @@ use app::{
 };
 use serde_json::{Value, json};
 
-use super::ledger::instances_dir;
-use crate::support::{Client, Cluster, eventually};
+use super::simulated_host::instances_dir;
+use crate::support::{Client, Cluster, poll_until};
 
-const A_WHILE: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets the instance's process end.
-fn end(cluster: &Cluster, instance: &Value, exit_code: i64) {
+fn end_process(cluster: &Cluster, instance: &Value, exit_code: i64) {
     let file = instances_dir(cluster.state.path()).join(format!("{}.exit", instance["id"].as_str().unwrap()));
     fs::write(file, exit_code.to_string()).unwrap();
 }
 
-async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
+async fn wait_for_restart(client: &Client, instance: &Value, times: i64) -> Value {
     let path = format!("/instances/{}", instance["id"].as_str().unwrap());
-    eventually("running again", A_WHILE, async || {
+    poll_until("running again", POLL_TIMEOUT, async || {
         let instance = client.get(&path).await.expect(200).body;
         (instance["restart_count"] == times && instance["status"] == "running").then_some(instance)
     })
@@ -32,7 +32,7 @@ async fn restarted(client: &Client, instance: &Value, times: i64) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
+async fn restart_policy_decides_whether_an_ended_process_restarts() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
@@ -40,7 +40,7 @@ async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
     let stopped = async |instance: &Value| client.wait_for(instance["id"].as_str().unwrap(), "stopped").await;
 
     let never = run("no").await;
-    end(&cluster, &never, 3);
+    end_process(&cluster, &never, 3);
     let never = stopped(&never).await;
     assert_eq!(
         (&never["status"], &never["exit_code"], &never["restart_count"]),
@@ -49,27 +49,28 @@ async fn a_policy_decides_whether_a_process_that_ended_starts_again() {
     assert_eq!(never["status_reason"]["code"], "container_exited", "{never}");
 
     let on_failure = run("on_failure").await;
-    end(&cluster, &on_failure, 1);
-    let again = restarted(&client, &on_failure, 1).await;
+    end_process(&cluster, &on_failure, 1);
+    let again = wait_for_restart(&client, &on_failure, 1).await;
     assert_eq!(again["exit_code"], json!(null), "{again}");
-    end(&cluster, &on_failure, 0);
+    end_process(&cluster, &on_failure, 0);
     let on_failure = stopped(&on_failure).await;
     assert_eq!((&on_failure["exit_code"], &on_failure["restart_count"]), (&json!(0), &json!(1)), "{on_failure}");
 
     let always = run("always").await;
     for (times, exit_code) in [(1, 0), (2, 1), (3, 0)] {
-        end(&cluster, &always, exit_code);
-        restarted(&client, &always, times).await;
+        end_process(&cluster, &always, exit_code);
+        wait_for_restart(&client, &always, times).await;
     }
-    // It is the same container each time, and after all that it can be deleted.
+    // All restarts used the same container, and it can still be deleted.
     client.delete_fully(always["id"].as_str().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_pauses() {
+async fn crash_loop_fails_after_five_restarts_with_backoff() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let body = json!({"image": "web:1", "command": ["/bin/false"], "restart_policy": "always"});
     let id = client.post("/instances", body).await.instance();
     let instance = client.wait_for(&id, "failed").await;
@@ -79,15 +80,17 @@ async fn one_that_always_fails_is_given_up_after_five_restarts_with_growing_paus
         "{instance}"
     );
     assert_eq!((&instance["restart_count"], &instance["exit_code"]), (&json!(5), &json!(1)), "{instance}");
+
     let sql = cluster.sql().await;
     let pauses = "select extract(epoch from run_at - created_at)::float8 from jobs where kind = 'start' order by seq";
     let pauses: Vec<f64> = sql.query(pauses, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(pauses.iter().map(|pause| (pause * 10.0).round()).collect::<Vec<_>>(), [1.0, 2.0, 4.0, 8.0, 16.0]);
 }
 
-/// Failing an instance while its container runs, or before it ran, takes several crashes: one statement sets the status instead.
+/// To fail an instance while its container runs, or before it ran, takes several crashes: one statement sets the status
+/// instead.
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
+async fn failed_instance_keeps_a_stopped_container_that_ran() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("APP_RECHECK_MS", 200);
     let (_api, client) = cluster.serve();
@@ -104,14 +107,14 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
         client.create_running(json!({"image": "web:1"})).await["id"].as_str().unwrap().parse().unwrap()
     };
     let ended = client.create_running(json!({"image": "web:1"})).await;
-    end(&cluster, &ended, 3);
+    end_process(&cluster, &ended, 3);
     let ended: InstanceId =
         client.wait_for(ended["id"].as_str().unwrap(), "stopped").await["id"].as_str().unwrap().parse().unwrap();
     let (running, created) = (run().await, run().await);
 
     fail(ended).await;
     fail(running).await;
-    eventually("it is stopped", A_WHILE, async || {
+    poll_until("it is stopped", POLL_TIMEOUT, async || {
         matches!(state(running).await?, ContainerState::Exited { .. }).then_some(())
     })
     .await;
@@ -132,20 +135,24 @@ async fn failed_instance_keeps_a_container_that_ran_and_it_is_stopped() {
     let (address, mac) = (Ipv4Addr::new(10, 9, 0, 2), "02:00:00:00:00:02".to_owned());
     compute.create(&never_ran, &NetworkAttachment { network, address, mac, ports: Vec::new() }).await.unwrap();
 
-    eventually("one that never ran is removed", A_WHILE, async || state(created).await.is_none().then_some(())).await;
+    poll_until("one that never ran is removed", POLL_TIMEOUT, async || state(created).await.is_none().then_some(()))
+        .await;
     assert!(matches!(state(running).await, Some(ContainerState::Exited { .. })));
     assert_eq!(state(ended).await, Some(ContainerState::Exited { exit_code: 3, oom_killed: false }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_ends_at_once_is_a_job_that_succeeded_and_an_instance_that_stopped() {
+async fn command_that_ends_at_once_succeeds_and_stops_its_instance() {
     let cluster = Cluster::simulated().await;
     let (_api, client) = cluster.serve();
     let _worker = cluster.work();
+
     let answer = client.post("/instances", json!({"image": "web:1", "command": ["true"]})).await.expect(202);
-    assert_eq!(client.ended(&answer.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&answer.job()).await["status"], "succeeded");
+
     let stopped = client.wait_for(&answer.instance(), "stopped").await;
     assert_eq!((&stopped["status"], &stopped["exit_code"]), (&json!("stopped"), &json!(0)), "{stopped}");
+
     let sql = cluster.sql().await;
     let query = "select array_agg(kind order by id) from events where instance_id::text = $1";
     let events: Vec<String> = sql.query_one(query, &[&answer.instance()]).await.unwrap().get(0);

@@ -1,4 +1,5 @@
-//! Loops that stand still: with the whole process, which goes on, and alone, which ends it.
+//! Loops that make no progress: a worker that was suspended as a whole continues, and one whose runtime alone hangs
+//! ends itself.
 
 use std::{
     path::Path,
@@ -10,12 +11,12 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    crash::step_begun,
-    ledger::{assert_exactly_once, instances_dir, ledger},
+    crash::wait_for_step,
+    simulated_host::{assert_exactly_once, instances_dir, ledger},
 };
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, poll_until};
 
-/// A loop that stands still for this long ends the worker, at the lease of the tests.
+/// A loop without progress for this long ends the worker, at the lease that tests use.
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,12 +27,12 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     let worker = cluster.work();
     let running = client.create_running(json!({"image": "web:1"})).await;
     let cut_off = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    step_begun(&client, &cut_off.job(), "network").await;
+    wait_for_step(&client, &cut_off.job(), "network").await;
 
     worker.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
     let meanwhile = client.post("/instances", json!({"image": "web:1"})).await.expect(202);
-    eventually("a pause longer than the limit", 3 * LIMIT, async || {
+    poll_until("a pause longer than the limit", 3 * LIMIT, async || {
         (stopped.elapsed() > LIMIT + Duration::from_secs(2)).then_some(())
     })
     .await;
@@ -39,17 +40,17 @@ async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
     assert_eq!(client.get(&format!("/instances/{id}")).await.body["status"], "unknown");
     worker.signal(Signal::SIGCONT);
 
-    // What it had, what came meanwhile, and what comes now; each takes longer than a tick of the watchdog.
+    // The job from before, the one accepted meanwhile, and a new one; each takes longer than a tick of the watchdog.
     for instance in [id, &cut_off.instance(), &meanwhile.instance()] {
         assert_eq!(client.wait_for(instance, "running").await["status"], "running");
         assert_exactly_once(&ledger(&[cluster.state.path()]), instance);
     }
-    assert_eq!(client.ended(&cut_off.job()).await["crashes"], 1, "requeued while the worker was stopped");
+    assert_eq!(client.wait_for_job(&cut_off.job()).await["crashes"], 1, "requeued while the worker was stopped");
     client.create_running(json!({"image": "web:1"})).await;
     assert_eq!(worker.terminate().code(), Some(0));
 }
 
-/// Reading it never returns.
+/// Replaces the file by a FIFO: reading it never returns.
 fn replace_by_fifo(file: &Path) {
     let fifo = file.with_extension("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -59,7 +60,7 @@ fn replace_by_fifo(file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_whose_runtime_hangs_ends_with_status_70() {
     let mut cluster = Cluster::simulated().await;
-    // The runtime has one thread, and a call that never returns takes it: as a file system that hangs does.
+    // The runtime has one thread, and a call that never returns blocks it, as with a file system that hangs.
     cluster.set("TOKIO_WORKER_THREADS", 1);
     let (_api, client) = cluster.serve();
     let mut worker = cluster.work();
@@ -71,8 +72,8 @@ async fn worker_whose_runtime_hangs_ends_with_status_70() {
 
     assert_eq!(worker.wait().code(), Some(70));
     worker.line("a loop has stalled for too long; this process ends");
-    // The next one, which a supervisor would start, does what it could not.
+    // The next worker, which a supervisor would start, finishes the job.
     std::fs::remove_file(file).unwrap();
     let _worker = cluster.work();
-    assert_eq!(client.ended(&deletion.job()).await["status"], "succeeded");
+    assert_eq!(client.wait_for_job(&deletion.job()).await["status"], "succeeded");
 }

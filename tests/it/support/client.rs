@@ -1,4 +1,4 @@
-//! A client of the API as a tenant would write one.
+//! A client of the HTTP API as a tenant would write one.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ pub struct Client {
     pub key: String,
 }
 
-/// What came back.
+/// A response of the API, read completely.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub text: String,
-    /// `Null` when it is not JSON.
+    /// The body as JSON; `Null` when it is not JSON.
     pub body: Value,
 }
 
 impl Answer {
-    /// The problem's code.
+    /// Returns the code of the problem body, or an empty text.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
@@ -32,14 +32,14 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// Itself, or a panic that shows it.
+    /// Returns the response itself; panics with its body when the status differs.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text);
         self
     }
 
-    /// The 202's instance id.
+    /// Returns the id of the instance in a 202; panics with the body for any other status.
     #[track_caller]
     pub fn instance(&self) -> String {
         assert_eq!(self.status, 202, "{}", self.text);
@@ -58,17 +58,17 @@ impl Client {
         Self { http, base: base.into(), key: key.into() }
     }
 
-    /// The same API with another key.
+    /// Returns a client of the same API with another key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: key.into(), ..self.clone() }
     }
 
-    /// A request with the key, to be changed before `send`.
+    /// Returns a request with the key, which the caller may change before `send`.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).header("X-API-Key", &self.key)
     }
 
-    /// The same without a key.
+    /// Returns a request without a key.
     pub fn anonymous(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
     }
@@ -85,19 +85,19 @@ impl Client {
         send(self.request(Method::DELETE, path)).await
     }
 
-    /// Asks for an instance and answers it when it has this status, or can no longer have it.
+    /// Waits until an instance has this status, or can no longer have it, and returns the instance.
     pub async fn wait_for(&self, id: &str, status: &str) -> Value {
         self.get(&format!("/instances/{id}?wait={status}&timeout=60")).await.expect(200).body
     }
 
-    /// The job once it has ended.
-    pub async fn ended(&self, job: &str) -> Value {
+    /// Waits until the job has finished, and returns it.
+    pub async fn wait_for_job(&self, job: &str) -> Value {
         let job = self.get(&format!("/jobs/{job}?wait=true&timeout=60")).await.expect(200).body;
         assert_ne!(job["finished_at"], json!(null), "{job}");
         job
     }
 
-    /// Asks for an instance and demands that it runs.
+    /// Creates an instance and waits until it runs; panics when it does not.
     pub async fn create_running(&self, body: Value) -> Value {
         let id = self.post("/instances", body).await.instance();
         let instance = self.wait_for(&id, "running").await;
@@ -105,14 +105,14 @@ impl Client {
         instance
     }
 
-    /// Deletes an instance and demands that it is gone.
+    /// Deletes an instance and waits until it is deleted; panics when it is not.
     pub async fn delete_fully(&self, id: &str) {
         self.delete(&format!("/instances/{id}")).await.expect(202);
         assert_eq!(self.wait_for(id, "deleted").await["status"], "deleted");
     }
 }
 
-/// Sends a request and takes the whole answer.
+/// Sends a request and reads the whole response.
 pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -1,5 +1,6 @@
-//! An installation of a test's own: a database, a range of ports, a default network, a state directory; Redis and Docker
-//! are shared, where names carry the cluster's id. Dropping it removes all of that.
+//! An installation of a test's own: a database, a range of ports, a default network and a state directory. Tests share
+//! Redis and Docker, where the names of all keys and containers carry the cluster's id. Dropping a cluster removes all
+//! of it.
 
 use std::{
     process::{Command, Output},
@@ -10,46 +11,47 @@ use tempfile::TempDir;
 
 use super::{App, Client, Postgres, env};
 
-/// Tells the installations of this run apart: 60 ports and a /24 each.
+/// Numbers the installations of this run, so that each has 60 ports and a /24 of its own.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 const PORTS: u16 = 60;
 
 pub struct Cluster {
     pub database_url: String,
     pub redis_url: String,
-    /// `None`: the simulated backend.
+    /// The address of the Docker engine; `None` for the simulated backend.
     pub docker_host: Option<String>,
-    /// An image that serves a page on port 80; on the simulated backend any name.
+    /// An image that serves a page on port 80; with the simulated backend any name.
     pub image: String,
     pub state: TempDir,
     name: String,
     n: u16,
     settings: Vec<(String, String)>,
-    /// By whom the database is dropped in the end.
+    /// The URL through which `Drop` drops the database; `None` when the database's server is dropped instead.
     drop_by: Option<String>,
 }
 
 impl Cluster {
-    /// On the simulated backend.
+    /// Creates an installation on the simulated backend.
     pub async fn simulated() -> Self {
         Self::new(None, "web:1".into()).await
     }
 
-    /// On real Docker; `None`: the test named skips itself.
+    /// Creates an installation on real Docker; `None` where there is no engine, and then this test reports itself as
+    /// skipped.
     pub async fn docker(test: &str) -> Option<Self> {
         let (host, image) = env::docker(test)?;
         Some(Self::new(Some(host), image).await)
     }
 
-    /// The same with an empty database, not migrated yet.
+    /// Creates an installation with an empty database that is not migrated yet.
     pub async fn empty() -> Self {
         Self::unmigrated(&env::required("TEST_DATABASE_URL"), None, "web:1".into()).await
     }
 
-    /// On the simulated backend and a Postgres of the test's own.
+    /// Creates an installation on the simulated backend and a Postgres of the test's own.
     pub async fn on(server: &Postgres) -> Self {
         let mut cluster = Self::unmigrated(&server.url("postgres"), None, "web:1".into()).await;
-        // It goes with its server, which may be stopped by then.
+        // The database is removed with its server, which may be stopped by then.
         cluster.drop_by = None;
         cluster.run(&["migrate"]);
         cluster
@@ -80,14 +82,14 @@ impl Cluster {
         }
     }
 
-    /// A setting for all processes started from now on.
+    /// Sets a variable for all processes that are started from now on.
     pub fn set(&mut self, variable: &str, value: impl ToString) -> &mut Self {
         self.settings.retain(|(known, _)| known != variable);
         self.settings.push((variable.into(), value.to_string()));
         self
     }
 
-    /// The program with this installation's environment and no other.
+    /// Returns a command that runs the program with this installation's environment and no other variable.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
         let first_port = 10_000 + self.n * PORTS;
@@ -107,7 +109,7 @@ impl Cluster {
             ("APP_STATE_DIR", self.state.path().display().to_string()),
             ("APP_PORT_RANGE", format!("{first_port}-{}", first_port + PORTS - 1)),
             ("APP_DEFAULT_CIDR", format!("10.{}.{}.0/24", 100 + self.n / 256, self.n % 256)),
-            // A tenth of the real thing.
+            // A tenth of the production defaults, so that tests need not wait for long.
             ("APP_LEASE_MS", "3000".into()),
             ("APP_RECHECK_MS", "2000".into()),
             ("APP_RESTART_BACKOFF_MS", "100".into()),
@@ -123,7 +125,7 @@ impl Cluster {
         command
     }
 
-    /// Runs it to its end and demands success; answers standard output.
+    /// Runs the program to its end and returns standard output; panics when it fails.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output: Output = self.command(arguments).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -131,42 +133,42 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A key with one scope, of a tenant that is created when missing.
+    /// Creates a key with one scope for a tenant, which is created when it does not exist.
     pub fn key(&self, tenant: &str, scope: &str) -> String {
         let output = self.run(&["keys", "create", "--tenant", tenant, "--name", "test", "--scope", scope]);
         output.trim_end().to_owned()
     }
 
-    /// An API replica, and a client of the tenant `acme` with an admin key.
+    /// Starts an API replica, and returns it with a client of the tenant `acme` that has an admin key.
     pub fn serve(&self) -> (App, Client) {
         let api = self.spawn("serve");
         let client = Client::new(&base_url(&api), &self.key("acme", "admin"));
         (api, client)
     }
 
-    /// A worker, registered.
+    /// Starts a worker and waits until it has registered.
     pub fn work(&self) -> App {
         let worker = self.spawn("work");
         worker.line("the worker is registered");
         worker
     }
 
-    /// A process of this role, just started.
+    /// Starts a process of this role and does not wait.
     pub fn spawn(&self, role: &str) -> App {
         App::spawn(&format!("{role} of {}", self.name), self.command(&[role]))
     }
 
-    /// A connection to look behind the scenes.
+    /// Opens a connection to the installation's database, to read and change rows that the API does not show.
     pub async fn sql(&self) -> tokio_postgres::Client {
         connect(&self.database_url).await
     }
 
-    /// This installation's id.
+    /// Reads this installation's id.
     pub async fn id(&self) -> uuid::Uuid {
         self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0)
     }
 
-    /// What this installation has in Redis: names of keys that begin with `prefix` after its own.
+    /// Returns the names of this installation's Redis keys that begin with `prefix` after the cluster's own prefix.
     pub async fn in_redis(&self, prefix: &str) -> Vec<String> {
         let pattern = format!("app:{}:{prefix}*", self.id().await);
         let scan = Command::new("redis-cli").args(["-u", &self.redis_url, "--scan", "--pattern", &pattern]).output();
@@ -175,7 +177,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap().lines().map(ToOwned::to_owned).collect()
     }
 
-    /// What this installation has in Docker: containers and networks.
+    /// Returns this installation's containers, networks and volumes in Docker.
     pub async fn in_docker(&self) -> Vec<String> {
         let id = self.id().await;
         let host = self.docker_host.as_deref().expect("on Docker");
@@ -194,7 +196,7 @@ impl Cluster {
     }
 }
 
-/// Where an API listens, by its own word.
+/// Reads from an API's log the address on which it listens.
 pub fn base_url(api: &App) -> String {
     let line = api.line("the API listens");
     let address = line.rsplit("address=").next().unwrap().trim();
@@ -213,9 +215,9 @@ impl Drop for Cluster {
             }
         }
         let (Some(admin_url), name) = (self.drop_by.take(), self.name.clone()) else { return };
-        // Not `self.database_url`: a test may have put a proxy there, which is gone by now.
+        // `self.database_url` may name a proxy of the test, which is gone by now.
         let database_url = with_database(&admin_url, &name);
-        // A runtime of its own: this may run inside one.
+        // A separate thread and runtime: `drop` may run inside a runtime, which cannot block on another one.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -230,7 +232,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A killed worker leaves its lock's file.
+/// Removes the lock files that killed workers leave behind.
 fn remove_locks(cluster: &str) {
     for entry in std::fs::read_dir("/run").into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&format!("app-{cluster}-")) {
@@ -245,7 +247,7 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
-/// The same server, another database.
+/// Returns the same URL with another database.
 pub fn with_database(url: &str, database: &str) -> String {
     let (rest, query) = url.split_once('?').map_or((url, None), |(rest, query)| (rest, Some(query)));
     let (server, _) = rest.rsplit_once('/').unwrap();

@@ -1,7 +1,9 @@
-//! Between this program and a real Docker: an engine that has lost count of a network's endpoints, and a line that breaks.
+//! Proxies between this program and a real Docker engine that inject two faults: an engine that has lost count of a
+//! network's endpoints, and a connection that breaks when a container is to be started.
 //!
-//! Engines before 28.1 lose count when containers of one network come and go at once, but not when they are asked to. So the
-//! answer to the removal of a network is the one that such an engine gives; all else is the real one's.
+//! Engines before 28.1 lose count when containers of one network are created and removed concurrently, which a test
+//! cannot provoke reliably. So the proxy gives the response of such an engine when a network is removed, and passes
+//! everything else through.
 
 use std::{
     path::PathBuf,
@@ -17,65 +19,66 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// An engine that has lost count of its networks' endpoints.
-pub struct Miscounting {
+/// A proxy that behaves like an engine which has lost count of its networks' endpoints.
+pub struct MiscountingEngine {
     pub host: String,
     task: JoinHandle<()>,
 }
 
-impl Miscounting {
-    /// In front of the engine at `unix://…`.
+impl MiscountingEngine {
+    /// Starts a proxy in front of the engine at `unix://…`.
     pub async fn before(docker_host: &str) -> Self {
         let (host, task) = serve(docker_host, miscount).await;
         Self { host, task }
     }
 }
 
-impl Drop for Miscounting {
+impl Drop for MiscountingEngine {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// A line to the engine that can break just when a container is to be started.
-pub struct CutStart {
+/// A proxy that can close the connection of one request to start a container.
+pub struct DroppedStart {
     pub host: String,
     armed: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
-impl CutStart {
-    /// In front of the engine at `unix://…`.
+impl DroppedStart {
+    /// Starts a proxy in front of the engine at `unix://…`.
     pub async fn before(docker_host: &str) -> Self {
         let armed = Arc::<AtomicBool>::default();
         let cuts = armed.clone();
         let (host, task) = serve(docker_host, move |head| {
             let is_start = head.starts_with("POST ") && head.split(' ').nth(1)?.ends_with("/start");
-            // Nothing is answered, and the connection ends.
+            // The client gets an empty response, and the connection ends.
             (is_start && cuts.swap(false, Ordering::SeqCst)).then(String::new)
         })
         .await;
         Self { host, armed, task }
     }
 
-    /// The next start does not reach the engine.
+    /// Makes the next start request fail before it reaches the engine.
     pub fn arm(&self) {
         self.armed.store(true, Ordering::SeqCst);
     }
 
-    /// Whether no start was cut off since.
+    /// Returns whether no start request has failed since `arm`.
     pub fn is_armed(&self) -> bool {
         self.armed.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for CutStart {
+impl Drop for DroppedStart {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Its own address, and the task that serves it. `instead`: the answer to a request of this head, where the engine is not asked.
+/// Returns the proxy's address and the task that serves it. `instead` returns a response for the head of a request that
+/// must not reach the engine.
 async fn serve(
     docker_host: &str,
     instead: impl Fn(&str) -> Option<String> + Clone + Send + 'static,
@@ -84,7 +87,7 @@ async fn serve(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("tcp://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move {
-        // Dropped with the task, and all connections with it.
+        // The set is dropped with the task, which ends all connections.
         let mut connections = JoinSet::new();
         while let Ok((client, _)) = listener.accept().await {
             connections.spawn(answer(client, socket.clone(), instead.clone()));
@@ -93,7 +96,7 @@ async fn serve(
     (host, task)
 }
 
-/// One request: the engine is asked to close after it, so that the next one comes on its own connection.
+/// Serves one request. The header asks the engine to close the connection after it, so that each request opens its own.
 async fn answer(mut client: TcpStream, socket: PathBuf, instead: impl Fn(&str) -> Option<String>) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,10 +1,11 @@
-//! What the tests stand on: installations of their own, processes to start and kill, and a client.
+//! What all integration tests share: installations, processes that can be started and killed, proxies, and an HTTP
+//! client.
 
 pub mod client;
 pub mod cluster;
 pub mod docker_proxy;
 pub mod env;
-pub mod eventually;
+pub mod poll;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -13,8 +14,8 @@ pub mod registry;
 
 pub use client::{Answer, Client};
 pub use cluster::Cluster;
-pub use docker_proxy::{CutStart, Miscounting};
-pub use eventually::eventually;
+pub use docker_proxy::{DroppedStart, MiscountingEngine};
+pub use poll::poll_until;
 pub use postgres::Postgres;
 pub use process::App;
 pub use registry::Registry;

@@ -1,6 +1,8 @@
-//! A Postgres of a test's own, with a streaming replica where it asks for one: to be stopped, hung and started again.
+//! A Postgres server of a test's own that can be stopped, hung and started again, with a streaming replica for tests
+//! that need one.
 //!
-//! It listens on a socket in its own directory and forgets durability. Dropping it stops it and removes all of it.
+//! The server listens on a socket in its own directory and runs without fsync. Dropping it stops it and removes its
+//! files.
 
 use std::{
     os::unix::{fs::chown, process::CommandExt},
@@ -15,7 +17,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{cluster::connect, env, eventually};
+use super::{cluster::connect, env, poll_until};
 
 pub struct Postgres {
     dir: TempDir,
@@ -23,7 +25,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Initialised, not started.
+    /// Initialises a server and does not start it.
     pub fn initialised() -> Self {
         let server = Self { dir: directory(), child: None };
         let data = server.data();
@@ -31,14 +33,14 @@ impl Postgres {
         server
     }
 
-    /// A server that takes writes and can have a replica.
+    /// Starts a server that accepts writes and can have a replica.
     pub async fn primary() -> Self {
         let mut server = Self::initialised();
         server.start().await;
         server
     }
 
-    /// A streaming replica of it, started; it has all that the primary had before.
+    /// Starts a streaming replica of `primary`; it begins with everything that the primary had before.
     pub async fn replica_of(primary: &Self) -> Self {
         let mut server = Self { dir: directory(), child: None };
         let (data, from) = (server.data(), primary.socket().display().to_string());
@@ -48,22 +50,22 @@ impl Postgres {
         server
     }
 
-    /// Waits until this replica has all that its primary has now.
+    /// Waits until this replica has replayed everything that its primary has written so far.
     pub async fn catch_up_with(&self, primary: &Self) {
         let now = "select pg_current_wal_insert_lsn()::text";
         let written: String = primary.sql("postgres").await.query_one(now, &[]).await.unwrap().get(0);
         let there = format!("select coalesce(pg_last_wal_replay_lsn() >= '{written}'::pg_lsn, false)");
         let replica = self.sql("postgres").await;
-        eventually("the replica caught up", Duration::from_secs(60), async || {
+        poll_until("the replica caught up", Duration::from_secs(60), async || {
             replica.query_one(&there, &[]).await.unwrap().get::<_, bool>(0).then_some(())
         })
         .await;
     }
 
-    /// Starts it; ready when it answers.
+    /// Starts the server and waits until it accepts connections.
     pub async fn start(&mut self) {
         self.spawn();
-        eventually("postgres answers", Duration::from_secs(30), async || {
+        poll_until("postgres answers", Duration::from_secs(30), async || {
             let (client, _) = tokio_postgres::connect(&self.url("postgres"), tokio_postgres::NoTls).await.ok()?;
             drop(client);
             Some(())
@@ -71,7 +73,7 @@ impl Postgres {
         .await;
     }
 
-    /// Starts it and does not wait.
+    /// Starts the server and does not wait.
     pub fn spawn(&mut self) {
         let socket = self.socket().display().to_string();
         let mut command = self.command("postgres");
@@ -88,12 +90,12 @@ impl Postgres {
         connect(&self.url(database)).await
     }
 
-    /// Where its files are: `pg_hba.conf`, say.
+    /// Returns the path of a file in the data directory, such as `pg_hba.conf`.
     pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join("data").join(file)
     }
 
-    /// At once, as `pg_ctl stop -m immediate` does: connections are cut, nothing is written.
+    /// Stops the server as `pg_ctl stop -m immediate` does: connections are closed and nothing is written.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let pid = pid(&child);
@@ -107,7 +109,7 @@ impl Postgres {
         }
     }
 
-    /// Stops time for all its processes: connections stay open and nobody answers. `resume` lets it go on.
+    /// Suspends all processes of the server: connections stay open and get no response until `resume`.
     pub fn hang(&self) {
         self.signal_all(Signal::SIGSTOP);
     }
@@ -119,7 +121,7 @@ impl Postgres {
     fn signal_all(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
         let postmaster = pid(child);
-        // The postmaster first: it makes no more children then.
+        // The postmaster first, so that it forks no more children.
         let _ = kill(postmaster, signal);
         let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
@@ -154,7 +156,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // What is stopped in time does not hear that it should end.
+        // A suspended process would not handle the signal to stop.
         self.resume();
         self.stop();
     }
@@ -164,7 +166,7 @@ fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
 }
 
-/// Its own user's; short, since a socket's path must be.
+/// Creates a directory that belongs to the server's user. Its path is short, since the path of a socket must be.
 fn directory() -> TempDir {
     let dir = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap();
     if let (_, Some(user)) = env::postgres() {

@@ -1,4 +1,4 @@
-//! One process of this program: started, listened to, signalled, and never left behind.
+//! One process of this program: started, signalled, its log read, and always killed in the end.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A running process with its log.
+/// A running process and the lines that it has logged.
 pub struct App {
     child: Child,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
@@ -34,7 +34,7 @@ impl App {
         Self { child, log, name: name.into() }
     }
 
-    /// The first line of the log with this text; panics with the log when it does not come in time.
+    /// Waits for a log line that contains this text and returns the first one; panics with the log after a minute.
     pub fn line(&self, text: &str) -> String {
         self.line_with(&[text])
     }
@@ -53,7 +53,7 @@ impl App {
         }
     }
 
-    /// Everything logged so far.
+    /// Returns everything logged so far.
     pub fn log(&self) -> String {
         self.log.0.lock().unwrap().join("\n")
     }
@@ -66,19 +66,19 @@ impl App {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// SIGKILL, and gone.
+    /// Kills the process by SIGKILL and waits for its end.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and returns how the process ended.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.wait()
     }
 
-    /// How it ends by itself; panics when it does not within a minute.
+    /// Waits until the process ends by itself, and returns how; panics after a minute.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -96,7 +96,7 @@ impl Drop for App {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            // Another panic here would end all tests.
+            // A panic during a panic would abort all tests.
             let log = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
             let from = log.len().saturating_sub(60);
             eprintln!("---- the end of the log of {}\n{}", self.name, log[from..].join("\n"));

@@ -1,4 +1,5 @@
-//! Between this program and Postgres: counts round trips, can cut the line, and can route it to another server.
+//! A proxy between this program and Postgres that counts round trips, can close all connections, and can route them to
+//! another server.
 //!
 //! A round trip is one `ReadyForQuery` of the server: it sends one for each `Sync` or simple query of the client.
 
@@ -24,7 +25,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the server of `database_url`.
+    /// Starts a proxy in front of the server of `database_url`.
     pub async fn start(database_url: &str) -> Self {
         let config: Config = database_url.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -37,10 +38,10 @@ impl Proxy {
         let (cut, is_cut) = watch::channel(false);
         let (server, servers) = watch::channel(config);
         let task = tokio::spawn(async move {
-            // Dropped with the task, and all connections with it.
+            // The set is dropped with the task, which ends all connections.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                // Messages pass in two pieces: the second must not wait for an acknowledgement of the first.
+                // Messages are forwarded in two pieces: the second must not wait for an acknowledgement of the first.
                 client.set_nodelay(true).unwrap();
                 let (servers, counter, mut is_cut) = (servers.clone(), counter.clone(), is_cut.clone());
                 connections.spawn(async move {
@@ -54,7 +55,7 @@ impl Proxy {
         Self { url, round_trips, cut, server, task }
     }
 
-    /// Round trips so far.
+    /// Returns the number of round trips so far.
     pub fn round_trips(&self) -> u64 {
         self.round_trips.load(Ordering::SeqCst)
     }
@@ -68,8 +69,8 @@ impl Proxy {
         self.cut.send_replace(false);
     }
 
-    /// Routes new connections and open ones to the same database of another server. As behind a pooler, the client of an open
-    /// one sees nothing of it, except that the server does not know what was prepared.
+    /// Routes new connections and open ones to the same database of another server. As behind a pooler, the client of
+    /// an open connection notices nothing, except that the server does not know its prepared statements.
     pub fn route_to(&self, database_url: &str) {
         self.server.send_replace(database_url.parse().unwrap());
     }
@@ -100,7 +101,7 @@ async fn connect(config: &Config) -> Option<(Reader, Writer)> {
 
 async fn forward(client: TcpStream, mut servers: watch::Receiver<Config>, counter: Arc<AtomicU64>) -> Option<()> {
     let (mut from_client, mut to_client) = client.into_split();
-    // The first message, with user and database: a length that counts itself, and the rest.
+    // The startup message, with user and database: a length that includes itself, and the rest.
     let mut greeting = vec![0u8; 4];
     from_client.read_exact(&mut greeting).await.ok()?;
     greeting.resize(usize::try_from(u32::from_be_bytes(greeting[..].try_into().ok()?)).ok()?, 0);
@@ -110,7 +111,7 @@ async fn forward(client: TcpStream, mut servers: watch::Receiver<Config>, counte
         let config = servers.borrow_and_update().clone();
         let (mut from_server, mut to_server) = connect(&config).await?;
         to_server.write_all(&greeting).await.ok()?;
-        // The client has had its answer from the server before: of this one it goes no further than here.
+        // The client has had the startup responses of the previous server: those of this one are dropped here.
         while is_open && message(&mut from_server).await?[0] != b'Z' {}
         let down = async {
             loop {
@@ -129,7 +130,7 @@ async fn forward(client: TcpStream, mut servers: watch::Receiver<Config>, counte
     }
 }
 
-/// A message of the server: a type, a length that counts itself, and the rest.
+/// Reads a message of the server: a type, a length that includes itself, and the rest.
 async fn message(from: &mut Reader) -> Option<Vec<u8>> {
     let mut message = vec![0u8; 5];
     from.read_exact(&mut message).await.ok()?;

@@ -1,4 +1,4 @@
-//! A Redis of a test's own, to be flushed, stopped and killed.
+//! A Redis server of a test's own, to be flushed, stopped and killed.
 
 use std::process::{Child, Command, Stdio};
 
@@ -27,12 +27,12 @@ impl RedisServer {
         socket(&self.dir).into()
     }
 
-    /// Where its files are.
+    /// The directory of the server's files.
     pub fn dir(&self) -> &std::path::Path {
         self.dir.path()
     }
 
-    /// SIGKILL; `restart` brings it back on the same address.
+    /// Kills the server by SIGKILL; `restart` starts it again on the same address.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -46,7 +46,7 @@ impl RedisServer {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// Runs a command by redis-cli; answers what it prints.
+    /// Runs a command by redis-cli and returns its output.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli").args(["-s", &socket(&self.dir)]).args(arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -58,7 +58,7 @@ fn socket(dir: &TempDir) -> String {
 }
 
 fn spawn(dir: &TempDir) -> Child {
-    // A socket that a killed server left would look like a server.
+    // The loop below would take the socket file of a killed server for a running one.
     let _ = std::fs::remove_file(socket(dir));
     let child = Command::new("redis-server")
         .args(["--port", "0", "--unixsocket", &socket(dir), "--save", "", "--appendonly", "yes", "--dir"])

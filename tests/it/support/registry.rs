@@ -1,4 +1,4 @@
-//! A registry on loopback that has no image and says so in words of the test's own.
+//! An image registry on loopback that has no image, and whose error message the test chooses.
 
 use serde_json::json;
 use tokio::{
@@ -8,19 +8,19 @@ use tokio::{
 };
 
 pub struct Registry {
-    /// `127.0.0.1:port`.
+    /// The address, as `127.0.0.1:port`.
     pub address: String,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Registry {
-    /// Answers every question for an image with 404 and this message.
+    /// Starts a registry that answers every request for an image with 404 and this message.
     pub async fn refusing(message: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let body = json!({"errors": [{"code": "MANIFEST_UNKNOWN", "message": message}]}).to_string();
         let task = tokio::spawn(async move {
-            // Dropped with the task, and all connections with it.
+            // The set is dropped with the task, which ends all connections.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 connections.spawn(answer(client, body.clone()));
@@ -36,7 +36,7 @@ impl Drop for Registry {
     }
 }
 
-/// One request per connection. `None`: the client went away.
+/// Serves one request per connection. `None`: the client closed it.
 async fn answer(mut client: TcpStream, refusal: String) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,4 @@
-//! A process that should end by itself, and soon.
+//! Runs a process that should end by itself, and soon.
 
 use std::{
     io::Read,
@@ -6,18 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How a process ended.
+/// The result of a process that has ended.
 #[derive(Debug)]
-pub struct Ended {
-    /// `None`: by a signal.
+pub struct Exited {
+    /// The exit code; `None` when a signal ended the process.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     pub took: Duration,
 }
 
-impl Ended {
-    /// Its only line on standard error; panics when there are others.
+impl Exited {
+    /// Returns the only line on standard error; panics when there are others.
     #[track_caller]
     pub fn line(&self) -> &str {
         assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
@@ -32,9 +32,9 @@ impl Ended {
     }
 }
 
-/// Runs it to its end; panics with what it said when that is not `within`.
+/// Runs the command to its end; panics with its output when it takes longer than `within`.
 #[track_caller]
-pub fn ended(mut command: Command, within: Duration) -> Ended {
+pub fn run_to_exit(mut command: Command, within: Duration) -> Exited {
     let started = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -54,7 +54,7 @@ pub fn ended(mut command: Command, within: Duration) -> Ended {
     let took = started.elapsed();
     let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     let Some(status) = status else { panic!("{command:?} did not end within {within:?}:\n{stdout}\n{stderr}") };
-    Ended { code: status.code(), stdout, stderr, took }
+    Exited { code: status.code(), stdout, stderr, took }
 }
 
 fn read(from: &mut impl Read) -> String {

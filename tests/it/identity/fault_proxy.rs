@@ -1,5 +1,6 @@
-//! A line to a server that can be long (bytes take their time), held (they stay where they are), cut (connections end, new
-//! ones too) and lose connections (these are held for ever, new ones are well).
+//! A proxy to a server with four modes: it forwards bytes, delays them, stalls (bytes stay where they are), or is cut
+//! (connections end, and new ones too). It can also lose its open connections: these stall without a limit while new
+//! ones work.
 
 use std::{
     path::PathBuf,
@@ -21,13 +22,13 @@ use tokio_postgres::config::{Config, Host};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Open,
-    /// Bytes travel that long, each way; more while others are on their way.
-    Long(Duration),
-    Held,
+    /// Bytes are delayed by this much in each direction, and by more while others are being forwarded.
+    Delayed(Duration),
+    Stalled,
     Cut,
 }
 
-pub struct Line {
+pub struct FaultProxy {
     pub port: u16,
     state: watch::Sender<State>,
     connections: Arc<AtomicUsize>,
@@ -37,12 +38,12 @@ pub struct Line {
 #[derive(Clone, Copy)]
 struct State {
     mode: Mode,
-    /// So many of the first connections are lost.
+    /// The number of the first connections that are lost.
     lost: usize,
 }
 
-impl Line {
-    /// To a server's socket in the file system.
+impl FaultProxy {
+    /// Starts a proxy to a server's socket in the file system.
     pub async fn to(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -50,7 +51,7 @@ impl Line {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
         let task = tokio::spawn(async move {
-            // Dropped with the task, and all connections with it.
+            // The set is dropped with the task, which ends all connections.
             let mut carried = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let n = count.fetch_add(1, Ordering::SeqCst);
@@ -60,28 +61,28 @@ impl Line {
         Self { port, state, connections, task }
     }
 
-    /// To the Postgres of a URL, and the URL of this line.
+    /// Starts a proxy to the Postgres of a URL, and returns it with the URL of the proxy.
     pub async fn to_postgres(url: &str) -> (Self, String) {
         let config: Config = url.parse().unwrap();
         let port = config.get_ports().first().copied().unwrap_or(5432);
         let Host::Unix(directory) = &config.get_hosts()[0] else { panic!("the tests' Postgres has a socket") };
-        let line = Self::to(directory.join(format!(".s.PGSQL.{port}"))).await;
+        let proxy = Self::to(directory.join(format!(".s.PGSQL.{port}"))).await;
         let (user, database) = (config.get_user().unwrap(), config.get_dbname().unwrap());
-        let url = format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", line.port);
-        (line, url)
+        let url = format!("postgresql://{user}@127.0.0.1:{}/{database}?sslmode=disable", proxy.port);
+        (proxy, url)
     }
 
     pub fn set(&self, mode: Mode) {
         self.state.send_modify(|state| state.mode = mode);
     }
 
-    /// Connections of which nobody hears again, as of a network that forgot them.
+    /// Loses the open connections: they stay open and forward nothing any more, as in a network that forgot them.
     pub fn lose(&self) {
         self.state.send_modify(|state| state.lost = self.connections.load(Ordering::SeqCst));
     }
 }
 
-impl Drop for Line {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -111,11 +112,11 @@ async fn pump(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
-        if read == 0 || state.wait_for(|state| state.mode != Mode::Held && n >= state.lost).await.is_err() {
+        if read == 0 || state.wait_for(|state| state.mode != Mode::Stalled && n >= state.lost).await.is_err() {
             return Ok(());
         }
         let mode = state.borrow().mode;
-        if let Mode::Long(time) = mode {
+        if let Mode::Delayed(time) = mode {
             tokio::time::sleep(time).await;
         }
         to.write_all(&buffer[..read]).await?;

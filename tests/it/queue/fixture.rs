@@ -1,4 +1,4 @@
-//! An installation without processes: the protocol's statements are called from the test itself.
+//! An installation without processes: tests call the statements of the queue directly.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl QueueFixture {
         Self { cluster, db, sql, tenant }
     }
 
-    /// An accepted request for an instance.
+    /// Creates an instance, and with it its provision job.
     pub async fn create(&self, tenant: TenantId, spec: &InstanceSpec) -> InstanceRecord {
         create(&self.db, tenant, spec).await.unwrap()
     }
@@ -58,16 +58,16 @@ impl QueueFixture {
         futures_util::future::join_all((0..count).map(|_| self.create(tenant, spec))).await
     }
 
-    /// A worker of 16 slots that has registered.
-    pub async fn host(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
-        register(&self.db, name, memory_mib).await
+    /// Registers a worker with 16 slots.
+    pub async fn register_worker(&self, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
+        register_worker(&self.db, name, memory_mib).await
     }
 
     pub async fn claim_next(&self, me: WorkerIdentity, free: usize) -> Vec<Claimed> {
         claim(&self.db, me, free).await.unwrap().jobs
     }
 
-    /// Demands that the lease still held.
+    /// Finishes the job; panics when the lease was lost.
     pub async fn finish(&self, job: &Claimed, outcome: Outcome) {
         assert!(finish::finish(&self.db, job.lease, job.kind, &outcome, &[]).await.unwrap());
     }
@@ -90,9 +90,9 @@ pub async fn tenant(db: &DualDb, name: &str) -> TenantId {
     tenants::store::ensure(db, name, "10.0.0.0/16".parse().unwrap()).await.unwrap().id
 }
 
-pub async fn register(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
+pub async fn register_worker(db: &DualDb, name: &str, memory_mib: Option<i64>) -> WorkerIdentity {
     let spec = HostSpec { name: name.into(), address: None, labels: [].into(), cpu_millis: None, memory_mib };
-    let process = ProcessInfo { machine_id: "lab".into(), pid: 1, version: "0", slots: 16 };
+    let process = ProcessInfo { machine_id: "fixture".into(), pid: 1, version: "0", slots: 16 };
     workers::register_worker(db, &spec, &process, Duration::ZERO, |_| false).await.unwrap().0
 }
 

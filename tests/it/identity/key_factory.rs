@@ -1,4 +1,4 @@
-//! Keys by the thousand: made with the installation's own secrets and put into Postgres at once.
+//! Creates thousands of keys at once with the installation's own secrets, by one statement.
 
 use app::{
     config::secrets::{KeySecrets, Versioned},
@@ -10,15 +10,15 @@ use uuid::Uuid;
 
 use crate::support::Cluster;
 
-/// A key, and where Redis keeps it.
-pub struct Minted {
+/// A key, and the name of its entry in Redis.
+pub struct TestKey {
     pub id: Uuid,
     pub text: String,
     pub redis_key: String,
     pub hash: Vec<u8>,
 }
 
-/// Makes keys of one installation.
+/// Creates keys of one installation.
 pub struct KeyFactory {
     ring: KeyRing,
     sql: tokio_postgres::Client,
@@ -32,15 +32,15 @@ impl KeyFactory {
         Self { ring: KeyRing::new(&secrets(cluster)), sql, cluster: id }
     }
 
-    /// A new tenant.
-    pub async fn tenant(&self, name: &str) -> Uuid {
+    /// Creates a tenant.
+    pub async fn create_tenant(&self, name: &str) -> Uuid {
         let id = Uuid::now_v7();
         self.sql.execute("insert into tenants (id, name) values ($1, $2)", &[&id, &name]).await.unwrap();
         id
     }
 
-    /// New keys of a tenant; `life`: seconds until they expire.
-    pub async fn keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<Minted> {
+    /// Creates keys of a tenant, which expire after `life` seconds.
+    pub async fn create_keys(&self, n: usize, tenant: Uuid, scopes: &[&str], life: Option<f64>) -> Vec<TestKey> {
         let new: Vec<NewKey> = (0..n).map(|_| self.new_key()).collect();
         let ids: Vec<Uuid> = new.iter().map(|_| Uuid::now_v7()).collect();
         let hashes: Vec<&[u8]> = new.iter().map(|key| key.hash.as_slice()).collect();
@@ -54,21 +54,21 @@ impl KeyFactory {
             )
             .await
             .unwrap();
-        new.into_iter().zip(ids).map(|(key, id)| self.minted(&key, id)).collect()
+        new.into_iter().zip(ids).map(|(key, id)| self.test_key(&key, id)).collect()
     }
 
-    /// Well-formed and tagged by us, and in no table.
-    pub fn unknown(&self) -> Minted {
-        self.minted(&self.new_key(), Uuid::now_v7())
+    /// Returns a well-formed key with a valid tag that is in no table.
+    pub fn unknown_key(&self) -> TestKey {
+        self.test_key(&self.new_key(), Uuid::now_v7())
     }
 
     fn new_key(&self) -> NewKey {
         self.ring.generate(KeyEnv::Live, getrandom::fill).unwrap()
     }
 
-    fn minted(&self, key: &NewKey, id: Uuid) -> Minted {
+    fn test_key(&self, key: &NewKey, id: Uuid) -> TestKey {
         let name = BASE64URL_NOPAD.encode(&key.hash[..16]);
-        Minted {
+        TestKey {
             id,
             text: key.text.expose_secret().to_owned(),
             redis_key: format!("app:{}:ak1:{name}", self.cluster),
@@ -76,22 +76,22 @@ impl KeyFactory {
         }
     }
 
-    /// Returns when the key has expired by Postgres' clock.
-    pub async fn expired(&self, key: &Minted) {
+    /// Waits until the key has expired by Postgres' clock.
+    pub async fn wait_until_expired(&self, key: &TestKey) {
         let sleep = "select pg_sleep(greatest(0, extract(epoch from expires_at - clock_timestamp()))::float8)
                      from api_key where id = $1";
         self.sql.query(sleep, &[&key.id]).await.unwrap();
         while !self.has_expired(key).await {}
     }
 
-    /// By Postgres' clock.
-    pub async fn has_expired(&self, key: &Minted) -> bool {
+    /// Returns whether the key has expired by Postgres' clock.
+    pub async fn has_expired(&self, key: &TestKey) -> bool {
         let past = "select expires_at <= clock_timestamp() from api_key where id = $1";
         self.sql.query_one(past, &[&key.id]).await.unwrap().get(0)
     }
 }
 
-/// The installation's own, made if they are missing.
+/// Reads the installation's own secrets, and creates them when they are missing.
 pub fn secrets(cluster: &Cluster) -> KeySecrets {
     cluster.run(&["secrets", "init"]);
     let secret = |file: &str| {
@@ -103,7 +103,7 @@ pub fn secrets(cluster: &Cluster) -> KeySecrets {
     KeySecrets { peppers: secret("key-peppers"), tags: secret("key-tag-secrets"), cache: secret("cache-secrets") }
 }
 
-/// A ring of somebody else: its keys have the right form and a wrong tag.
+/// Returns a key ring with other secrets: its keys have the right form and a wrong tag.
 pub fn forger() -> KeyRing {
     let secret = || vec![Versioned { version: 1, secret: vec![9; 32].into() }];
     KeyRing::new(&KeySecrets { peppers: secret(), tags: secret(), cache: secret() })

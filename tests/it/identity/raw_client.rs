@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection that is kept, and costs the test little: it has to ask faster than the server answers.
+//! An HTTP client with one HTTP/1.1 connection that is kept alive. It uses little processor time: it has to send
+//! requests faster than the server answers.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub struct RawClient {
     buffer: Vec<u8>,
 }
 
-/// What came back.
+/// A response, read completely.
 pub struct Reply {
     pub status: u16,
     head: String,
@@ -22,18 +23,18 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// `Null` when it is not JSON.
+    /// The body as JSON; `Null` when it is not JSON.
     pub fn body(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// A header, by its name in lower case.
+    /// Returns a header by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 
-    /// Itself, or a panic that shows it.
+    /// Returns the response itself; panics with its text when the status differs.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}{}", self.head, String::from_utf8_lossy(&self.body));
@@ -42,8 +43,8 @@ impl Reply {
 }
 
 impl RawClient {
-    /// To `http://HOST:PORT`.
-    pub async fn open(base: &str) -> Self {
+    /// Connects to `http://HOST:PORT`.
+    pub async fn connect(base: &str) -> Self {
         let address = base.strip_prefix("http://").unwrap().to_owned();
         let stream = TcpStream::connect(&address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -51,10 +52,10 @@ impl RawClient {
     }
 
     pub async fn get(&mut self, path: &str, key: &str) -> Reply {
-        self.ask("GET", path, key, None).await
+        self.send("GET", path, key, None).await
     }
 
-    pub async fn ask(&mut self, method: &str, path: &str, key: &str, body: Option<&Value>) -> Reply {
+    pub async fn send(&mut self, method: &str, path: &str, key: &str, body: Option<&Value>) -> Reply {
         let body = body.map(Value::to_string);
         let length = body.as_ref().map_or(0, String::len);
         let kind = if body.is_some() { "Content-Type: application/json\r\n" } else { "" };
@@ -63,11 +64,11 @@ impl RawClient {
             self.address,
             body.unwrap_or_default()
         );
-        let asked = async {
+        let exchange = async {
             self.stream.write_all(request.as_bytes()).await?;
             self.read().await
         };
-        tokio::time::timeout(Duration::from_secs(60), asked).await.expect("an answer within a minute").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("a response within a minute").unwrap()
     }
 
     async fn read(&mut self) -> std::io::Result<Reply> {

@@ -1,11 +1,12 @@
-//! What simulated hosts did, by their ledgers: effective creates, starts and removals with instance, generation and token.
+//! Reads the ledgers of simulated hosts, which list all effective creates, starts and removals of containers, and the
+//! files that the hosts left.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// One effective operation.
+/// One operation that had an effect.
 #[derive(Debug)]
 pub struct Entry {
     pub at: OffsetDateTime,
@@ -14,7 +15,7 @@ pub struct Entry {
     pub generation: i64,
 }
 
-/// The ledgers of all clusters under these state directories, in the order of time.
+/// Reads the ledgers of all clusters under these state directories, sorted by time.
 pub fn ledger(state_dirs: &[&Path]) -> Vec<Entry> {
     let mut entries: Vec<Entry> = state_dirs
         .iter()
@@ -42,7 +43,8 @@ fn entry(line: &str) -> Entry {
     }
 }
 
-/// I2 and I4 for one instance: never two containers over all hosts, and of each generation one effective create.
+/// Asserts I2 and I4 for one instance: never two containers over all hosts, and one effective create of each
+/// generation.
 #[track_caller]
 pub fn assert_exactly_once(ledger: &[Entry], instance: &str) {
     let of_it: Vec<&Entry> = ledger.iter().filter(|entry| entry.instance == instance).collect();
@@ -63,7 +65,7 @@ pub fn assert_exactly_once(ledger: &[Entry], instance: &str) {
     assert!(creates.values().all(|n| *n == 1), "created more than once: {of_it:#?}");
 }
 
-/// Names of what is left of containers and networks under a state directory.
+/// Returns the names of containers and networks that are left under a state directory.
 pub fn leftovers(state_dir: &Path) -> Vec<String> {
     let mut left = Vec::new();
     for cluster in clusters(state_dir) {
@@ -75,7 +77,7 @@ pub fn leftovers(state_dir: &Path) -> Vec<String> {
     left
 }
 
-/// The directory where a simulated host keeps this cluster's containers.
+/// Returns the directory where a simulated host keeps this cluster's containers.
 pub fn instances_dir(state_dir: &Path) -> std::path::PathBuf {
     let clusters = clusters(state_dir);
     assert_eq!(clusters.len(), 1, "{clusters:?}");
