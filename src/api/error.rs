@@ -1,8 +1,8 @@
 //! Translates the errors of `core` into problems for clients: one table, exhaustive, so that a new error does not compile
 //! without an answer.
 //!
-//! A problem says what is wrong with the request, or whether and when to repeat it. What Postgres or Redis said is logged
-//! here, once, on a line that carries the request's id, and is never sent.
+//! A problem says what is wrong with the request, or whether and when to repeat it. The error text of Postgres or Redis
+//! is logged here, once, on a line that carries the request's id, and is never sent.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::{
     http::problem::{Code, Problem, ProblemBody},
 };
 
-/// Why a handler did not succeed.
+/// The error of a handler.
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// A problem that the handler found in the request.

@@ -1,8 +1,8 @@
 //! `/health/live` and `/health/ready`, for supervisors and load balancers.
 //!
-//! Liveness says only that the process answers. Readiness is 200 while requests can be served, which needs the primary; a
-//! missing replica or Redis makes requests slower and is reported as `degraded`, also with 200. From the request to stop on,
-//! readiness is 503, so that a load balancer sends no new requests while those in flight finish.
+//! Liveness says only that the process answers. Readiness is 200 while requests can be served, which needs the primary;
+//! a missing replica or Redis makes requests slower and is reported as `degraded`, also with 200. Once a stop was
+//! requested, readiness is 503, so that a load balancer sends no new requests while those in flight finish.
 
 use actix_web::{HttpResponse, http::header, web};
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub struct Live {
     status: LiveStatus,
 }
 
-/// The only answer of a process that answers.
+/// The status of a process that answers; there is no other one.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LiveStatus {
@@ -49,7 +49,7 @@ pub enum ReadyStatus {
     Degraded,
     /// The primary does not answer or takes no writes.
     Unavailable,
-    /// The process was asked to stop.
+    /// A stop of the process was requested.
     Stopping,
 }
 

@@ -6,8 +6,8 @@
 //!
 //! The pepper makes a stolen table of hashes useless. The tag secret lets the API refuse a forged key without a lookup.
 //! The cache secret authenticates entries in Redis, so that access to Redis does not allow making a key. To rotate a
-//! secret, put the new version first, and keep the old one for as long as keys made under it live (five minutes for the
-//! cache).
+//! secret, put the new version first, and keep the old one for as long as keys made under it are in use (five minutes
+//! for the cache).
 
 use std::{
     fs,

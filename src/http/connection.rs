@@ -1,11 +1,12 @@
 //! Decides when a connection to a client is closed, and guarantees that a response with `Connection: close` is the last one
 //! that is sent and acted on.
 //!
-//! actix alone does not guarantee it, because it decodes further input while a request is answered. It says `close` when a
-//! response is ready before the request's body was received; if the rest of the body arrives while the response is being
-//! sent, the next request is served all the same. The client, which has seen `close`, cannot know whether that request had
-//! an effect, and a proxy may take the rest of the body for a request. So this middleware marks the connection as closing,
-//! and a request that is decoded after the last one is dropped without being handled (RFC 9112, 9.6).
+//! actix alone does not guarantee it, because it decodes further input while a request is answered. It says `close`
+//! when a response is ready before the request's body was received; if the rest of the body arrives while the response
+//! is being sent, the next request is served all the same. The client, which has received `close`, cannot tell whether
+//! that request had an effect, and a proxy may take the rest of the body for a request. So this middleware marks the
+//! connection as closing, and a request that is decoded after the last one is dropped without being handled (RFC 9112,
+//! 9.6).
 //!
 //! A request is the last of its connection when it says `Connection: close`, when it offers an upgrade (none is accepted,
 //! and actix would read what follows as another protocol), and when its response is ready before its body was received.

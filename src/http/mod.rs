@@ -1,8 +1,8 @@
-//! What every HTTP listener of this program shares: limits, request ids, logs and metrics of requests, problem+json, and
-//! strict readers of queries, JSON bodies and times.
+//! The parts that all HTTP listeners of this program share: limits, request ids, logs and metrics of requests,
+//! problem+json, and strict readers of queries, JSON bodies and times.
 //!
-//! Every response carries `X-Request-Id`; every error, a panic included, is a problem of the closed code set; and neither a
-//! slow client nor a huge body holds a thread. Nothing here knows tenants or instances.
+//! Every response carries `X-Request-Id`; every error, a panic included, is a problem of the closed code set; and
+//! neither a slow client nor a huge body holds a thread. Nothing here depends on tenants or instances.
 
 pub mod body;
 pub mod connection;

@@ -1,8 +1,8 @@
 //! Errors as problem details (RFC 9457), of a closed set of codes.
 //!
-//! `code` is what a program reads: `docs/api.md` lists all codes, and one is never removed or reused. `title` is fixed for
-//! each code, and nginx.conf repeats the titles of those that nginx answers itself (a test compares them). `detail` says what
-//! is wrong with this request, in terms of HTTP and of the API; it never quotes what Postgres, Redis or Docker said.
+//! `code` is what a program reads: `docs/api.md` lists all codes, and one is never removed or reused. `title` is fixed
+//! for each code, and nginx.conf repeats the titles of those that nginx answers itself (a test compares them). `detail`
+//! says what is wrong with this request, in terms of HTTP and of the API; it never quotes Postgres, Redis or Docker.
 //! `validation_failed` also has `errors`, one for each thing that is wrong, with its place. This is our own code since
 //! the crates for problem details have neither a closed set of codes nor bounds for what they quote.
 
