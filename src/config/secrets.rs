@@ -157,8 +157,8 @@ fn read_or_generate(path: &Path, variable: &'static str) -> Result<(SecretString
     fs::read_to_string(path).map(|text| (SecretString::from(text), created)).map_err(wrong)
 }
 
-/// Writes a file of one line unless it exists (`false`). Of several processes at once, one writes it, and none reads a
-/// part of it.
+/// Writes a file of one line, and returns `false` without writing when the file exists. Of several processes at once,
+/// one writes it, and none reads a part of it.
 ///
 /// # Errors
 /// The I/O error of the file or its directory.

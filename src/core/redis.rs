@@ -42,10 +42,10 @@ pub enum RedisError {
     /// The server did not answer in time.
     #[error("no answer in time")]
     Timeout,
-    /// The server is older than 7.0; with its version.
+    /// The server is older than 7.0; the value is its version.
     #[error("REDIS_URL: the server is Redis {0}; 7.0 or later is needed (BLMPOP)")]
     TooOld(String),
-    /// The server removes entries when its memory is full; with its policy.
+    /// The server removes entries when its memory is full; the value is its `maxmemory-policy`.
     #[error(
         "REDIS_URL: the server's maxmemory-policy is {0}; it must be noeviction, or entries vanish: redis-cli config set \
          maxmemory-policy noeviction"

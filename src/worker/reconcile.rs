@@ -44,7 +44,7 @@ pub(super) async fn run(worker: &Arc<ProvisionWorker>, mut requested: mpsc::Unbo
         loop {
             tokio::select! {
                 change = changes.next() => match change {
-                    // The active job caused it, or will request a comparison when it has ended.
+                    // The active job caused the change, or requests a comparison at its own end.
                     Some(Ok(change)) if worker.leases.has_job_of(change.instance) => {}
                     Some(Ok(change)) => reconcile(worker, change.instance).await,
                     Some(Err(error)) => {
