@@ -34,7 +34,7 @@ use crate::{
 #[derive(Parser, Debug)]
 #[command(name = "app", version, max_term_width = 110, hide_possible_values = true)]
 pub struct Cli {
-    /// What every subcommand takes.
+    /// The options of every subcommand.
     #[command(flatten)]
     pub environment: EnvironmentArgs,
     /// The subcommand.
@@ -110,10 +110,10 @@ pub struct ServeArgs {
     /// The secrets behind API keys.
     #[command(flatten)]
     pub secrets: SecretArgs,
-    /// How keys are checked.
+    /// The caching and the rate limits of keys.
     #[command(flatten)]
     pub identity: IdentityArgs,
-    /// Where this host keeps its files.
+    /// The directory of this host's files.
     #[command(flatten)]
     pub state: StateDirArgs,
     /// The lease of jobs, which every process rescues when it has expired.
@@ -133,7 +133,7 @@ pub struct WorkArgs {
     /// The worker.
     #[command(flatten)]
     pub worker: WorkerArgs,
-    /// What runs the containers.
+    /// The backends that run the containers.
     #[command(flatten)]
     pub backend: BackendArgs,
 }
@@ -156,13 +156,13 @@ pub struct DevArgs {
     /// The secrets behind API keys.
     #[command(flatten)]
     pub secrets: SecretArgs,
-    /// How keys are checked.
+    /// The caching and the rate limits of keys.
     #[command(flatten)]
     pub identity: IdentityArgs,
     /// The worker.
     #[command(flatten)]
     pub worker: WorkerArgs,
-    /// What runs the containers.
+    /// The backends that run the containers.
     #[command(flatten)]
     pub backend: BackendArgs,
 }
@@ -220,7 +220,7 @@ pub struct TenantArgs {
     /// The tenant.
     #[command(flatten)]
     pub name: TenantNameArgs,
-    /// Where this host keeps its files.
+    /// The directory of this host's files.
     #[command(flatten)]
     pub state: StateDirArgs,
 }
@@ -245,7 +245,7 @@ pub struct SecretsInitArgs {
     /// The file with the password of Redis.
     #[command(flatten)]
     pub redis_password: RedisPasswordArgs,
-    /// Where this host keeps its files.
+    /// The directory of this host's files.
     #[command(flatten)]
     pub state: StateDirArgs,
 }
@@ -275,7 +275,7 @@ pub struct KeysCreateArgs {
     /// The key's own limit.
     #[command(flatten)]
     pub limits: KeyLimitArgs,
-    /// Where this host keeps its files.
+    /// The directory of this host's files.
     #[command(flatten)]
     pub state: StateDirArgs,
 }
@@ -298,7 +298,7 @@ pub struct PurgeArgs {
     /// The Postgres servers.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// What runs the containers.
+    /// The backends that run the containers.
     #[command(flatten)]
     pub backend: BackendArgs,
     /// Removes without asking first.

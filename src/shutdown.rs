@@ -1,4 +1,4 @@
-//! How the process ends: on signals in two stages, and with which exit status when it cannot go on.
+//! Ends the process: on signals, in two stages; or with an exit status of its own when a part of it has failed.
 //!
 //! ```text
 //! running ── first SIGTERM, SIGINT or SIGQUIT ──► requested ── second one ──► forced
@@ -37,7 +37,7 @@ impl Shutdown {
             tracing::info!(signal, "stopping");
             stages.requested.cancel();
             let signal = signals.next().await;
-            tracing::warn!(signal, "stopping at once");
+            tracing::warn!(signal, "received a second stop signal; stopping at once");
             stages.forced.cancel();
         });
         for (name, kind) in [

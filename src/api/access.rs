@@ -1,4 +1,4 @@
-//! Who may call a route, and the table of all routes that the authorization reads.
+//! The access rule of a route, and the table of all routes that the authorization reads.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use actix_web::http::Method;
 
 use crate::core::identity::Scope;
 
-/// Which callers a route is open to.
+/// The callers that a route is open to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Every client, with or without a key.
@@ -30,8 +30,8 @@ impl AccessTable {
         Self(table)
     }
 
-    /// Returns the access of a request; `None`: there is no such path, or it does not have this method. HEAD is like
-    /// GET. A wrong method on a path that is public for all its methods is answered without a key, too.
+    /// Returns the access of a request; `None`: there is no such path, or it does not have this method. HEAD has the
+    /// access of GET. A wrong method on a path that is public for all its methods is answered without a key, too.
     pub fn get(&self, pattern: &str, method: &Method) -> Option<Access> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let methods = self.0.get(pattern)?;

@@ -77,7 +77,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Whether a request may go on, and what the headers of its answer say.
+/// The decision about a request, and the values of its response headers.
 struct Authorization {
     /// The caller; `None` where none is needed, or for a path or method that does not exist.
     result: Result<Option<Arc<Caller>>, ApiError>,
@@ -101,7 +101,7 @@ async fn authorize(request: &ServiceRequest) -> Authorization {
         Err(error) => return unlimited(Err(ApiError::Identity(error))),
     };
     request_log::record_caller(caller.tenant, caller.key);
-    // Counted before the scope is checked: a refusal costs as well.
+    // The request is counted before its scope is checked, so that refused requests use the allowance up too.
     let allowance = state.limiter.count(&caller).await;
     let result = if allowance.is_some_and(|allowance| !allowance.allowed) {
         Err(Problem::new(Code::RateLimited, "the rate limit of the key is used up; see Retry-After").into())
@@ -118,7 +118,7 @@ async fn authorize(request: &ServiceRequest) -> Authorization {
     Authorization { result, allowance, is_stale: state.identity.is_stale() }
 }
 
-/// Returns who may call the request's route; `None`: there is no such path, or it does not have this method.
+/// Returns the access rule of the request's route; `None`: there is no such path, or it does not have this method.
 fn access(request: &ServiceRequest) -> Option<Access> {
     let table = request.app_data::<web::Data<AccessTable>>().expect("configured together with the routes");
     table.get(&route::pattern(request.request())?, request.method())

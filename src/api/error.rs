@@ -23,7 +23,7 @@ use crate::{
     http::problem::{Code, Problem, ProblemBody},
 };
 
-/// Why a handler did not succeed.
+/// The error of a handler.
 #[derive(Debug, Error)]
 pub enum ApiError {
     /// A problem that the handler found in the request.

@@ -17,7 +17,7 @@ pub struct Live {
     status: LiveStatus,
 }
 
-/// The only answer of a process that answers.
+/// The status of a process that answers; there is no other one.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LiveStatus {
@@ -49,7 +49,7 @@ pub enum ReadyStatus {
     Degraded,
     /// The primary does not answer or takes no writes.
     Unavailable,
-    /// The process was asked to stop.
+    /// A stop of the process was requested.
     Stopping,
 }
 

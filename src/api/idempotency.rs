@@ -11,7 +11,7 @@ use crate::{
 
 const NAME: &str = "Idempotency-Key";
 
-/// Reads the header's key, if there is one. `body`: the request's body, which requests with the key are compared by.
+/// Reads the header's key, if there is one. `body`: the request's body, by which requests with one key are compared.
 ///
 /// # Errors
 /// 422 unless the header is sent once and has 1 to 255 visible ASCII characters.

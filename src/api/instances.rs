@@ -40,7 +40,7 @@ use crate::{
 
 /// The number of labels that a list can be filtered by: an instance has no more of them.
 const LABEL_FILTERS_MAX: usize = 64;
-/// When a client may look at an accepted request, in seconds.
+/// How many seconds a client should wait before it reads the status of an accepted request.
 const RETRY_AFTER_S: &str = "1";
 
 /// An instance.
@@ -48,15 +48,15 @@ const RETRY_AFTER_S: &str = "1";
 pub struct Instance {
     #[schema(value_type = Uuid)]
     id: InstanceId,
-    /// Unique per tenant among instances that are not deleted.
+    /// The name, unique per tenant among instances that are not deleted.
     name: String,
     #[schema(value_type = Uuid)]
     tenant_id: TenantId,
     image: String,
-    /// The image's own when null.
+    /// The command; the image's own when null.
     command: Option<Vec<String>>,
     env: BTreeMap<String, String>,
-    /// Thousandths of a core.
+    /// The share of processors in thousandths of a core.
     cpu_millis: i32,
     memory_mib: i32,
     network: InstanceNetwork,
@@ -65,9 +65,9 @@ pub struct Instance {
     restart_policy: RestartPolicy,
     placement: Placement,
     status: Status,
-    /// Why it has this status, where there is more to say.
+    /// The reason of the status, where there is one.
     status_reason: Option<Reason>,
-    /// Null until it is placed.
+    /// The host that it is placed on; null before that.
     host: Option<InstanceHost>,
     /// The job of the newest accepted request.
     #[schema(value_type = Uuid)]
@@ -160,7 +160,7 @@ impl From<InstanceRecord> for Instance {
     }
 }
 
-/// Answers 202 with the job, and with headers that say where and when to look.
+/// Answers 202 with the job, and with the headers `Location` and `Retry-After`.
 fn accepted(accepted: AcceptedRequest) -> HttpResponse {
     let AcceptedRequest { instance, job, replayed } = accepted;
     let mut response = HttpResponse::Accepted();
@@ -172,7 +172,8 @@ fn accepted(accepted: AcceptedRequest) -> HttpResponse {
     response.json(Accepted { job_id: job, instance: instance.into() })
 }
 
-/// Describes this request to the service. `request_id`: of `request_id::current`, empty outside a request.
+/// Describes this request to the service. `request_id`: the result of `request_id::current`, which is empty outside a
+/// request.
 fn origin<'a>(tenant: TenantId, idempotency: Option<&'a IdempotencyKey>, request_id: &'a str) -> Origin<'a> {
     Origin { tenant, idempotency, request_id: Some(request_id).filter(|id| !id.is_empty()) }
 }
@@ -309,7 +310,7 @@ pub async fn delete(request: HttpRequest, state: web::Data<ApiState>) -> Result<
     let checked = Query::of(&request).and_then(Query::finish).and_then(|()| idempotency::key(&request, &Value::Null));
     let idempotency = match checked {
         Ok(idempotency) => idempotency,
-        // Whether the instance exists comes before what is wrong with the query.
+        // A missing instance is answered 404 before an invalid query is answered 422.
         Err(problem) => {
             state.instances.get(tenant, id).await?.ok_or_else(Problem::not_found)?;
             return Err(problem.into());

@@ -1,7 +1,7 @@
-//! `/keys`: created and rotated (shown once), listed, changed and revoked.
+//! `/keys`: creates and rotates keys (the response shows the new key once), lists, changes and revokes them.
 //!
 //! Handlers read the request, call `ApiKeyService` and show the result; validation and grants are in `core::identity`.
-//! A key that the caller does not manage is 404 before anything is said of query, body or `Idempotency-Key`.
+//! A key that the caller does not manage is answered 404 before query, body and `Idempotency-Key` are checked.
 
 use std::sync::Arc;
 

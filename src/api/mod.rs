@@ -40,7 +40,7 @@ pub struct Route {
     pub method: Method,
     /// The pattern of the path, for instance `/instances/{id}`.
     pub path: &'static str,
-    /// Which callers may call it.
+    /// The callers that it is open to.
     pub access: Access,
     handler: fn() -> Handler,
 }

@@ -22,7 +22,7 @@ pub type InstanceWatch = StatusWatch<InstanceId, Status>;
 /// The statuses of jobs that requests wait for.
 pub type JobWatch = StatusWatch<JobId, JobStatus>;
 
-/// What handlers share; one value per process.
+/// The state that all handlers share; one value per process.
 pub struct ApiState {
     /// Postgres: the primary and the replica.
     pub db: DualDb,
@@ -44,6 +44,6 @@ pub struct ApiState {
     pub read_your_writes: ReadYourWrites,
     /// Renders the metrics of this process.
     pub metrics: RenderMetrics,
-    /// Cancelled when the process is asked to stop: readiness fails and waits end.
+    /// Cancelled when a stop of the process is requested: readiness fails and waits end.
     pub stopping: CancellationToken,
 }

@@ -93,7 +93,7 @@ impl<Id: Copy + Eq + Hash, S: Clone + PartialEq> StatusWatch<Id, S> {
         }
     }
 
-    /// Forgets the rows that no request waits for any more, and returns the others.
+    /// Removes the rows that no request waits for any more, and returns the others.
     fn awaited_rows(&self) -> Vec<Id> {
         let mut rows = self.rows.lock();
         rows.retain(|_, sender| sender.receiver_count() > 0);

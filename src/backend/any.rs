@@ -1,5 +1,5 @@
 //! The backends as closed enums: configuration chooses one at startup, and the rest of the program does not depend on
-//! which.
+//! the choice.
 //!
 //! Each call is passed to the chosen backend unchanged; clones share it. They are enums and not trait objects, because
 //! the futures that the traits return have no common type.

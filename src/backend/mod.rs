@@ -1,8 +1,8 @@
-//! Backends: what runs containers and attaches them to networks, behind the traits `Compute` and `Network`.
+//! The backends run containers and attach them to networks, behind the traits `Compute` and `Network`.
 //!
-//! A worker holds one pair of them: Docker, or the simulated one for tests. They know ids and specs only, and nothing
-//! of jobs, leases or Postgres. What they create is named after our id and labelled with the cluster's id, so that
-//! nothing of another cluster is ever adopted, stopped or removed.
+//! A worker holds one pair of them: Docker, or the simulated one for tests. They depend on ids and specs only, not on
+//! jobs, leases or Postgres. What they create is named after our id and labelled with the cluster's id, so that nothing
+//! of another cluster is ever adopted, stopped or removed.
 //!
 //! Under failure: every operation is idempotent, so the caller may repeat it after a crash or a lost answer, and every
 //! operation that creates something has one that undoes it.
@@ -174,7 +174,7 @@ pub enum ContainerState {
 }
 
 impl Container {
-    /// Returns whether it belongs to this host. One without a host label does.
+    /// Returns whether it belongs to this host. A container without a host label does.
     pub fn belongs_to(&self, host: HostId) -> bool {
         self.host.is_none_or(|made_on| made_on == host)
     }

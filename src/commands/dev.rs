@@ -13,7 +13,7 @@ use crate::{
 /// Runs both until a signal stops them.
 ///
 /// # Errors
-/// What is wrong with the configuration, or what a part could not start or go on with.
+/// An error of the configuration, or the error that stopped a part or its start.
 pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
@@ -23,7 +23,7 @@ pub async fn run(args: &DevArgs, environment: Environment) -> anyhow::Result<Exi
     let (http, instances, identity) = (args.http, args.instances.clone(), args.identity.resolve());
     let (max_conns, times) = (database.max_conns, worker.times);
     let shutdown = Shutdown::on_signals()?;
-    // An address that is taken is reported before anything else has begun.
+    // The address is bound first, so that an address in use is reported before anything else has begun.
     let socket = listener::bind("APP_LISTEN", http.address.listen)?;
     let (db, cluster) = startup::database(&database).await?;
     let work = WorkParts { db: db.clone(), cluster, redis: redis.clone(), worker, backend };

@@ -23,7 +23,7 @@ use crate::{
 /// Creates the key and, when missing, its tenant; prints the key alone on standard output.
 ///
 /// # Errors
-/// The first setting that is wrong; then nothing was created. Or what the database says.
+/// The first setting that is wrong, in which case nothing was created, or the error of the database.
 pub async fn create(args: &KeysCreateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let limits = args.limits.resolve()?;
     let draft = KeyDraft {

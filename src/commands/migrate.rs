@@ -7,7 +7,7 @@ use crate::{cli::MigrateArgs, config::environment::Environment, core::db::migrat
 /// Applies pending migrations, or with `--check` lists them and exits with status 1 when there are any.
 ///
 /// # Errors
-/// What is wrong with the configuration, or what Postgres answered.
+/// An error of the configuration or of Postgres.
 pub async fn run(args: &MigrateArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let mut client = migrate::connect(&database.primary, database.wait).await?;

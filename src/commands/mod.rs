@@ -22,7 +22,7 @@ use crate::{
 /// Runs the subcommand to its end.
 ///
 /// # Errors
-/// What made it stop, to be printed as one line on standard error.
+/// The error that ended it, to be printed as one line on standard error.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let environment = cli.environment.environment;
     telemetry::log(&cli.environment.log_filter, cli.environment.log_format)

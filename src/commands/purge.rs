@@ -20,7 +20,7 @@ use crate::{
 /// Removes everything after a confirmation, or at once with `--yes`.
 ///
 /// # Errors
-/// What is wrong with the configuration, a missing confirmation, an error of the runtime, or something that is left.
+/// An error of the configuration, a missing confirmation, an error of the runtime, or something that is left.
 pub async fn run(args: &PurgeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let backend = args.backend.resolve(environment)?;

@@ -13,7 +13,7 @@ use crate::{
 /// Runs the API until a signal stops it.
 ///
 /// # Errors
-/// What is wrong with the configuration, or what the API could not start or go on with.
+/// An error of the configuration, or the error that stopped the API or its start.
 pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;
@@ -22,7 +22,7 @@ pub async fn run(args: &ServeArgs, environment: Environment) -> anyhow::Result<E
     let (max_conns, times) = (database.max_conns, args.lease.times());
     let shutdown = Shutdown::on_signals()?;
     let (db, cluster) = startup::database(&database).await?;
-    // Bound after the database is there: a client that can connect should get an answer.
+    // The address is bound after the database has answered, so that a client that can connect gets an answer.
     let socket = listener::bind("APP_LISTEN", http.address.listen)?;
     let api = ApiParts { db, socket, cluster, redis, http, instances, secrets, identity, max_conns, times };
     let api = startup::start_api(api, &shutdown).await?;

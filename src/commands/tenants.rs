@@ -17,8 +17,8 @@ use crate::{
 /// Suspends or resumes a tenant, and prints when that is in force everywhere.
 ///
 /// # Errors
-/// The first setting that is wrong, a tenant that does not exist, or what the database says.
-#[allow(clippy::print_stdout, reason = "what was done is this command's result")]
+/// The first setting that is wrong, a tenant that does not exist, or the error of the database.
+#[allow(clippy::print_stdout, reason = "the outcome is this command's output")]
 pub async fn suspend(args: &TenantArgs, environment: Environment, suspended: bool) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;

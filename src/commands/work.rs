@@ -12,7 +12,7 @@ use crate::{
 /// Runs the worker until a signal stops it.
 ///
 /// # Errors
-/// What is wrong with the configuration, or what the worker could not start with.
+/// An error of the configuration, or the error that stopped the start of the worker.
 pub async fn run(args: &WorkArgs, environment: Environment) -> anyhow::Result<ExitCode> {
     let database = args.database.resolve(environment)?;
     let redis = args.redis.resolve()?;

@@ -61,9 +61,9 @@ pub enum BackendKind {
 /// The backends, checked.
 #[derive(Clone, Debug)]
 pub struct BackendConfig {
-    /// What runs instances.
+    /// The backend that runs instances.
     pub compute: BackendKind,
-    /// What connects instances.
+    /// The backend that connects instances.
     pub network: BackendKind,
     /// The URL of the Docker engine.
     pub docker_host: String,

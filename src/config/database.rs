@@ -72,7 +72,7 @@ impl PostgresUrl {
     /// Parses a URL or a connection string.
     ///
     /// # Errors
-    /// What is wrong with it, without any piece of the text, which may contain a password.
+    /// A description of the mistake without any piece of the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_default = text == DEFAULT;
         // libpq's stricter names; with rustls, `require` verifies the chain and the name.

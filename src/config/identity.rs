@@ -48,7 +48,7 @@ pub struct KeyLimitArgs {
     limit_burst: Optional<u32>,
 }
 
-/// How keys are checked.
+/// The caching and the rate limits of keys.
 #[derive(Clone, Copy, Debug)]
 pub struct IdentityConfig {
     /// Whether keys are cached in Redis.
@@ -59,7 +59,7 @@ pub struct IdentityConfig {
     pub rate_limit: RateLimit,
 }
 
-/// How often one key may send requests.
+/// The rate at which one key may send requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateLimit {
     /// Requests per second; 0 means no limit.

@@ -1,7 +1,7 @@
 //! `APP_LEASE_MS`: the length of a job's lease, and every time that follows from it.
 //!
 //! A worker extends its leases by heartbeats. One that is silent loses its jobs to the next worker when they expire, so
-//! all of these times are fractions of the lease: tests can run at a tenth of it and stay true to scale.
+//! all of these times are fractions of the lease: tests can run at a tenth of it with the same proportions.
 //!
 //! ```text
 //! 0        1/6       1/3       1/2                 5/6        1         7/6

@@ -25,7 +25,7 @@ use std::{borrow::Cow, error::Error as _, fmt};
 
 use thiserror::Error;
 
-/// What is wrong with one variable, and what a good value looks like.
+/// An invalid variable: what is wrong with its value, and an example of a valid one.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{variable}: {problem}; example: {variable}={example}")]
 pub struct ConfigError {

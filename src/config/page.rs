@@ -14,7 +14,10 @@ pub const COMMANDS: &str = "Single subcommands";
 const GROUPS: &[(&str, &str)] = &[
     ("Every subcommand", "These apply to every subcommand."),
     ("Postgres", "Postgres is the source of truth. Every process of a cluster uses the same primary."),
-    ("Redis", "Redis carries wake-ups of workers, cached API keys and rate limits. What it loses is only slower."),
+    (
+        "Redis",
+        "Redis carries wake-ups of workers, cached API keys and rate limits. Their loss only slows the cluster down.",
+    ),
     (
         "Secrets",
         "All processes of a cluster need the same secrets. They never appear in `--help`, messages or logs. In \
@@ -25,7 +28,7 @@ const GROUPS: &[(&str, &str)] = &[
     ("HTTP API", "The listener of `app serve` and how it stops."),
     ("API keys", "How keys are checked and limited."),
     ("Instances", "What the API assigns to instances and tenants."),
-    ("Leases", "The one time that decides how fast a dead worker is replaced."),
+    ("Leases", "The length of a lease decides how soon another worker repeats the jobs of one that crashed."),
     ("Worker", "The worker and its host."),
     ("Containers", "What runs the containers of a host."),
     ("This host", "Files that belong to one host."),

@@ -21,8 +21,8 @@ use super::{
 const DATABASE: &str = "DATABASE_PASSWORD_FILE";
 const REDIS: &str = "REDIS_PASSWORD_FILE";
 const EXAMPLE: &str = "/run/secrets/password";
-/// Servers and workers run as other users than the API; the group of the file is what they share.
-const MODE: u32 = 0o640;
+/// The mode of the file. Servers and workers run as other users than the API, and share only its group.
+const FILE_MODE: u32 = 0o640;
 
 /// The file with the password of Postgres.
 #[derive(Args, Clone, Debug)]
@@ -103,7 +103,7 @@ fn init<'a>(variable: &'static str, path: Option<&'a Path>) -> Result<Option<(&'
     };
     let mut password = [0u8; 24];
     getrandom::fill(&mut password).map_err(|error| wrong(error.into()))?;
-    let created = write_once(path, MODE, &HEXLOWER.encode(&password)).map_err(wrong)?;
+    let created = write_once(path, FILE_MODE, &HEXLOWER.encode(&password)).map_err(wrong)?;
     Ok(Some((path, created)))
 }
 
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!((created, kept), (Some((path.as_path(), true)), Some((path.as_path(), false))));
         assert_eq!(first.expose_secret(), second.expose_secret());
         assert!(first.expose_secret().len() == 48 && !first.expose_secret().contains('\n'));
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, MODE);
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, FILE_MODE);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl RedisConfig {
     /// Parses `HOST`, `HOST:PORT`, `redis://…`, `rediss://…`, `redis+unix:///path`, `unix:/path` or `/path`.
     ///
     /// # Errors
-    /// What is wrong with it, without any piece of the text, which may contain a password.
+    /// A description of the mistake without any piece of the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let url = if text.starts_with('/') {

@@ -6,8 +6,8 @@
 //!
 //! The pepper makes a stolen table of hashes useless. The tag secret lets the API refuse a forged key without a lookup.
 //! The cache secret authenticates entries in Redis, so that access to Redis does not allow making a key. To rotate a
-//! secret, put the new version first, and keep the old one for as long as keys made under it live (five minutes for the
-//! cache).
+//! secret, put the new version first, and keep the old one for as long as keys made under it are in use (five minutes
+//! for the cache).
 
 use std::{
     fs,
@@ -157,8 +157,8 @@ fn read_or_generate(path: &Path, variable: &'static str) -> Result<(SecretString
     fs::read_to_string(path).map(|text| (SecretString::from(text), created)).map_err(wrong)
 }
 
-/// Writes a file of one line unless it exists (`false`). Of several processes at once, one writes it, and none reads a
-/// part of it.
+/// Writes a file of one line, and returns `false` without writing when the file exists. Of several processes at once,
+/// one writes it, and none reads a part of it.
 ///
 /// # Errors
 /// The I/O error of the file or its directory.

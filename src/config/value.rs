@@ -1,4 +1,4 @@
-//! Parsers of variables: each knows how to read one kind of value, what it accepts and an example.
+//! Parsers of variables: each reads one kind of value, and describes what it accepts with an example.
 //!
 //! Clap calls the parser of an option with the text from the command line, the environment or the default. Text that is
 //! refused becomes a `ConfigError`, which names the variable; `cli` prints it as one line in place of clap's own message.

@@ -12,7 +12,8 @@ use super::{
 };
 
 const HOST_NAME_EXAMPLE: &str = "host-1";
-/// Default of what instances may ask for together, per core: sixteen times what it has.
+/// The default of the processor time that instances may request together, per core of the machine: sixteen times the
+/// core's own time.
 const CPU_MILLIS_PER_CORE: i64 = 16_000;
 
 /// The worker of this host.
@@ -104,9 +105,9 @@ pub struct HostConfig {
     pub address: Option<String>,
     /// Labels that `placement` can ask for.
     pub labels: BTreeMap<String, String>,
-    /// What its instances may request together, in thousandths of a core; `None`: no limit.
+    /// The processor time that its instances may request together, in thousandths of a core; `None`: no limit.
     pub cpu_millis: Option<i64>,
-    /// What its instances may request together, in MiB; `None`: no limit.
+    /// The memory that its instances may request together, in MiB; `None`: no limit.
     pub memory_mib: Option<i64>,
 }
 

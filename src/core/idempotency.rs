@@ -36,7 +36,8 @@ pub struct IdempotencyKey {
 pub struct InvalidKey;
 
 impl IdempotencyKey {
-    /// Checks a key. `route`: method and path in one spelling; `body`: what requests with the key are compared by.
+    /// Checks a key. `route`: method and path in one spelling; `body`: the request's body, by which requests with one
+    /// key are compared.
     ///
     /// # Errors
     /// `InvalidKey`.

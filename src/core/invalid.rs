@@ -19,10 +19,10 @@ fn codes() -> Object {
 pub struct Invalid {
     /// A JSON pointer into the body (`/ports/0/host`), or `?name` for a query parameter, `:name` for a header.
     pub pointer: String,
-    /// What is wrong, out of the closed set `CODES`.
+    /// The kind of mistake, from the closed set `CODES`.
     #[schema(schema_with = codes)]
     pub code: &'static str,
-    /// What would be right, for people.
+    /// A description of a valid value, for people.
     pub detail: String,
 }
 

@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// Old rows are deleted in one of so many rounds.
-const DELETE_ROUNDS: u32 = 60;
+/// Old rows are deleted once in this many rounds.
+const DELETE_INTERVAL_ROUNDS: u32 = 60;
 
 /// The maintenance of one process; a clone shares its counts.
 #[derive(Clone)]
@@ -54,9 +54,9 @@ impl Maintenance {
             self.rescue().await;
             match stats::queue_stats(&self.db).await {
                 Ok(queue) => *self.counts.0.lock() = (Some(queue), Instant::now()),
-                Err(error) => tracing::debug!(%error, "could not count the queue; the next round will"),
+                Err(error) => tracing::debug!(%error, "could not count the queue; the next round tries again"),
             }
-            if rounds.is_multiple_of(DELETE_ROUNDS) {
+            if rounds.is_multiple_of(DELETE_INTERVAL_ROUNDS) {
                 self.delete_old_rows().await;
             }
             rounds = rounds.wrapping_add(1);
@@ -81,7 +81,7 @@ impl Maintenance {
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not rescue expired leases; the next round will"),
+            Err(error) => tracing::warn!(%error, "could not rescue expired leases; the next round tries again"),
         }
     }
 
@@ -92,7 +92,7 @@ impl Maintenance {
             retention::delete_old_instances(&self.db).await,
         ] {
             if let Err(error) = result {
-                tracing::warn!(%error, "could not delete old rows; a later round will");
+                tracing::warn!(%error, "could not delete old rows; a later round tries again");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The control plane without its edges: nothing here knows HTTP, containers or the command line.
+//! The rules and the data of the control plane; nothing here depends on HTTP, containers or the command line.
 //!
 //! `identity`, `db` and `queue` are shared by the API and the workers. The nouns (`instances`, `networks`, `tenants`,
 //! `hosts`) hold their types, their statements and a service; where a statement changes two nouns, it lies with the one that

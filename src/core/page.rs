@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::db::{DbError, Row, column, log_unreadable};
 
-/// Which page: at most `limit` items older than `before`.
+/// The position of a page: at most `limit` items older than `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     /// The number of items at most.

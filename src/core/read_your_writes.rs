@@ -4,10 +4,10 @@
 //! (`record_write`); a list of a tenant that wrote within the last five seconds is read from the primary
 //! (`consistency_for`). Where no replica is configured, nothing is recorded and every read goes to the primary.
 //!
-//! Whatever Redis does not know for certain counts as a write, so that its failures cost the primary some reads and never
-//! hide a write: a server that does not answer, that was restarted or lost its data (it has another run id than the one it
-//! stored), and one that missed a write (the process that could not record it records a write of *any* tenant as soon as it
-//! can). The lag of the replica is not measured: one that lags longer than five seconds is out of order.
+//! An uncertain state of Redis counts as a write, so that its failures cost the primary some reads and never hide a
+//! write: a server that does not answer, that was restarted or lost its data (it has another run id than the one it
+//! stored), and one that missed a write (the process that could not record it records a write of *any* tenant as soon
+//! as it can). The lag of the replica is not measured: one that lags longer than five seconds needs an operator.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ use crate::config::redis::RedisConfig;
 const WRITE_TTL: Duration = Duration::from_secs(5);
 const WRITE_TTL_MS: i64 = 5_000;
 /// Above this number of tenants in memory, those whose write no longer counts are removed.
-const PRUNE_ABOVE: usize = 10_000;
+const UNPRUNED_TENANTS_MAX: usize = 10_000;
 /// How long a write waits for Redis at most: as long as for the notification, which is sent at the same time.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a list waits for Redis at most.
@@ -71,7 +71,7 @@ struct Inner {
 }
 
 impl ReadYourWrites {
-    /// Makes the record. `has_replica`: whether lists can lag at all.
+    /// Returns an empty record. `has_replica`: whether lists can lag at all.
     ///
     /// # Errors
     /// When the client cannot be built; not when Redis cannot be reached.
@@ -110,7 +110,7 @@ impl ReadYourWrites {
 impl Inner {
     fn record_locally(&self, tenant: TenantId) {
         let mut writers = self.local.lock();
-        if writers.len() > PRUNE_ABOVE {
+        if writers.len() > UNPRUNED_TENANTS_MAX {
             writers.retain(|_, at| at.elapsed() < WRITE_TTL);
         }
         writers.insert(tenant, Instant::now());

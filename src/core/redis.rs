@@ -22,7 +22,7 @@ use thread_local::ThreadLocal;
 
 use crate::config::redis::RedisConfig;
 
-/// How long a connection may owe an answer before it is replaced.
+/// How long the server may leave a command unanswered before the connection is replaced.
 const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection attempt may take, and each of the client's own commands.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -41,11 +41,11 @@ pub enum RedisError {
     Client(#[from] fred::error::Error),
     /// The server did not answer in time.
     #[error("no answer in time")]
-    Late,
-    /// The server is older than 7.0; with its version.
+    Timeout,
+    /// The server is older than 7.0; the value is its version.
     #[error("REDIS_URL: the server is Redis {0}; 7.0 or later is needed (BLMPOP)")]
     TooOld(String),
-    /// The server removes entries when its memory is full; with its policy.
+    /// The server removes entries when its memory is full; the value is its `maxmemory-policy`.
     #[error(
         "REDIS_URL: the server's maxmemory-policy is {0}; it must be noeviction, or entries vanish: redis-cli config set \
          maxmemory-policy noeviction"
@@ -110,8 +110,8 @@ impl PerThread {
     /// Runs a command with this thread's client.
     ///
     /// # Errors
-    /// `Client` when there is no client or Redis answers with an error; `Late` when it does not answer in time.
-    pub async fn ask<'a, T, F>(&'a self, command: impl FnOnce(&'a Client) -> F) -> Result<T, RedisError>
+    /// `Client` when there is no client or Redis answers with an error; `Timeout` when it does not answer in time.
+    pub async fn run<'a, T, F>(&'a self, command: impl FnOnce(&'a Client) -> F) -> Result<T, RedisError>
     where
         F: Future<Output = Result<T, fred::error::Error>>,
     {
@@ -131,7 +131,7 @@ impl PerThread {
         tokio::select! {
             biased;
             answer = answer => Ok(answer?),
-            () = too_late => Err(RedisError::Late),
+            () = too_late => Err(RedisError::Timeout),
         }
     }
 
@@ -198,7 +198,9 @@ pub async fn check(config: &RedisConfig) -> Result<(), RedisError> {
         };
         match checked {
             Ok(()) => tracing::info!("redis answers"),
-            Err(error) => tracing::error!(%error, "redis answers, and cannot be relied on; correct it and restart"),
+            Err(error) => {
+                tracing::error!(%error, "redis cannot be relied on; correct its version or settings and restart")
+            }
         }
         quit(&client).await;
     });

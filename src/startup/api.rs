@@ -34,7 +34,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// What a replica of the API is built from.
+/// The parts that a replica of the API is built from.
 pub struct ApiParts {
     /// The Postgres servers.
     pub db: DualDb,
@@ -50,7 +50,7 @@ pub struct ApiParts {
     pub instances: InstanceConfig,
     /// The secrets behind API keys.
     pub secrets: KeySecrets,
-    /// How keys are checked.
+    /// The caching and the rate limits of keys.
     pub identity: IdentityConfig,
     /// Largest number of connections to the primary.
     pub max_conns: usize,
@@ -72,7 +72,7 @@ pub fn cached_identity(
 ) -> anyhow::Result<CachedIdentity> {
     let signer = EntrySigner::new(secrets.cache.iter().map(|versioned| versioned.secret.clone()).collect());
     let ring = Arc::new(KeyRing::new(&secrets));
-    // Lookups of keys may use two fifths of the connections, so that requests that passed theirs get one.
+    // Lookups of keys may use two fifths of the connections, so that requests with a verified key find a free one.
     let primary_reads = max_conns * 2 / 5;
     Ok(CachedIdentity::new(Start { db: db.clone(), redis, cluster, ring, signer, l1: config.l1, primary_reads })?)
 }
@@ -161,7 +161,7 @@ fn serve(
     let address = socket.local_addr()?;
     let server = listener::serve(socket, http.workers, http.shutdown_timeout, move |config| {
         if let Err(error) = open_thread(&state) {
-            tracing::error!(%error, "this thread has no connection to redis and does without");
+            tracing::error!(%error, "cannot create the redis clients of an HTTP thread; it works without redis");
         }
         api::configure(config, &state);
     })?;
@@ -175,7 +175,7 @@ fn serve(
                 ended
             }
             never = stop => match never {},
-            // A server that is stopping waits for its requests and obeys no further command, so it is dropped.
+            // A server that is stopping waits for its requests and handles no further command, so it is dropped.
             () = forced.cancelled() => Ok(()),
         }
     }))
@@ -187,7 +187,8 @@ fn open_thread(state: &ApiState) -> Result<(), redis::RedisError> {
     state.limiter.open_thread()
 }
 
-/// Stops the server after the delay in which readiness fails already. Never returns: the server's own end counts.
+/// Stops the server after the delay, during which readiness fails already. Never returns: the caller waits for the
+/// server itself to end.
 async fn stop_when_requested(
     server: ServerHandle,
     requested: CancellationToken,

@@ -1,4 +1,4 @@
-//! Connects to what runs containers: the Docker engine, or the simulated machine of the state directory.
+//! Connects to the backend that runs containers: the Docker engine, or the simulated machine of the state directory.
 
 use crate::{
     backend::{

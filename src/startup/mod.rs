@@ -1,7 +1,7 @@
 //! Builds the parts of a process and starts them.
 //!
 //! A subcommand resolves its configuration and then uses these in order: `database` waits for Postgres and its schema,
-//! `backends` connects to what runs containers, `api` and `worker` start the two long-lived parts. `supervisor` runs
+//! `backends` connects to the container runtime, `api` and `worker` start the two long-lived parts. `supervisor` runs
 //! their background loops. Each step fails with an error that names the variable to change.
 
 mod api;

@@ -24,7 +24,7 @@ use crate::{
     worker::{self, health, host_lock::HostLock},
 };
 
-/// What a worker is built from.
+/// The parts that a worker is built from.
 pub struct WorkParts {
     /// The Postgres servers.
     pub db: DualDb,
@@ -34,7 +34,7 @@ pub struct WorkParts {
     pub redis: RedisConfig,
     /// The worker and its host.
     pub worker: WorkerConfig,
-    /// What runs the containers.
+    /// The backends that run containers and set up their networks.
     pub backend: BackendConfig,
 }
 

@@ -23,7 +23,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Its name in Prometheus.
     pub name: &'static str,
-    /// What it means, as one or more sentences.
+    /// Its meaning, as one or more sentences.
     pub help: &'static str,
 }
 

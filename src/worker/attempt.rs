@@ -162,12 +162,12 @@ async fn write_crash(worker: &ProvisionWorker, job: &Claimed, active: &Arc<Activ
         return Ended::lease_lost();
     }
     count_end(job, "crashed");
-    // The next job of the instance waited for the end of this one.
+    // The next job of the instance can be claimed now.
     worker.timers.wake_after(Duration::ZERO);
     Ended::new("crashed")
 }
 
-/// Writes the outcome of the attempt and wakes those who waited for it.
+/// Writes the outcome of the attempt and wakes the tasks that wait for its end.
 async fn write_end(
     worker: &ProvisionWorker,
     job: &Claimed,
@@ -215,7 +215,7 @@ async fn write_end(
         }
         Outcome::Failed(reason) => Ended { reason: Some(reason), ..ended },
         Outcome::Cancelled | Outcome::Superseded => {
-            // The next job of the instance waited for the end of this one.
+            // The next job of the instance can be claimed now.
             worker.timers.wake_after(Duration::ZERO);
             ended
         }

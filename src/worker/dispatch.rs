@@ -96,7 +96,7 @@ pub(super) async fn run(
 }
 
 /// Reads messages from Redis. Takes at most as many as there are free slots, and the next ones only when the dispatcher
-/// has seen these, so that the other messages wake other hosts.
+/// has handled these, so that the other messages wake other hosts.
 struct Listener {
     worker: Arc<ProvisionWorker>,
     subscriber: Subscriber,
@@ -139,7 +139,8 @@ struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.worker.leases.remove(self.lease);
-        // The dispatcher and the listener may both wait; `notify_one` is for one that is about to.
+        // `notify_waiters` wakes the dispatcher and the listener where they wait, `notify_one` one that is about to
+        // wait.
         self.freed.notify_waiters();
         self.freed.notify_one();
     }

@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// What an error means for the job.
+/// The consequence of an error for the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Another attempt may succeed. The reason is shown when all attempts are used up.
@@ -22,7 +22,7 @@ impl From<&BackendError> for Fault {
         let reason = |code, detail: &CleanText| Reason { code, detail: detail.clone() };
         match error {
             BackendError::ImageNotFound(detail) => Self::GiveUp(reason(ReasonCode::ImageNotFound, detail)),
-            // Final as well (ADR 6): the owner should learn of it at once, not after eight attempts.
+            // Final as well (ADR 6): the owner should see the error at once, not after eight attempts.
             BackendError::ImagePullFailed(detail) => Self::GiveUp(reason(ReasonCode::ImagePullFailed, detail)),
             BackendError::NameConflict(detail) => Self::GiveUp(reason(ReasonCode::NameConflict, detail)),
             BackendError::NetworkSetup(detail) => Self::GiveUp(reason(ReasonCode::NetworkSetupFailed, detail)),
@@ -36,7 +36,7 @@ impl From<&BackendError> for Fault {
 }
 
 impl Fault {
-    /// Returns the reason, whatever is done about it.
+    /// Returns the reason, of a fault that is retried or not.
     pub fn into_reason(self) -> Reason {
         match self {
             Self::Retry(reason) | Self::GiveUp(reason) => reason,

@@ -1,4 +1,4 @@
-//! Gauges of this host: its slots, and how much processor time and memory its instances were promised.
+//! Gauges of this host: its slots, and the processor time and memory that its instances have reserved.
 
 use std::time::Duration;
 

@@ -173,7 +173,7 @@ impl Leases {
         match self.send_heartbeat(&jobs, &leases).await {
             Ok(()) => {}
             Err(error) if error.is_about_the_data() => {
-                tracing::warn!(%error, "heartbeat refused; sending it without steps, then job by job");
+                tracing::warn!(%error, "heartbeat refused by postgres; sending it without steps, then job by job");
                 self.extend_separately(&jobs, &leases).await;
             }
             Err(error) => {
@@ -183,7 +183,8 @@ impl Leases {
         }
     }
 
-    /// Extends the leases after Postgres has refused a heartbeat because of one job's steps: only that job may suffer.
+    /// Extends the leases after Postgres has refused a heartbeat because of one job's steps: only that job loses its
+    /// details.
     async fn extend_separately(&self, jobs: &[Arc<ActiveJob>], leases: &[(Lease, Option<Vec<Step>>)]) {
         let without_steps: Vec<_> = leases.iter().map(|(lease, _)| (*lease, None)).collect();
         let is_extended = self.send_heartbeat(jobs, &without_steps).await.is_ok();
@@ -193,7 +194,7 @@ impl Leases {
                 match self.send_heartbeat(job, &[(*lease, steps.clone())]).await {
                     Ok(()) => continue,
                     Err(error) if error.is_about_the_data() => {
-                        active.warn_of(&error, "steps refused; writing them without details");
+                        active.warn_of(&error, "steps refused by postgres; writing them without details");
                         active.steps.drop_details();
                     }
                     Err(error) => active.warn_of(&error, "heartbeat failed; the next one tries again"),

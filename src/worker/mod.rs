@@ -1,4 +1,4 @@
-//! The worker: claims jobs, does them on this host, and keeps this host's containers as Postgres wants them.
+//! The worker: claims jobs, does them on this host, and keeps this host's containers in the state that Postgres holds.
 //!
 //! `ProvisionWorker` is the state of one worker; its parts run as tasks that share it:
 //!
@@ -13,11 +13,11 @@
 //! watchdog     ends the process when claiming or listening hangs
 //! ```
 //!
-//! A worker lives in four phases: `new` builds it, its background loops start, `run` claims and drains, and
-//! `deregister` lets the next worker of this host start at once.
+//! A worker has four phases: `new` builds it, its background loops start, `run` claims and drains, and `deregister`
+//! lets the next worker of this host start at once.
 //!
 //! Under failure: a side effect begins only while the lease was confirmed a moment ago, so a worker that is cut off
-//! from Postgres stops before another one starts. A worker that dies leaves its jobs to the next one, which repeats
+//! from Postgres stops before another one starts. A worker that crashes leaves its jobs to the next one, which repeats
 //! their steps; each is idempotent. Containers and networks of another cluster are never touched. A loop that ends,
 //! panics or hangs ends the process with status 70.
 
@@ -95,7 +95,7 @@ pub async fn run(worker: &Arc<ProvisionWorker>, subscriber: Subscriber, shutdown
     dispatch::run(worker, subscriber, (claiming, listening), shutdown).await;
 }
 
-/// Records that the worker has stopped, so that the next worker of this host need not wait until it counts as dead.
+/// Records that the worker has stopped, so that the next worker of this host need not wait until it counts as crashed.
 pub async fn deregister(worker: &ProvisionWorker) {
     if let Err(error) = workers::mark_stopped(&worker.db, worker.identity).await {
         tracing::warn!(%error, "could not deregister; the next worker of this host may have to wait");

@@ -30,7 +30,7 @@ use crate::{
 /// The longest pause between two rounds; a grace period that is shorter makes it shorter.
 const ROUND_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What earlier rounds have found.
+/// The findings of earlier rounds.
 #[derive(Default)]
 struct Findings {
     orphans: FirstFound<InstanceId>,

@@ -44,7 +44,7 @@ pub(super) async fn run(worker: &Arc<ProvisionWorker>, mut requested: mpsc::Unbo
         loop {
             tokio::select! {
                 change = changes.next() => match change {
-                    // The active job caused it, or will request a comparison when it has ended.
+                    // The active job caused the change, or requests a comparison at its own end.
                     Some(Ok(change)) if worker.leases.has_job_of(change.instance) => {}
                     Some(Ok(change)) => reconcile(worker, change.instance).await,
                     Some(Err(error)) => {
@@ -62,7 +62,7 @@ pub(super) async fn run(worker: &Arc<ProvisionWorker>, mut requested: mpsc::Unbo
 }
 
 async fn reconcile(worker: &ProvisionWorker, instance: InstanceId) {
-    // Usually it runs. Then nothing has to be read from Postgres.
+    // Usually the process runs, and nothing has to be read from Postgres.
     if let Ok(Some(container)) = worker.compute.inspect(instance).await
         && container.state == ContainerState::Running
     {
@@ -125,7 +125,8 @@ async fn clean_up_failed(worker: &ProvisionWorker, failed: &Expected, container:
         }
     };
     if let Err(error) = result {
-        tracing::warn!(%error, instance = %failed.id, "could not clean up; the next check tries again");
+        let instance = failed.id;
+        tracing::warn!(%error, %instance, "could not clean up a failed instance; the next check tries again");
     }
 }
 
@@ -144,7 +145,7 @@ async fn apply(worker: &ProvisionWorker, expected: &Expected, container: Option<
     let observation = match container.map(|container| container.state) {
         Some(ContainerState::Running) => Observation::Running,
         Some(ContainerState::Exited { exit_code, oom_killed }) => Observation::Ended { exit_code, oom_killed },
-        // The instance's job had started it. So this is another container, which someone made outside this system.
+        // The instance's job had started its container, so this is another one, created outside this system.
         Some(ContainerState::Created) | None => Observation::Gone,
     };
     if observation == Observation::Running && expected.status == Status::Running {
@@ -167,7 +168,8 @@ async fn apply(worker: &ProvisionWorker, expected: &Expected, container: Option<
         // The row has changed since it was read.
         Ok(false) => {}
         Err(error) => {
-            tracing::warn!(%error, instance = %expected.id, "could not write it; the next check tries again");
+            let instance = expected.id;
+            tracing::warn!(%error, %instance, "could not record a container change; the next check tries again");
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn watch(loops: Vec<LoopProgress>, limit: Duration) {
                     LoopState::Moving => {}
                     LoopState::Stalled => {
                         metrics::counter!("worker_loop_stalls_total", "loop" => progress.name).increment(1);
-                        tracing::warn!(r#loop = progress.name, "a loop has stalled");
+                        tracing::warn!(r#loop = progress.name, "a loop has stalled; this process ends if it stays so");
                     }
                     LoopState::Hung => {
                         tracing::error!(r#loop = progress.name, "a loop has stalled for too long; this process ends");
@@ -97,7 +97,7 @@ impl Stall {
     }
 }
 
-/// What the watchdog makes of a loop.
+/// The watchdog's finding about a loop.
 #[derive(Debug, PartialEq, Eq)]
 enum LoopState {
     /// It makes progress, or has made none for a short time.

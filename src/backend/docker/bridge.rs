@@ -28,10 +28,10 @@ use crate::{
     core::id::NetworkId,
 };
 
-/// How often a CIDR that is taken, but by no network that is listed, is tried again.
+/// How many times a creation is tried again while its CIDR is taken although no listed network has it.
 const CREATE_RETRIES_MAX: u32 = 20;
 const CREATE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// How often it is checked whether a container has joined. Joining takes 20 ms on an idle machine.
+/// How often a start checks whether its container has joined the network. Joining takes 20 ms on an idle machine.
 const JOIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Engines before 28.1 count a network's endpoints wrongly when several join and leave at the same time, and correct
 /// the count only when they restart (moby 51d7f95, "libnet: remove struct endpointCnt").
@@ -150,7 +150,7 @@ pub(super) async fn release(engine: &Engine, network: NetworkId) -> Result<Relea
     Ok(Released::Stuck(MISCOUNTED_ENDPOINTS.to_owned()))
 }
 
-/// Waits until the engine lists the container as an endpoint of its network. Waits forever where the container has no
+/// Waits until the engine lists the container as an endpoint of its network. Never returns where the container has no
 /// network of this cluster, or where the engine does not list it.
 pub(super) async fn wait_until_joined(engine: &Engine, container: &ContainerRef) {
     let Some(network) = container.network else { return future::pending().await };

@@ -1,10 +1,10 @@
 //! Runs containers in a Docker engine.
 //!
 //! `create` also creates the network and holds its lock, so that the `release_network` of another instance cannot
-//! remove it in between. Once a container is known to be this cluster's it is addressed by the engine's id: another
-//! container that takes the name meanwhile is not affected, and one that was renamed is. A container of our name that
-//! is not this cluster's is never touched: `create` fails with `NameConflict`, and to the other operations it does not
-//! exist.
+//! remove it in between. Once a container is recognised as this cluster's, it is addressed by the engine's id: an
+//! operation finds it after a rename, and never acts on another container that takes its name meanwhile. A container of
+//! our name that is not this cluster's is never touched: `create` fails with `NameConflict`, and to the other
+//! operations it does not exist.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ const CONFLICT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a removal may take that another process has begun.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is done with the anonymous volumes of a container that is removed.
+/// How the removal of a container treats its anonymous volumes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Volumes {
     Keep,

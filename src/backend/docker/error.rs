@@ -140,12 +140,7 @@ pub(super) fn of_join(error: Error) -> BackendError {
 pub(super) fn of_network(cidr: impl std::fmt::Display, error: Error) -> BackendError {
     match response(&error) {
         Some((_, message)) if message.to_lowercase().contains("overlap") => BackendError::NetworkSetup(
-            format!(
-                "{cidr} overlaps a network that this host already has ({message}): the docker network backend cannot \
-                 hold overlapping CIDRs on one host; give one of the networks another CIDR \
-                 (app keys create --default-cidr …)"
-            )
-            .into(),
+            format!("{cidr} overlaps another network of the instance's host; use a network with another CIDR").into(),
         ),
         Some((400..500, message)) => BackendError::NetworkSetup(message.into()),
         _ => unavailable(error),

@@ -25,9 +25,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Makes an image available on the host.
 ///
-/// # Errors
-/// `ImageNotFound` for a reference that is invalid or that the registry does not know; `ImagePullFailed` for a registry
-/// that is not allowed or a transfer that failed.
+/// # Errors `ImageNotFound` for a reference that is invalid or that the registry does not have; `ImagePullFailed` for a
+/// registry that is not allowed or a transfer that failed.
 pub(super) async fn ensure(
     engine: &Engine,
     allowed: &Registries,

@@ -51,8 +51,8 @@ pub(super) struct Inspected {
     pub(super) response: ContainerInspectResponse,
 }
 
-/// Finds the container of an instance: the one with the instance's name, else the newest that carries its label. Asking
-/// for the name costs the engine least, and is nearly always enough.
+/// Finds the container of an instance: the one with the instance's name, else the newest that carries its label. The
+/// lookup by name costs the engine least, and nearly always finds it.
 pub(super) async fn find(engine: &Engine, instance: InstanceId) -> Result<Option<Inspected>, BackendError> {
     if let Some(inspected) = find_by_name(engine, instance, &labels::container_name(instance)).await? {
         return Ok(Some(inspected));

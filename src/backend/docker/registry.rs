@@ -1,8 +1,8 @@
 //! The registries that images may be pulled from: those with public addresses, and those that the operator allows.
 //!
 //! The engine sends its requests from inside the host, and to loopback even without TLS. An image named
-//! `127.0.0.1:2375/a` would make it send a request to whatever listens there, and the way the pull fails would tell the
-//! tenant what that is. Before a pull, the registry is therefore taken from the reference by the distribution's own
+//! `127.0.0.1:2375/a` would make it send a request to whatever listens there, and the error of the pull would reveal to
+//! the tenant what that is. Before a pull, the registry is therefore taken from the reference by the distribution's own
 //! grammar, and its name is resolved. A registry without an address, or with one that is not public (RFC 1918,
 //! loopback, link-local, …) or is this host's own, is refused; the text is the same for all these causes.
 //!

@@ -30,7 +30,7 @@ use crate::{
     core::id::{ClusterId, InstanceId, NetworkId},
 };
 
-/// How many changes a listener may be behind; one that is further behind gets an error and subscribes again.
+/// How many unread changes a listener may have; with more, it gets an error and subscribes again.
 const CHANGES_LIMIT: usize = 4096;
 /// How coarse the time stamps of a file system may be: a directory changed this recently may change again without a new
 /// modification time.

@@ -1,4 +1,4 @@
-//! Connections by intent: a `ReadConn` can only query, a `WriteConn` can also open a transaction.
+//! Connections for reads and for writes: a `ReadConn` can only query, a `WriteConn` can also open a transaction.
 //!
 //! A statement whose future is dropped or timed out keeps running in the server and would delay the next user of its
 //! connection. So a connection with such a statement, or with an open transaction, is closed when it is dropped instead
@@ -7,8 +7,8 @@
 //! Statements are prepared once per connection. When a prepared statement is out of date (a column's type changed, a
 //! pooler between us and the server reset the session), the server refuses it before it executes anything. Then the
 //! connection is closed, all connections of the pool prepare their statements anew, and the statement runs once more, a
-//! write too. In a transaction, of which the server has undone the rest, only the caller can begin again: it gets
-//! `StaleStatement`.
+//! write too. In a transaction the server has rolled back the earlier statements, so the caller gets `StaleStatement`
+//! and begins again.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ impl Conn {
         if checkout.in_transaction {
             return Err(error);
         }
-        tracing::info!(%error, "closing the connection and running the statement once more");
+        tracing::info!(%error, "stale prepared statement; closing the connection and running the statement once more");
         checkout.close();
         checkout.object = Some(self.pool.get().await?);
         checkout.discard_cause = None;

@@ -1,9 +1,9 @@
-//! How connections to Postgres are opened, those of the pools and that of the migrations.
+//! Opens connections to Postgres, for the pools and for the migrations.
 //!
-//! Our options follow those of the URL, so that ours win. A connection to the primary is refused with
-//! `DbError::ReadOnly` when its server takes no writes: the driver reads `transaction_read_only`, which is on while a
-//! server is in recovery and where `default_transaction_read_only` is on. Of several hosts in a URL the first one that
-//! takes writes is used.
+//! The options set here follow those of the URL, so that they override them. A connection to the primary is refused
+//! with `DbError::ReadOnly` when its server takes no writes: the driver reads `transaction_read_only`, which is on
+//! while a server is in recovery and where `default_transaction_read_only` is on. Of several hosts in a URL the first
+//! one that takes writes is used.
 
 use tokio_postgres::{
     Config,
@@ -14,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::DbError;
 use crate::config::database::PostgresUrl;
 
-/// What a server is used for.
+/// The role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Writes, and reads that must see every commit.

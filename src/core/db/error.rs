@@ -105,7 +105,8 @@ impl DbError {
         // The driver's own text is "error connecting to server"; its source names the reason.
         let source = std::error::Error::source(error);
         let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-        // The driver reports an unmet `target_session_attrs` so; errors of the operating system have a number.
+        // The driver reports an unmet `target_session_attrs` as `PermissionDenied` without a number; an error of the
+        // operating system has one.
         if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()) {
             return Self::ReadOnly;
         }
@@ -144,7 +145,7 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("57", Meaning::Unavailable),       // starting, stopping, `statement_timeout`, an operator
 ];
 
-/// Of `0A000` (feature_not_supported) only a cached plan whose result would have another type is no bug. The routine's
+/// `0A000` (feature_not_supported) is a bug, unless a cached plan would return a result of another type. The routine's
 /// name distinguishes it, since the message is in the server's language.
 fn meaning(code: &str, routine: Option<&str>) -> Meaning {
     if code == "0A000" && routine != Some("RevalidateCachedQuery") {

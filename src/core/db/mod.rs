@@ -1,4 +1,4 @@
-//! `DualDb`: Postgres by intent. Writes go to the primary; a read states how fresh it must be.
+//! `DualDb`: the primary and its read replica. Writes go to the primary; a read states how fresh its data must be.
 //!
 //! ```text
 //! write() ───────────────────────────────► primary
@@ -9,7 +9,7 @@
 //! The caller passes a closure to `read`, because it may run twice: on the replica and then on the primary. Where no
 //! replica is configured, every read goes to the primary. After a pause, one read tries the replica again.
 //!
-//! What holds under failure:
+//! Guarantees under failure:
 //! * Every statement has a time-out here as well as in the server, so that a server that hangs costs a caller 2.5 s.
 //! * A connection whose statement was abandoned is closed, so that its late answer reaches no other caller (`conn`).
 //! * A server that takes no writes is not used as the primary: its connections are closed and its answers dropped

@@ -1,4 +1,4 @@
-//! Reading rows into typed records: a value that its type does not know is an error of that row, never a default.
+//! Reading rows into typed records: a value that is not in its type is an error of that row, never a default.
 
 use std::time::Duration;
 

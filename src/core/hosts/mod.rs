@@ -6,7 +6,7 @@ pub mod store;
 
 use std::collections::BTreeMap;
 
-/// What a host offers, by its worker's configuration.
+/// The name, address, labels and capacity of a host, from its worker's configuration.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
     /// Its name, unique in the installation.

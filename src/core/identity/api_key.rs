@@ -2,7 +2,7 @@
 //! tag and a 6-digit checksum: 56 characters, which a double click selects.
 //!
 //! The checksum (CRC32, public) finds typos. The tag (59 bits of HMAC-SHA-256 under a tag secret) refuses forged keys
-//! without I/O. Stored is only the hash, HMAC-SHA-256 of the whole key under a pepper. There is no slow password hash:
+//! without I/O. Only the hash is stored: HMAC-SHA-256 of the whole key under a pepper. There is no slow password hash:
 //! 178 random bits need no stretching, and at 10 to 100 ms each verifications would be a denial of service against
 //! ourselves.
 
@@ -22,7 +22,7 @@ const CHECKSUM_DIGITS: usize = 6;
 const PREFIX_LENGTH: usize = "cpk_live_".len();
 const KEY_LENGTH: usize = PREFIX_LENGTH + 1 + RANDOM_DIGITS + TAG_DIGITS + CHECKSUM_DIGITS;
 
-/// What the key is for, as its prefix shows.
+/// The purpose of a key, as its prefix shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyEnv {
     /// Production use.
@@ -80,9 +80,9 @@ pub struct NewKey {
     pub hash: [u8; 32],
     /// The version of that pepper.
     pub pepper_version: i16,
-    /// What may be shown later: prefix, version and the last four characters.
+    /// The part that may be shown later: prefix, version and the last four characters.
     pub hint: String,
-    /// What it is for.
+    /// Its purpose.
     pub env: KeyEnv,
 }
 

@@ -41,7 +41,7 @@ impl Scope {
     /// error, so that this release never copies a scope that it cannot check.
     pub(super) fn known(key: KeyId, texts: &[String]) -> Vec<Self> {
         let log = |error: &UnknownText| {
-            tracing::warn!(%key, %error, "a key has a scope that this release does not know, ignoring it");
+            tracing::warn!(%key, %error, "a key has a scope that this release does not know; ignoring the scope");
         };
         texts.iter().filter_map(|text| text.parse().inspect_err(log).ok()).collect()
     }
@@ -56,7 +56,7 @@ pub struct Caller {
     pub name: String,
     /// The tenant that owns the key.
     pub tenant: TenantId,
-    /// What the key may do.
+    /// The key's scopes.
     pub scopes: Vec<Scope>,
     /// When the key expires; `None`: never.
     pub expires_at: Option<OffsetDateTime>,

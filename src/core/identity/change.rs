@@ -1,7 +1,7 @@
 //! Changing a key: change, idempotency record, outbox row and event in one statement.
 //!
-//! What the caller may do is checked before, of one version of the key; the statement changes only that version, so a
-//! change in between is noticed. A repeated request gets the present state of what the first one changed.
+//! The caller is authorized before, against one version of the key; the statement changes only that version, so a
+//! change in between is detected. A repeated request gets the present state of the key that the first one changed.
 
 use tokio_postgres::types::Json;
 

@@ -41,7 +41,7 @@ pub struct CreatedKey {
     pub replayed: bool,
 }
 
-/// Who creates a key.
+/// The creator of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Creator<'a> {
     /// A request.
@@ -91,7 +91,7 @@ impl KeyCreator {
             Creator::Operator(tenant) => (tenant, None, KeyLimits::GENERAL),
         };
         let KeySpec { name, scopes, limits, not_before, expires_at, tenant } = spec;
-        // Limits are inherited: they would be none if a limited key could create keys without.
+        // Limits are inherited; otherwise a limited key could create keys without limits.
         let limits = limits.unwrap_or(inherited);
         let tenant = tenant.unwrap_or(own_tenant);
         if let Creator::Caller(caller) = creator {

@@ -1,6 +1,6 @@
 //! Requests for keys before and after validation.
 //!
-//! `POST /keys` and `app keys create` both build a `KeyDraft`, so that both obey the same rules. `validate` reports
+//! `POST /keys` and `app keys create` both build a `KeyDraft`, so that both follow the same rules. `validate` reports
 //! everything that is wrong at once and returns a `KeySpec`, which cannot be made in another way.
 
 use time::OffsetDateTime;
@@ -18,7 +18,7 @@ pub const GRACE_S_MAX: u32 = 604_800;
 /// A new key as a client asks for it.
 #[derive(Clone, Debug, Default)]
 pub struct KeyDraft {
-    /// What the key is called in lists.
+    /// The name of the key in lists.
     pub name: String,
     /// The texts of the scopes.
     pub scopes: Vec<String>,
@@ -41,7 +41,7 @@ pub struct LimitsDraft {
     pub burst: u32,
 }
 
-/// A new key that is valid by itself. What its creator may grant is another question.
+/// A new key that is valid by itself. `grants` checks what its creator may grant.
 #[derive(Clone, Debug)]
 pub struct KeySpec {
     pub(super) name: String,

@@ -8,13 +8,13 @@ use crate::core::{db::DbError, invalid::Invalid};
 /// Why a request's key was not accepted.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    /// The key is missing, malformed, unknown, expired or revoked. Which of these is not said, deliberately.
+    /// The key is missing, malformed, unknown, expired or revoked. Clients are not shown which of these it is.
     #[error("the API key is not valid")]
     Unauthenticated,
     /// Too many lookups are waiting for the primary.
     #[error("too many keys are being looked up")]
     Busy,
-    /// It could not be found out. It must not be shown as a refusal: clients discard keys on those.
+    /// The key could not be verified. This must not be answered as a refusal, because clients discard refused keys.
     #[error(transparent)]
     Db(#[from] DbError),
 }

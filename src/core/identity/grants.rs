@@ -1,4 +1,4 @@
-//! What a caller may grant: no more scopes than its own key has, for no longer, and no higher limits.
+//! The rules of grants: a caller grants no more scopes than its own key has, for no longer, and no higher limits.
 //!
 //! The same holds for every way to get or widen a key: creating it, rotating it, changing it, and seeing it again by
 //! repeating a request. An operator with a shell acts as an admin.
@@ -31,7 +31,7 @@ pub enum GrantError {
     Tenant,
 }
 
-/// What a key can do.
+/// The rights of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rights<'a> {
     pub scopes: &'a [Scope],

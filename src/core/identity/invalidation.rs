@@ -11,7 +11,7 @@ pub struct Invalidation {
     pub hash: [u8; 32],
     /// The key's version after the change.
     pub ver: i64,
-    /// Whether the key is refused now; otherwise it is valid in another way.
+    /// Whether the key is refused now; otherwise it is valid with changed properties.
     pub refused: bool,
 }
 

@@ -11,7 +11,7 @@ use metrics::{Counter, Histogram};
 
 use super::{caller::Caller, error::IdentityError};
 
-/// Where the answer came from; the label `tier`.
+/// The tier that answered; the label `tier`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The key itself: its form, checksum and tag.

@@ -1,13 +1,13 @@
-//! API keys: their format, who may create and change them, how a request's key is verified, and how often it may be
-//! used.
+//! API keys: their format, the rules for creating and changing them, the verification of a request's key, and its rate
+//! limit.
 //!
 //! `IdentityService` answers one question for every request: which caller does this key stand for? `PgIdentity` reads
 //! the primary each time; `cache::CachedIdentity` puts Redis and the process in front of it; `Identity` is the one that
 //! was chosen at start. `ApiKeyService` creates, changes, rotates and revokes keys: it checks what the caller may
 //! grant, commits, and delivers the change to the caches.
 //!
-//! An error is never an answer: what cannot be found out is neither accepted nor refused. Unknown, expired and revoked
-//! keys are refused alike.
+//! A key that cannot be verified because of an error is neither accepted nor refused: the caller gets the error.
+//! Unknown, expired and revoked keys are refused alike.
 
 mod any;
 pub mod api_key;

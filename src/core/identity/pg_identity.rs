@@ -26,7 +26,7 @@ impl PgIdentity {
     }
 
     async fn look_up(&self, presented: &PresentedKey<'_>) -> Result<Arc<Caller>, IdentityError> {
-        // A key was hashed with the pepper of its day: all are tried, newest first.
+        // A key was hashed with the newest pepper at its creation: all peppers are tried, newest first.
         for hash in self.ring.hashes(presented) {
             match store::lookup(&self.db, &hash).await? {
                 KeyLookup::Valid(cached) => return Ok(cached.caller.clone()),

@@ -1,5 +1,5 @@
 -- Revokes a key, with its outbox row and event. A key that is revoked already gets another outbox row, since the
--- process that revoked it may have died before it delivered the change. Returns no row when there is no such key.
+-- process that revoked it may have ended before it delivered the change. Returns no row when there is no such key.
 -- $1 id uuid
 -- $2 owner uuid, the tenant that must own the key, null for any
 -- $3 revoked_by uuid

@@ -19,11 +19,11 @@ pub struct KeyRecord {
     pub id: KeyId,
     /// Grows with each change of the key.
     pub ver: i64,
-    /// What the key is called in lists.
+    /// The name of the key in lists.
     pub name: String,
     /// The tenant that owns it.
     pub tenant: TenantId,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Vec<Scope>,
     /// How often it may be used.
     pub limits: KeyLimits,
@@ -122,7 +122,7 @@ impl KeyRow {
 }
 
 /// Returns the present state of a key as a change to deliver, for a request that is repeated: the process that
-/// committed the change may have died before it delivered it.
+/// committed the change may have ended before it delivered it.
 ///
 /// # Errors
 /// As for `WriteConn::query`.

@@ -71,7 +71,7 @@ pub enum AcceptError {
 
 /// A request for an instance, as the statement needs it.
 pub struct Create<'a> {
-    /// Who owns the instance.
+    /// The tenant that owns the instance.
     pub tenant: TenantId,
     /// The instance to create.
     pub spec: &'a InstanceSpec,
@@ -86,9 +86,9 @@ pub struct Create<'a> {
 }
 
 /// Addresses or ports that an ordinary try probes, each.
-const PROBES: i32 = 3;
-const ORDINARY_TRIES: usize = 3;
-const THOROUGH_TRIES: usize = 5;
+const PROBES_MAX: i32 = 3;
+const ORDINARY_TRIES_MAX: usize = 3;
+const THOROUGH_TRIES_MAX: usize = 5;
 
 const CREATE: &str = include_str!("create.sql");
 
@@ -199,8 +199,8 @@ impl<'a> CreateParams<'a> {
 /// The refusals of `AcceptError`, after which nothing was stored; `Db(Unavailable)` when the outcome is unknown.
 pub async fn create(db: &DualDb, request: &Create<'_>) -> Result<CreateOutcome, AcceptError> {
     let mut last = AcceptError::NoFreePort;
-    for attempt in 0..ORDINARY_TRIES + THOROUGH_TRIES {
-        let thorough = attempt >= ORDINARY_TRIES;
+    for attempt in 0..ORDINARY_TRIES_MAX + THOROUGH_TRIES_MAX {
+        let thorough = attempt >= ORDINARY_TRIES_MAX;
         let conn = db.write().await.map_err(AcceptError::Db)?;
         // Both take the connection and return it to the pool, since a replay takes another one: replays that each hold a
         // connection while they wait for the next would use up the pool.
@@ -235,7 +235,7 @@ async fn run(conn: &WriteConn, request: &Create<'_>, probes: Option<i32>) -> Res
 }
 
 async fn create_once(conn: WriteConn, request: &Create<'_>) -> Result<Option<InstanceRecord>, DbError> {
-    run(&conn, request, Some(PROBES)).await
+    run(&conn, request, Some(PROBES_MAX)).await
 }
 
 /// Looks at every address and port, under the network's lock. The lock is taken by a statement of its own, because only the

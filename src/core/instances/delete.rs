@@ -1,7 +1,8 @@
 //! Accepting a request to delete an instance: one statement (`delete.sql`).
 //!
-//! Queued jobs of the instance are superseded, its running one is asked to stop, and a delete job is queued for its host. An
-//! instance that no host ever had is deleted at once. A repeated request returns the job of the first one.
+//! Queued jobs of the instance are superseded, its running one is marked to be cancelled, and a delete job is queued
+//! for its host. An instance that no host ever had is deleted at once. A repeated request returns the job of the first
+//! one.
 
 use super::{
     Refusal, Status, Transition,
@@ -16,7 +17,7 @@ use crate::core::{
 
 /// A request to delete an instance.
 pub struct Delete<'a> {
-    /// Who must own the instance.
+    /// The tenant that must own the instance.
     pub tenant: TenantId,
     /// The instance to delete.
     pub instance: InstanceId,
@@ -39,8 +40,8 @@ pub struct Deletion {
     pub replayed: bool,
 }
 
-/// Tries that a job which was added at the same time may cost.
-const RETRIES: usize = 5;
+/// How many times the statement runs again because another job of the instance was added at the same time.
+const DELETE_RETRIES_MAX: usize = 5;
 
 const DELETE: &str = include_str!("delete.sql");
 
@@ -96,7 +97,7 @@ impl<'a> DeleteParams<'a> {
 /// `KeyReused` and `KeyInProgress` about the idempotency key; `Db` when the statement fails.
 pub async fn delete(db: &DualDb, request: &Delete<'_>) -> Result<Option<Deletion>, AcceptError> {
     let params = DeleteParams::new(request);
-    let mut retries = 0..RETRIES;
+    let mut retries = 0..DELETE_RETRIES_MAX;
     let rows = loop {
         match db.write().await.map_err(AcceptError::Db)?.query(DELETE, &params.list()).await {
             Ok(rows) => break rows,

@@ -1,8 +1,8 @@
-//! Instances: what a tenant asks for, the statuses that it passes through, and the statements that accept and read it.
+//! Instances: the request of a tenant, the statuses of an instance, and the statements that accept and read it.
 //!
 //! `spec` parses a request. `create` and `delete` accept one with a single statement, which also queues a job in
-//! `core::queue`; from then on workers change the status, by the one table of transitions in `state`. `observe` is what a
-//! host writes about a container outside any job. `service` is what the API calls.
+//! `core::queue`; from then on workers change the status, by the one table of transitions in `state`. `observe` records
+//! what a host finds about a container outside any job. The API calls `service`.
 
 pub mod create;
 pub mod delete;

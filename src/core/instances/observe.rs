@@ -1,4 +1,4 @@
-//! What a host observes of its containers outside any job: a process that ended, or a container that is gone.
+//! Records changes of containers outside any job: a process that ended, or a container that is gone.
 //!
 //! The worker reads the instance (`store::expected_on`), inspects its container, and passes both to `restart_decision`;
 //! `observe` writes the decision. The statement changes nothing when status, generation, streak or start of the instance
@@ -53,13 +53,13 @@ impl Observation {
 /// After this many restarts in a row, none of which lasted, the instance fails with `crash_loop`.
 pub const RESTART_STREAK_MAX: i32 = 5;
 /// A process that ran for this long ends a streak of restarts.
-const STABLE_RUN: Duration = Duration::from_secs(60);
+const STABLE_RUN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What follows an observation.
+/// The decision after an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartDecision {
     /// The process runs: an instance whose status is `unknown` becomes `running`.
-    Alive,
+    KeepRunning,
     /// The instance stays stopped.
     Stopped,
     /// The process is started again.
@@ -73,7 +73,7 @@ pub enum RestartDecision {
     CrashLoop,
 }
 
-/// Decides what follows, by the instance's restart policy. `ran_for`: how long the process had run; `backoff`: the first
+/// Returns the decision by the instance's restart policy. `ran_for`: how long the process had run; `backoff`: the first
 /// pause, which doubles with each restart of the streak.
 pub fn restart_decision(
     observation: Observation,
@@ -83,7 +83,7 @@ pub fn restart_decision(
     backoff: Duration,
 ) -> RestartDecision {
     let failed = match observation {
-        Observation::Running => return RestartDecision::Alive,
+        Observation::Running => return RestartDecision::KeepRunning,
         Observation::Ended { exit_code, .. } => exit_code != 0,
         // Something outside this system removed it. That is a failure to the policy, and the next start creates it again.
         Observation::Gone => true,
@@ -93,7 +93,7 @@ pub fn restart_decision(
         RestartPolicy::OnFailure => failed,
         RestartPolicy::No => false,
     };
-    let streak = if ran_for >= STABLE_RUN { 0 } else { streak };
+    let streak = if ran_for >= STABLE_RUN_INTERVAL { 0 } else { streak };
     match (restarts, streak) {
         (false, _) => RestartDecision::Stopped,
         (true, RESTART_STREAK_MAX..) => RestartDecision::CrashLoop,
@@ -124,7 +124,7 @@ struct ObserveParams {
 impl ObserveParams {
     fn new(host: HostId, instance: &Expected, observation: Observation, decision: RestartDecision) -> Self {
         let (transition, code) = match decision {
-            RestartDecision::Alive => (Transition::FoundRunning, None),
+            RestartDecision::KeepRunning => (Transition::FoundRunning, None),
             RestartDecision::Stopped => (Transition::Exited, Some(ReasonCode::ContainerExited)),
             RestartDecision::Restart { .. } => (Transition::Restarting, Some(ReasonCode::ContainerExited)),
             RestartDecision::CrashLoop => (Transition::CrashLooped, Some(ReasonCode::CrashLoop)),
@@ -216,7 +216,7 @@ mod tests {
         }
         assert_eq!(
             restart_decision(Observation::Running, RestartPolicy::No, 3, SECOND, SECOND),
-            RestartDecision::Alive
+            RestartDecision::KeepRunning
         );
         assert_eq!(restart_decision(Observation::Gone, RestartPolicy::No, 0, SECOND, SECOND), RestartDecision::Stopped);
         assert_eq!(restart_decision(Observation::Gone, RestartPolicy::OnFailure, 0, SECOND, SECOND), after_first);
@@ -271,6 +271,9 @@ mod tests {
             RestartDecision::CrashLoop
         );
         let fresh = RestartDecision::Restart { after: SECOND, streak: 1 };
-        assert_eq!(restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, STABLE_RUN, SECOND), fresh);
+        assert_eq!(
+            restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, STABLE_RUN_INTERVAL, SECOND),
+            fresh
+        );
     }
 }

@@ -3,7 +3,7 @@
 use crate::core::text_enum::text_enum;
 
 text_enum! {
-    /// What follows when an instance's process ends.
+    /// Whether an instance's process is started again after it ends.
     #[derive(Default)]
     pub enum RestartPolicy as RestartPolicy {
         /// The instance stays stopped.

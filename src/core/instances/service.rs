@@ -1,4 +1,5 @@
-//! What a client can do with instances. Each method that changes something also does what must follow its commit.
+//! `InstanceService`: creates, reads and deletes instances. A method that changes something also does everything that
+//! must follow its commit.
 //!
 //! ```text
 //! create, delete ─► one statement commits instance and job ─► record the write (the caller's next lists show it)
@@ -51,7 +52,7 @@ pub struct AcceptedRequest {
     pub replayed: bool,
 }
 
-/// Where a request comes from, for those that change something.
+/// The origin of a request that changes something.
 #[derive(Clone, Copy)]
 pub struct Origin<'a> {
     /// The tenant of the caller's key.

@@ -39,7 +39,7 @@ pub struct RawInstance {
     /// Labels, which lists can be filtered by.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub labels: BTreeMap<String, String>,
-    /// What follows when the process ends; default `no`.
+    /// Whether the process is started again after it ends; default `no`.
     #[schema(value_type = Option<RestartPolicy>)]
     pub restart_policy: Option<String>,
     /// Where the instance may run; anywhere when absent.
@@ -79,12 +79,12 @@ pub struct Placement {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A published port. In a request that was parsed, `host` may be 0: any free one.
+/// A published port; in a request, a `host` of 0 means any free port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Port {
     /// The port in the container.
     pub container: u16,
-    /// The port on the host, out of the cluster's range.
+    /// The port on the host, from the cluster's range.
     pub host: u16,
     /// The protocol.
     pub protocol: Protocol,
@@ -121,7 +121,7 @@ pub struct InstanceSpec {
     pub ports: Vec<Port>,
     /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// What follows when the process ends.
+    /// Whether the process is started again after it ends.
     pub restart_policy: RestartPolicy,
     /// Where the instance may run.
     pub placement: Placement,
@@ -159,7 +159,7 @@ impl InstanceSpec {
             wrong.push(Invalid::new(
                 "/name",
                 "invalid",
-                "must be 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-'",
+                "must be 1 to 63 characters of a-z, 0-9 and '-', not starting or ending with '-'",
             ));
         }
         if raw.image.is_empty() || raw.image.len() > 512 || !raw.image.chars().all(is_image_char) {

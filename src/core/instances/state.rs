@@ -87,7 +87,7 @@ impl Status {
             (_, T::DeleteAccepted) => Some(S::Deleting),
             (_, T::DeleteAcceptedUnplaced) => Some(S::Deleted),
             (S::Deleting, T::Succeeded(Kind::Delete)) => Some(S::Deleted),
-            // Whatever else ends meanwhile: a delete is never taken back.
+            // A delete is never undone, whatever else ends meanwhile.
             (S::Deleting, _) => Some(S::Deleting),
             (S::Pending | S::Provisioning, T::Claimed(Kind::Provision)) => Some(S::Provisioning),
             (S::Provisioning, T::Succeeded(Kind::Provision)) => Some(S::Running),

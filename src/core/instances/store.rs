@@ -1,7 +1,8 @@
 //! Reading instances. Statements that change them are in `create`, `delete`, `observe` and `core::queue`.
 //!
-//! Rows become typed records here. A value that no type knows (a status that a newer release wrote, say) is an error of its
-//! row: reading that instance fails with the instance's id and the column in the log, and lists leave it out and log it.
+//! Rows become typed records here. A value that is not in its type (a status that a newer release wrote, say) is an
+//! error of its row: reading that instance fails with the instance's id and the column in the log, and lists leave it
+//! out and log it.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -50,7 +51,7 @@ pub struct InstanceRecord {
     pub ports: Vec<Port>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// What follows when its process ends.
+    /// Whether its process is started again after it ends.
     pub restart_policy: RestartPolicy,
     /// Where it may run.
     pub placement: Placement,
@@ -96,7 +97,7 @@ pub struct HostRef {
     pub address: Option<String>,
 }
 
-/// Which instances a list shows.
+/// The filter of a list of instances.
 #[derive(Clone, Debug)]
 pub struct InstanceFilter {
     /// The owner.
@@ -166,7 +167,7 @@ pub async fn statuses(db: &DualDb, ids: &[InstanceId]) -> Result<Vec<(InstanceId
     Ok(decode_each(&rows, "instance", |row| Ok((column(row, "id")?, column(row, "status")?))))
 }
 
-/// What a host must know of an instance to compare it with its container.
+/// The part of an instance that its host compares with the container.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// The instance.
@@ -175,7 +176,7 @@ pub struct Expected {
     pub status: Status,
     /// Grows with each accepted request that changes what should run.
     pub generation: i64,
-    /// What follows when its process ends.
+    /// Whether its process is started again after it ends.
     pub restart_policy: RestartPolicy,
     /// Restarts in a row after none of which its process kept running.
     pub restart_streak: i32,

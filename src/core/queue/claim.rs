@@ -1,8 +1,8 @@
 //! Claiming jobs and placing their instances: one statement (`claim.sql`) for a whole batch.
 //!
-//! A host can claim a job when the job is due, no older job of its instance is unfinished, and the instance either
-//! lives on this host or has no host yet and fits here. Urgent jobs (deletes) come first. Each further slot goes to the
-//! tenant that has the fewest jobs running on this host, so that a tenant with a long backlog does not delay the
+//! A host can claim a job when the job is due, no older job of its instance is unfinished, and the instance is either
+//! placed on this host, or has no host yet and fits here. Urgent jobs (deletes) come first. Each further slot goes to
+//! the tenant that has the fewest jobs running on this host, so that a tenant with a long backlog does not delay the
 //! others.
 //!
 //! The caller must not run two claims of one host at the same time: the statement adds up what is committed on the host
@@ -107,7 +107,7 @@ impl std::fmt::Debug for Claimed {
     }
 }
 
-/// What to claim, and for how long.
+/// The parameters of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRequest {
     /// The worker that claims.

@@ -41,7 +41,7 @@ text_enum! {
     }
 }
 
-/// What happens to a job.
+/// An event that changes the status of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobEvent {
     /// A worker claimed it.

@@ -12,8 +12,8 @@
 //! The statement that accepts a request inserts the job, so an accepted request and its job exist together or not at
 //! all. `notify` then pushes a message into a Redis list, and a worker that waits on the list wakes up. `claim` sets
 //! the next jobs of one host to `running`, each with a lease (an end, a random id and a fencing token that grows with
-//! every claim). `heartbeat` extends the leases of a worker together. `finish` ends an attempt. `rescue` puts back what
-//! a worker left behind: a job whose lease has expired is queued again. `workers` registers one worker per host.
+//! every claim). `heartbeat` extends the leases of a worker together. `finish` ends an attempt. `rescue` queues the
+//! jobs of a crashed worker again once their leases have expired. `workers` registers one worker per host.
 //!
 //! # What it guarantees
 //! * A lost, repeated or reordered Redis message delays a job by one poll at most; it never decides which job runs.

@@ -25,7 +25,7 @@ const CRASHED: &str = include_str!("rescue_crashed.sql");
 const FAIL_UNSCHEDULABLE: &str = include_str!("fail_unschedulable.sql");
 const MARK_SILENT_INSTANCES: &str = include_str!("mark_silent_instances.sql");
 
-/// What one round changed, in rows.
+/// The rows that one round changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rescued {
     /// Jobs whose lease or deadline had passed.
@@ -57,7 +57,7 @@ async fn rescue_expired_leases(db: &DualDb, times: LeaseTimes) -> Result<usize, 
     Ok(rows.len())
 }
 
-/// Requeues or fails one job whose attempt crashed while the worker lives on, as if its lease had expired. Returns
+/// Requeues or fails one job whose attempt crashed while its worker goes on, as if its lease had expired. Returns
 /// `false` when the lease was lost; nothing was written then.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ pub async fn queue_stats(db: &DualDb) -> Result<QueueStats, DbError> {
     })
 }
 
-/// What the instances placed on a host may use together.
+/// The resources that the instances placed on a host may use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommittedResources {
     /// Thousandths of a core.

@@ -54,7 +54,7 @@ pub struct JobRecord {
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// Which jobs to list; `None`: any.
+/// The filter of a list of jobs; `None`: any.
 #[derive(Clone, Debug)]
 pub struct JobFilter {
     /// Jobs of this tenant.

@@ -19,7 +19,7 @@ use crate::core::{
 /// Why a worker could not register.
 #[derive(Debug, Error)]
 pub enum RegisterError {
-    /// Another worker with this host name is alive.
+    /// Another worker with this host name runs.
     #[error(
         "APP_HOST_NAME: another worker named \"{name}\" is alive (pid {pid}, seen {seen_s:.0} s ago); stop it, or if \
          this is another machine, give this one another name; example: APP_HOST_NAME={name}-2"
@@ -54,11 +54,10 @@ pub struct ProcessInfo {
 }
 
 /// Registers this process as the host's worker. Returns the identity to claim with, and how many jobs of the previous
-/// worker were requeued. `silence`: a previous worker without a heartbeat for this long is taken for dead. `is_alive`:
+/// worker were requeued. `silence`: a previous worker without a heartbeat for this long counts as crashed. `is_alive`:
 /// whether a process of this machine exists.
 ///
-/// # Errors
-/// `NameInUse` while the previous worker lives; `Fenced` for a host that an operator took out; `Db` with the
+/// # Errors `NameInUse` while the previous worker runs; `Fenced` for a host that an operator took out; `Db` with the
 /// statement's error, in which case nothing was written unless the commit's answer was lost.
 pub async fn register_worker(
     db: &DualDb,

@@ -6,9 +6,9 @@
 //! delete      unpublish → remove → network
 //! ```
 //!
-//! Each step looks at what exists and brings it to what the job wants, so that an attempt can follow one that was cut
-//! off anywhere. A provision or start that fails is undone: what the attempt made is removed, and what existed before
-//! stays.
+//! Each step reads what exists and changes it to the state that the job requires, so that an attempt can follow one
+//! that was cut off anywhere. A provision or start that fails is undone: what the attempt made is removed, and what
+//! existed before stays.
 
 mod delete;
 mod plan;

@@ -1,4 +1,4 @@
-//! What a claimed job means to the backends: its attempt, its container and its place in the network.
+//! Translates a claimed job for the backends: its attempt, its container and its network attachment.
 
 use super::super::provision_worker::ProvisionWorker;
 use crate::{
@@ -14,7 +14,7 @@ pub(super) fn attempt(job: &Claimed) -> Attempt {
     Attempt { job: job.lease.job, token: job.lease.token }
 }
 
-/// Returns the container that the job wants.
+/// Returns the container that the job requires.
 pub(super) fn container_spec(worker: &ProvisionWorker, job: &Claimed) -> ContainerSpec {
     ContainerSpec {
         instance: job.lease.instance,

@@ -54,7 +54,7 @@ pub(super) async fn undo(worker: &ProvisionWorker, job: &Claimed, active: &Arc<A
             worker.network.unpublish(instance).await?;
             worker.compute.discard(&container).await?;
         }
-        // The network stays where a container needs it, running or not; the runtime knows that.
+        // The runtime keeps the network while a container uses it, running or not.
         worker.network.release_network(job.network).await?;
         Ok(())
     }

@@ -7,8 +7,8 @@
 //! T nonce ver mac         tombstone: revoked, expired or suspended     900 s
 //! ```
 //! Values are replaced by compare-and-set on kind and nonce (`CasToken`). The MAC covers the value and its Redis key,
-//! so an attacker who can write to Redis can neither make a value nor move one to another key. A value that is put back
-//! is found out by its version, its age and the version feed. Values are signed, not encrypted: nothing in them is
+//! so an attacker who can write to Redis can neither make a value nor move one to another key. An old value that is put
+//! back is detected by its version, its age and the version feed. Values are signed, not encrypted: nothing in them is
 //! secret.
 
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use crate::core::identity::{
     limits::KeyLimits,
 };
 
-/// How long a lease lives, in milliseconds.
+/// The time to live of a lease, in milliseconds.
 pub const LEASE_TTL_MS: i64 = 3_000;
-/// How long a valid entry lives at most, in milliseconds.
+/// The longest time to live of a valid entry, in milliseconds.
 pub const VALID_TTL_MS: i64 = 300_000;
 /// A random part of up to this much is taken off, so that entries filled together do not end together.
 const VALID_JITTER_MAX_MS: f64 = 30_000.0;
 const UNKNOWN_TTL_MS: i64 = 30_000;
-/// How long a tombstone lives, in milliseconds.
+/// The time to live of a tombstone, in milliseconds.
 pub const TOMBSTONE_TTL_MS: i64 = 900_000;
 const CAS_TOKEN_BYTES: usize = 17;
 const MAC_BYTES: usize = 16;
@@ -65,7 +65,7 @@ pub enum Entry<L> {
 pub struct SignedEntry {
     /// Kind, nonce, payload and MAC.
     pub value: Vec<u8>,
-    /// How long it may live, in milliseconds; at least 1.
+    /// Its time to live, in milliseconds; at least 1.
     pub ttl_ms: i64,
 }
 

@@ -3,8 +3,8 @@
 //!
 //! The reply also registers, in the same atomic script, how far this process has read; a revocation waits for every
 //! process that is registered and lags. Polling replaces a subscription for three reasons: entries and registration
-//! need no argument about their order, a reconnection resumes at the last entry, and a process that slept finds its
-//! fence expired before it finds old entries.
+//! cannot arrive in the wrong order, a reconnection resumes at the last entry, and a process that was suspended finds
+//! its fence expired before it reads old entries.
 //!
 //! When a poll fails, the log has a gap or Redis has lost its data, the reader flushes L1 and starts over at the log's
 //! end.
@@ -19,7 +19,7 @@ use super::{
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const POLL_PAUSE_MIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
 
 /// The position in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -93,14 +93,14 @@ pub async fn run(tier: &RedisTier, l1: &L1, process: Option<&str>, clock: impl F
             Ok(batch) => reader.apply(&batch, l1, sent_at),
             Err(error) => {
                 if reader != InvalidationReader::default() {
-                    tracing::warn!(%error, "cannot poll the invalidation log; not using the keys kept in this process");
+                    tracing::warn!(%error, "cannot poll the invalidation log in redis; not using the local key cache");
                 }
                 reader.disconnected(l1);
                 NextPoll::AfterInterval
             }
         };
         if next == NextPoll::AfterInterval {
-            tokio::time::sleep(POLL_INTERVAL.saturating_sub(started.elapsed()).max(POLL_PAUSE_MIN)).await;
+            tokio::time::sleep(POLL_INTERVAL.saturating_sub(started.elapsed()).max(POLL_INTERVAL_MIN)).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the caches hold of a key, and what a read of the primary can say about one.
+//! A key as the caches hold it, and the results of looking one up on the primary.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub(super) fn unix_seconds(at: OffsetDateTime) -> f64 {
     (at.unix_timestamp_nanos() / 1000) as f64 / 1e6
 }
 
-/// What the primary says about a hash.
+/// The result of looking a hash up on the primary.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyLookup {
     /// The key is valid.

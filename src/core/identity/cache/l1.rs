@@ -21,8 +21,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::key::{CachedKey, ShortHash};
 
-/// How long after a poll was sent its answer lets entries be used, in milliseconds.
-pub const FENCE_MS: u64 = 1_000;
+/// How long after a poll was sent entries may be used, in milliseconds.
+pub const FENCE_TTL_MS: u64 = 1_000;
 const ENTRY_TTL_MS: u64 = 30_000;
 const SHARDS: usize = 256;
 const SHARD_ENTRIES_MAX: usize = 400;
@@ -65,8 +65,8 @@ impl L1 {
     /// Returns the key's entry if it may be used now. `now` is read before and after the entry is.
     pub fn get(&self, name: &ShortHash, now: impl Fn() -> u64) -> Option<Arc<CachedKey>> {
         // The fence is checked before the entry is read: a poll that removes the entry and extends the fence in between
-        // must not make the old entry usable. It is checked again after: a process that slept in between finds the
-        // fence expired.
+        // must not make the old entry usable. It is checked again after: a process that was suspended in between finds
+        // the fence expired.
         if !self.is_fenced(now()) {
             return None;
         }
@@ -124,7 +124,7 @@ impl L1 {
 
     /// Extends the fence, after all invalidations up to a poll sent at `sent_at` have been applied.
     pub fn extend_fence(&self, sent_at: u64) {
-        self.fence.store(sent_at + FENCE_MS, Ordering::SeqCst);
+        self.fence.store(sent_at + FENCE_TTL_MS, Ordering::SeqCst);
     }
 
     /// Returns whether entries may be used at `now`.
@@ -135,7 +135,7 @@ impl L1 {
     /// Returns the milliseconds since the last applied poll was sent; `None` when there is no fence.
     pub fn fence_age(&self, now: u64) -> Option<u64> {
         let fence = self.fence.load(Ordering::SeqCst);
-        (fence > 0).then(|| (now + FENCE_MS).saturating_sub(fence))
+        (fence > 0).then(|| (now + FENCE_TTL_MS).saturating_sub(fence))
     }
 
     /// Returns the number of entries, void ones included.

@@ -31,8 +31,8 @@ use crate::core::{
 
 /// How long a lookup waits for its turn at the primary.
 pub(super) const PRIMARY_QUEUE_TIMEOUT: Duration = Duration::from_millis(100);
-/// The same for a lookup that fills the cache: then the queue empties once and for all, as when a thousand clients come
-/// back at the same time.
+/// How long a lookup that fills the cache waits for its turn. It waits longer, since later lookups of the key need no
+/// turn: a thousand clients that reconnect at the same time fill the cache once.
 const FILL_QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Unknown keys that a process writes to Redis per second.
 const UNKNOWN_PER_SECOND_MAX: u32 = 100;

@@ -14,11 +14,11 @@
 //! | `service` | `CachedIdentity`, which runs all of it; `lookup` is the part that talks to Redis and the primary |
 //! | `usage` | when keys were last used |
 //!
-//! Under failure: an error is never an answer, a cache that may have missed an invalidation is not used, and a change
-//! that Redis did not take stays in an outbox in Postgres until some process delivers it. `docs/identity.md` states the
-//! bounds and the proof; `model` explores every interleaving of the decision code. Redis client libraries offer
-//! client-side caching and `moka` a map with `get_with`; both can hand out a value that was read before an
-//! invalidation, which is why the map, the single flight and the log reader here are our own.
+//! Under failure: an error neither accepts nor refuses a key, a cache that may have missed an invalidation is not used,
+//! and a change that Redis did not take stays in an outbox in Postgres until some process delivers it.
+//! `docs/identity.md` states the bounds and the proof; `model` explores every interleaving of the decision code. Redis
+//! client libraries offer client-side caching and `moka` a map with `get_with`; both can hand out a value that was read
+//! before an invalidation, which is why the map, the single flight and the log reader here are our own.
 
 pub mod entry;
 mod invalidations;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `ak1:<short hash>` | string | the entry of a key (`entry`) |
 //! | `ak:log` | stream | the invalidation log: short hash and version of each change |
-//! | `ak:epoch` | string | a nonce and its time of birth, set when missing: it changes when Redis has lost its data |
+//! | `ak:epoch` | string | a nonce and its creation time, set when missing: it changes when Redis has lost its data |
 //! | `ak:acked` | hash | process → the last log entry that it has applied, and when it polled |
 //!
 //! Verifications have one client per thread; deliveries and polls have one client each, so that none waits behind
@@ -70,7 +70,7 @@ impl std::str::FromStr for LogId {
 /// The reply to a poll of the invalidation log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InvalidationBatch {
-    /// Another one than before: Redis has lost its data since.
+    /// The value of `ak:epoch`. It differs from that of the last batch when Redis has lost its data since.
     pub epoch: String,
     /// The oldest entry of the log; `0-0` when the log is empty or was not read.
     pub oldest: LogId,
@@ -260,7 +260,7 @@ impl RedisTier {
     where
         F: Future<Output = std::result::Result<T, fred::error::Error>>,
     {
-        let answer = self.0.verifying.ask(command).await;
+        let answer = self.0.verifying.run(command).await;
         match &answer {
             Ok(_) => self.0.breaker.succeeded(),
             Err(_) => self.0.breaker.failed(Instant::now()),

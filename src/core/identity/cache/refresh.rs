@@ -15,8 +15,8 @@ use super::{
 const REFRESH_AGE: f64 = 0.8;
 
 impl Lookups {
-    /// Starts a refresh when the value nears its end. When that is depends on chance, so that processes do not all
-    /// refresh at once, and comes earlier the longer a read takes (XFetch, Vattani et al., VLDB 2015).
+    /// Starts a refresh when the value nears its end. The moment is random, so that processes do not all refresh at
+    /// once, and is earlier the longer a read takes (XFetch, Vattani et al., VLDB 2015).
     pub(super) fn refresh_ahead(self: &Arc<Self>, cached: &Arc<CachedKey>, token: CasToken) {
         let Some(now) = self.feed.postgres_now() else { return };
         #[allow(clippy::cast_precision_loss, reason = "minutes")]

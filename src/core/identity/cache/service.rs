@@ -34,11 +34,11 @@ use crate::{
     },
 };
 
-/// What `CachedIdentity` is built from.
+/// The parts that `CachedIdentity` is built from.
 pub struct Start<'a> {
     /// Postgres.
     pub db: DualDb,
-    /// Where Redis is.
+    /// The address of Redis.
     pub redis: &'a RedisConfig,
     /// The installation, which is part of every Redis key.
     pub cluster: ClusterId,
@@ -154,7 +154,8 @@ impl Inner {
         let Some(presented) = PresentedKey::parse(presented).filter(|key| self.ring.has_valid_tag(key)) else {
             return (source, Err(IdentityError::Unauthenticated));
         };
-        // A key was hashed with the pepper of its day. All are tried in the process before one is looked up elsewhere.
+        // A key was hashed with the newest pepper at its creation. The hashes under all peppers are tried in the
+        // process before one is looked up elsewhere.
         if let Some(cached) = self.ring.hashes(&presented).find_map(|hash| self.get_from_process(&hash)) {
             return (Source::Process, Ok(cached.caller.clone()));
         }
@@ -167,7 +168,7 @@ impl Inner {
                 Ok(KeyLookup::Valid(cached)) => return (source, Ok(cached.caller.clone())),
                 Ok(KeyLookup::Refused { .. }) => return (source, Err(IdentityError::Unauthenticated)),
                 Ok(KeyLookup::Unknown { .. }) => {}
-                // Under another pepper the key may be known all the same.
+                // The key may still be found by its hash under another pepper.
                 Err(error) => refusal = error,
             }
         }

@@ -1,8 +1,8 @@
 //! The caches' statements: looking up a key, reading recently changed keys, the outbox of changes, and uses.
 //!
 //! Reads go to the primary and check in the same statement that the server takes writes (`transaction_read_only` is on
-//! in recovery). A standby may not know of a revocation yet, nor of a key, so its answer is not used, although the
-//! connection was opened to a primary: a pooler in between may have changed the server.
+//! in recovery). A standby may not have a revocation yet, nor a key, so its answer is not used, although the connection
+//! was opened to a primary: a pooler in between may have changed the server.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 

@@ -41,7 +41,7 @@ impl Usage {
         all.sort_unstable_by_key(|uses| uses.key);
         for batch in all.chunks(FLUSH_BATCH_MAX) {
             if let Err(error) = store::record_usage(db, batch).await {
-                tracing::warn!(%error, "cannot write when keys were used; trying again");
+                tracing::warn!(%error, "could not record the last use of keys; trying again");
                 batch.iter().for_each(|uses| self.add(*uses));
             }
         }

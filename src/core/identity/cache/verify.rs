@@ -8,16 +8,17 @@
 //!  └─ Redis failed ─► ReadPrimary without a fill ─► Done
 //! ```
 //! A fill succeeds only while the lease that it was made under is still there, and every revocation removes the lease.
-//! So what a hit shows was read from the primary after the last revocation took effect in Redis; `docs/identity.md` has
-//! the proof, `model` the exhaustive check.
+//! So the value of a hit was read from the primary after the last revocation took effect in Redis; `docs/identity.md`
+//! has the proof, `model` the exhaustive check.
 
 use std::time::Duration;
 
 use super::entry::{CasToken, Entry};
 
-const LEASE_WAITS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
+const LEASE_WAIT_INTERVALS: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
 
-/// What the caller of the state machine does next. `L` stands for a lookup.
+/// The next action of the caller of the state machine. `L` stands for a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action<L> {
     /// Read the key's value.
@@ -42,7 +43,7 @@ pub enum Action<L> {
     Fill {
         /// The lease that the primary was read under.
         lease: CasToken,
-        /// What the primary said.
+        /// The result of the read of the primary.
         lookup: L,
     },
     /// The verification is over.
@@ -56,7 +57,7 @@ pub enum Answer<L> {
     Cached(L),
     /// This verification read the primary itself.
     Primary {
-        /// What the primary said.
+        /// The result of the read of the primary.
         lookup: L,
         /// Whether Redis took it.
         filled: bool,
@@ -72,13 +73,13 @@ pub enum Event<L> {
     Swapped(bool),
     /// The wait is over.
     Waited,
-    /// What the primary said.
+    /// The result of the read of the primary.
     Read(L),
     /// Redis failed or did not answer in time.
     RedisFailed,
 }
 
-/// What is known between two actions.
+/// The state between two actions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State<L> {
     Getting { waits: usize },
@@ -128,7 +129,7 @@ impl<L: NegativeLookup> Verification<L> {
                 Action::TakeOver { expected, lease: self.lease.clone() }
             }
             (State::TakingOver(lease), Event::Swapped(true)) => self.read_under(lease),
-            (State::Getting { waits }, Event::Entry(Entry::Lease)) => match LEASE_WAITS.get(waits) {
+            (State::Getting { waits }, Event::Entry(Entry::Lease)) => match LEASE_WAIT_INTERVALS.get(waits) {
                 Some(wait) => {
                     self.state = State::Waiting { waits: waits + 1 };
                     Action::Wait(*wait)
@@ -137,7 +138,7 @@ impl<L: NegativeLookup> Verification<L> {
             },
             (State::AcquiringLease(_), Event::Entry(Entry::Lease)) => {
                 self.state = State::Waiting { waits: 1 };
-                Action::Wait(LEASE_WAITS[0])
+                Action::Wait(LEASE_WAIT_INTERVALS[0])
             }
             (State::Waiting { waits }, Event::Waited) => {
                 self.state = State::Getting { waits };

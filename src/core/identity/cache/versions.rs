@@ -2,7 +2,7 @@
 //!
 //! No cached value is used for longer than five minutes, so the feed has the version of every key that was changed
 //! since a cached value was read. A value with a lower version is not used: a lost tombstone, a Redis that failed over
-//! or restarted with old data, and a value that an attacker put back are found out within a second. The feed also
+//! or restarted with old data, and a value that an attacker put back are detected within a second. The feed also
 //! carries Postgres' time.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::core::db::DualDb;
 
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// When neither the feed is younger than this nor the invalidation log is being read, no cache is used.
-pub const FRESH_MAX: Duration = Duration::from_secs(10);
+pub const FEED_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// The last successful read.
 #[derive(Default)]
@@ -49,9 +49,9 @@ impl VersionFeed {
         self.state().map(|state| state.sent_at.elapsed())
     }
 
-    /// Returns whether the last successful read is younger than `FRESH_MAX`.
+    /// Returns whether the last successful read is younger than `FEED_AGE_MAX`.
     pub fn is_fresh(&self) -> bool {
-        self.age().is_some_and(|age| age < FRESH_MAX)
+        self.age().is_some_and(|age| age < FEED_AGE_MAX)
     }
 
     /// Reads the feed once. A failure leaves the last result in place.

@@ -1,4 +1,4 @@
-//! The message in a Redis list. It carries ids only: workers read the facts from Postgres.
+//! The message in a Redis list. It carries the id and the kind of a job only: workers read the job from Postgres.
 
 use serde_json::json;
 

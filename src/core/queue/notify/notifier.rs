@@ -25,7 +25,7 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);
 /// Stop pushing once the list holds this many entries: workers with a backlog claim straight from Postgres and do not
 /// read the list.
 const LIST_LENGTH_MAX: i64 = 64;
-/// How long a known length of a list is believed.
+/// How long the last known length of a list is used instead of the present one.
 const LIST_LENGTH_TTL: Duration = Duration::from_secs(1);
 /// How long after a failure no push is attempted, so that the other requests do not wait for Redis.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -38,7 +38,7 @@ pub struct Subscriber {
 /// Why `recv` returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wakeup {
-    /// There were messages: claim.
+    /// There were messages: claim jobs.
     Jobs,
     /// There was no message within two seconds.
     Timeout,
@@ -70,7 +70,7 @@ impl Subscriber {
             Ok(Ok(None)) => Wakeup::Timeout,
             // The ids in the messages are not used: other workers may have these jobs by now, and the claim decides.
             Ok(Ok(Some(_))) => Wakeup::Jobs,
-            // fred turns the null of a pop without messages into this error; that server did answer, and in time.
+            // fred turns the null reply of a pop without messages into this error: the server answered in time.
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout && sent_at.elapsed() >= POP_TIMEOUT / 2 => {
                 Wakeup::Timeout
             }
