@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 /// Failures in a row that open the breaker.
 const FAILURES_MAX: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// A circuit breaker, closed at first.
@@ -68,7 +68,7 @@ impl Breaker {
         let pause = match state.open {
             Some(open) if open.probing => (open.pause * 2).min(PAUSE_MAX),
             Some(_) => return,
-            None if state.failures >= FAILURES_MAX => FIRST_PAUSE,
+            None if state.failures >= FAILURES_MAX => PAUSE_MIN,
             None => return,
         };
         state.open = Some(Open { until: now + pause, pause, probing: false });
@@ -92,11 +92,11 @@ mod tests {
         assert!(breaker.allows(start));
         breaker.failed(start);
         assert!(!breaker.allows(start));
-        let after = start + FIRST_PAUSE;
+        let after = start + PAUSE_MIN;
         assert!(breaker.allows(after) && !breaker.allows(after), "one probe");
         breaker.failed(after);
-        assert!(!breaker.allows(after + FIRST_PAUSE), "twice as long");
-        assert!(breaker.allows(after + 2 * FIRST_PAUSE));
+        assert!(!breaker.allows(after + PAUSE_MIN), "twice as long");
+        assert!(breaker.allows(after + 2 * PAUSE_MIN));
         breaker.succeeded();
         assert!(breaker.allows(after) && breaker.allows(after));
     }

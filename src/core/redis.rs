@@ -111,7 +111,7 @@ impl PerThread {
     ///
     /// # Errors
     /// `Client` when there is no client or Redis answers with an error; `Late` when it does not answer in time.
-    pub async fn ask<'a, T, F>(&'a self, command: impl FnOnce(&'a Client) -> F) -> Result<T, RedisError>
+    pub async fn call<'a, T, F>(&'a self, command: impl FnOnce(&'a Client) -> F) -> Result<T, RedisError>
     where
         F: Future<Output = Result<T, fred::error::Error>>,
     {

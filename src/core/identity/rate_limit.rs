@@ -121,7 +121,7 @@ impl RateLimiter {
         let interval_us = i64::try_from(interval(limit).as_micros()).unwrap_or(i64::MAX);
         let arguments: Vec<Argument> = vec![interval_us.into(), i64::from(limit.burst).into()];
         let (allowed, remaining, retry_us, reset_us): (i64, i64, i64, i64) =
-            self.0.clients.ask(|redis| self.0.script.evalsha_with_reload(redis, name, arguments)).await?;
+            self.0.clients.call(|redis| self.0.script.evalsha_with_reload(redis, name, arguments)).await?;
         let micros = |us: i64| Duration::from_micros(u64::try_from(us).unwrap_or_default());
         Ok(Allowance {
             allowed: allowed == 1,

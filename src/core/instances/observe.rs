@@ -53,7 +53,7 @@ impl Observation {
 /// After this many restarts in a row, none of which lasted, the instance fails with `crash_loop`.
 pub const RESTART_STREAK_MAX: i32 = 5;
 /// A process that ran for this long ends a streak of restarts.
-const STABLE_RUN: Duration = Duration::from_secs(60);
+const STABLE_RUN_MIN: Duration = Duration::from_secs(60);
 
 /// What follows an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub fn restart_decision(
         RestartPolicy::OnFailure => failed,
         RestartPolicy::No => false,
     };
-    let streak = if ran_for >= STABLE_RUN { 0 } else { streak };
+    let streak = if ran_for >= STABLE_RUN_MIN { 0 } else { streak };
     match (restarts, streak) {
         (false, _) => RestartDecision::Stopped,
         (true, RESTART_STREAK_MAX..) => RestartDecision::CrashLoop,
@@ -271,6 +271,9 @@ mod tests {
             RestartDecision::CrashLoop
         );
         let fresh = RestartDecision::Restart { after: SECOND, streak: 1 };
-        assert_eq!(restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, STABLE_RUN, SECOND), fresh);
+        assert_eq!(
+            restart_decision(ended(1), RestartPolicy::Always, RESTART_STREAK_MAX, STABLE_RUN_MIN, SECOND),
+            fresh
+        );
     }
 }

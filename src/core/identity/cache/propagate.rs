@@ -28,7 +28,7 @@ const DELIVERY_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
 const DELIVERY_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Longer than any fence that was extended before, on clocks that are read in milliseconds and differ a little in rate.
 /// A process whose last poll is older than this does not use what it keeps.
-pub(super) const FENCES_EXPIRED: Duration = Duration::from_millis(FENCE_MS + 10);
+pub(super) const FENCE_EXPIRY_MAX: Duration = Duration::from_millis(FENCE_MS + 10);
 const LAGGING_POLL_INTERVAL: Duration = Duration::from_millis(5);
 const OUTBOX_INTERVAL: Duration = Duration::from_millis(500);
 /// Within this time every process has read the version feed: its interval and the duration of a query.
@@ -125,13 +125,13 @@ impl Propagator {
     async fn wait_for_processes(&self, entry: LogId) {
         let delivered = Instant::now();
         loop {
-            let lagging = self.0.tier.count_lagging(entry, FENCES_EXPIRED).await.ok().flatten();
+            let lagging = self.0.tier.count_lagging(entry, FENCE_EXPIRY_MAX).await.ok().flatten();
             if is_in_force(delivered.elapsed(), lagging) {
                 return;
             }
             match lagging {
                 Some(_) => tokio::time::sleep(LAGGING_POLL_INTERVAL).await,
-                None => tokio::time::sleep_until(delivered + FENCES_EXPIRED).await,
+                None => tokio::time::sleep_until(delivered + FENCE_EXPIRY_MAX).await,
             }
         }
     }
@@ -165,7 +165,7 @@ impl Propagator {
 /// Returns whether no process uses what was true before the change, `waited` after Redis took it. `lagging`: how many
 /// processes have not applied it; `None`: unknown, also when Redis has lost its list of processes.
 pub(super) fn is_in_force(waited: Duration, lagging: Option<i64>) -> bool {
-    waited >= FENCES_EXPIRED || lagging == Some(0)
+    waited >= FENCE_EXPIRY_MAX || lagging == Some(0)
 }
 
 fn record(stage: &'static str, started: Instant) {

@@ -8,7 +8,7 @@
 use crate::core::identity::cache::{
     invalidations::InvalidationReader,
     l1::{L1State, Snapshot},
-    propagate::FENCES_EXPIRED,
+    propagate::FENCE_EXPIRY_MAX,
     redis_tier::{INVALIDATIONS_MAX, InvalidationBatch, LogId},
 };
 
@@ -241,5 +241,5 @@ impl Reply {
 
 /// Returns the milliseconds of `n` ticks.
 pub fn ticks(n: u8) -> u64 {
-    u64::from(n) * u64::try_from(FENCES_EXPIRED.as_millis()).unwrap_or(u64::MAX).div_ceil(u64::from(AGE_MAX))
+    u64::from(n) * u64::try_from(FENCE_EXPIRY_MAX.as_millis()).unwrap_or(u64::MAX).div_ceil(u64::from(AGE_MAX))
 }
