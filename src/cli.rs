@@ -71,7 +71,7 @@ pub enum Command {
     /// Runs the worker of this host: claims jobs and manages containers.
     Work(Box<WorkArgs>),
     /// Applies pending database migrations. Several processes may run it at once.
-    Migrate(MigrateArgs),
+    Migrate(Box<MigrateArgs>),
     /// Creates API keys without the API, such as the first one.
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -142,17 +142,44 @@ fn docker_host() -> Value<String> {
 }
 
 fn registries() -> Value<List<String>> {
-    value("registry.internal:5000,192.0.2.10", "`HOST` or `HOST:PORT`, separated by commas, or empty", |text| {
-        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-        names
-            .map(|name| {
-                let (host, port) = name.split_once(':').map_or((name, None), |(host, port)| (host, Some(port)));
-                let is_host = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
-                if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
-                    return Ok(name.to_owned());
+    let text = "`HOST` or `HOST:PORT`, separated by commas, or empty";
+    value("registry.internal:5000,192.0.2.10", text, parse_registries)
+}
+
+fn parse_registries(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let (host, port) = name.split_once(':').map_or((name, None), |(host, port)| (host, Some(port)));
+            let is_host = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+            if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+                return Ok(name.to_owned());
+            }
+            Err(format!("\"{name}\" is neither HOST nor HOST:PORT"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn registries_are_read_as_they_were_written(names in vec("[a-z0-9.-]{1,12}(:[1-9][0-9]{0,3})?", 0..4)) {
+            prop_assert_eq!(parse_registries(&names.join(", ")), Ok(names));
+        }
+
+        #[test]
+        fn any_text_is_registries_or_refused(text in any::<String>(), like in "[a-z:., 0-9]{0,20}") {
+            for text in [text, like] {
+                if let Ok(names) = parse_registries(&text) {
+                    let is_allowed = |c: char| c.is_ascii_alphanumeric() || ".:+-".contains(c);
+                    prop_assert!(names.iter().all(|name| name.chars().all(is_allowed)), "{:?}", names);
                 }
-                Err(format!("\"{name}\" is neither HOST nor HOST:PORT"))
-            })
-            .collect()
-    })
+            }
+        }
+    }
 }

@@ -81,6 +81,12 @@ impl LeaseTimes {
         self.lease / 6
     }
 
+    /// Returns how long after a start of Postgres no lease is rescued and no host counts as silent, since workers could
+    /// not send heartbeats while Postgres was down: a lease and one interval of heartbeats.
+    pub fn restart_grace(&self) -> Duration {
+        self.lease * 7 / 6
+    }
+
     /// Returns how long a job waits after its worker crashed for the first time; the time doubles with each crash.
     pub fn crash_pause(&self) -> Duration {
         self.lease / 30

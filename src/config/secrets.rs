@@ -183,7 +183,31 @@ pub fn write_once(path: &Path, mode: u32, line: &str) -> std::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn secrets_are_read_as_they_were_written(written in vec((0..62_u8, vec(any::<u8>(), 32..40)), 1..4)) {
+            let write = |(version, secret): &(u8, Vec<u8>)| format!("{version}:{}", HEXLOWER_PERMISSIVE.encode(secret));
+            let text: Vec<String> = written.iter().map(write).collect();
+
+            let read = parse(&text.join(",")).expect("well-formed");
+
+            let read: Vec<_> = read.iter().map(|one| (one.version, one.secret.expose_secret().to_vec())).collect();
+            prop_assert_eq!(read, written);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused_without_repeating_it(text in any::<String>(), secret in "[g-z]{12}") {
+            for text in [text, format!("1:{secret}"), secret.clone()] {
+                if let Err(problem) = parse(&text) {
+                    prop_assert!(!problem.contains(&secret), "{}", problem);
+                }
+            }
+        }
+    }
 
     #[test]
     fn development_generates_secrets_once() {

@@ -171,18 +171,20 @@ fn host_address() -> Value<String> {
 }
 
 fn labels() -> Value<BTreeMap<String, String>> {
-    value("zone=a,disk=ssd", "`KEY=VALUE`, separated by commas, or empty", |text| {
-        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-        pairs
-            .map(|pair| {
-                let (key, value) = pair
-                    .split_once('=')
-                    .filter(|(key, _)| !key.trim().is_empty())
-                    .ok_or_else(|| format!("\"{pair}\" is not key=value"))?;
-                Ok((key.trim().to_owned(), value.trim().to_owned()))
-            })
-            .collect()
-    })
+    value("zone=a,disk=ssd", "`KEY=VALUE`, separated by commas, or empty", parse_labels)
+}
+
+fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (key, value) = pair
+                .split_once('=')
+                .filter(|(key, _)| !key.trim().is_empty())
+                .ok_or_else(|| format!("\"{pair}\" is not key=value"))?;
+            Ok((key.trim().to_owned(), value.trim().to_owned()))
+        })
+        .collect()
 }
 
 fn machine_name() -> String {
@@ -199,4 +201,34 @@ fn machine_memory_mib() -> i64 {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: i64 = total.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(1 << 20);
     kib / 1024 * 9 / 10
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn labels_are_read_as_they_were_written(labels in btree_map("[a-z]{1,8}", "[a-z=]{0,8}", 0..4)) {
+            let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+
+            prop_assert_eq!(parse_labels(&pairs.join(" , ")), Ok(labels));
+        }
+
+        #[test]
+        fn any_text_is_labels_with_keys_or_refused(text in any::<String>()) {
+            if let Ok(labels) = parse_labels(&text) {
+                prop_assert!(labels.keys().all(|key| !key.is_empty() && text.contains(key.as_str())));
+            }
+        }
+
+        #[test]
+        fn host_name_is_kept_as_it_is_or_refused(text in any::<String>(), like in "[a-zA-Z0-9._ -]{0,12}") {
+            for text in [text, like] {
+                prop_assert!(parse_host_name(&text).is_err() || parse_host_name(&text).as_ref() == Ok(&text));
+            }
+        }
+    }
 }

@@ -7,9 +7,11 @@
 //! Requests with one key that arrive at the same time wait for each other at the record's row. The second one finds the
 //! record of the first, or gives up after `lock_timeout` with `DbError::Locked`, which means that the first is in progress.
 
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio_postgres::types::Json;
 
 use crate::core::{
     db::{DbError, DualDb, WriteConn, column},
@@ -61,11 +63,13 @@ pub fn columns(key: Option<&IdempotencyKey>) -> (Option<&str>, &str, &[u8]) {
 }
 
 /// The ids that the first request with a key led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Replay {
     /// The instance.
+    #[serde(rename = "instance_id")]
     pub instance: InstanceId,
     /// The job.
+    #[serde(rename = "job_id")]
     pub job: JobId,
 }
 
@@ -87,28 +91,18 @@ pub(super) async fn read(
     tenant: TenantId,
     key: &IdempotencyKey,
 ) -> Result<Result<Replay, NoReplay>, DbError> {
-    let answer = match answer(&db.write().await?, tenant, key).await? {
-        Ok(answer) => answer,
-        Err(no_replay) => return Ok(Err(no_replay)),
-    };
-    let id = |name: &str| answer.get(name).and_then(Value::as_str);
-    let instance = id("instance_id").and_then(|text| text.parse().ok());
-    let job = id("job_id").and_then(|text| text.parse().ok());
-    match instance.zip(job) {
-        Some((instance, job)) => Ok(Ok(Replay { instance, job })),
-        None => Err(DbError::Invariant("an idempotency record without ids".into())),
-    }
+    answer(&db.write().await?, tenant, key).await
 }
 
 /// Reads what was recorded for this key and this request.
 ///
 /// # Errors
-/// Those of the statement.
-pub(super) async fn answer(
+/// Those of the statement; `Invariant` when the record is not that of such a request.
+pub(super) async fn answer<T: DeserializeOwned>(
     conn: &WriteConn,
     tenant: TenantId,
     key: &IdempotencyKey,
-) -> Result<Result<Value, NoReplay>, DbError> {
+) -> Result<Result<T, NoReplay>, DbError> {
     let rows = conn
         .query(
             "select request_hash, answer from idempotency
@@ -120,7 +114,7 @@ pub(super) async fn answer(
     if column::<&[u8]>(row, "request_hash")? != key.request_hash.as_slice() {
         return Ok(Err(NoReplay::Reused));
     }
-    Ok(Ok(column(row, "answer")?))
+    Ok(Ok(column::<Json<T>>(row, "answer")?.0))
 }
 
 /// Deletes at most 1000 records that are older than 24 hours.
@@ -141,6 +135,7 @@ pub async fn delete_expired(db: &DualDb) -> Result<(), DbError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -156,6 +151,19 @@ mod tests {
         }
         for bad in ["", " ", "a b", "a\n", "é", "\u{7f}", &"x".repeat(256)] {
             assert_eq!(parse(bad, &Value::Null), Err(InvalidKey), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_kept_as_it_is_or_refused(text in any::<String>(), ascii in "[ -~]{0,260}") {
+            for text in [text, ascii] {
+                let is_key = (1..=255).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic());
+
+                let parsed = parse(&text, &Value::Null);
+
+                prop_assert_eq!(parsed.map(|key| key.key), if is_key { Ok(text) } else { Err(InvalidKey) });
+            }
         }
     }
 

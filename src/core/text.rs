@@ -61,7 +61,19 @@ impl fmt::Display for CleanText {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_one_short_line(text in any::<String>(), times in 1..300_usize) {
+            let cleaned = CleanText::new(&text.repeat(times));
+
+            prop_assert!(cleaned.len() <= TEXT_MAX && !cleaned.chars().any(char::is_control));
+            prop_assert_eq!(CleanText::new(&cleaned), cleaned);
+        }
+    }
 
     #[test]
     fn control_characters_become_spaces() {

@@ -58,8 +58,11 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
     let address = socket.local_addr()?;
     let listener = health::serve(socket, health.clone(), renderer(metrics.clone()))?;
     tracing::info!(%address, "the worker's health and metrics listen");
-    let handle = listener.handle();
-    tokio::spawn(listener);
+    let listener = supervisor::run("health", async move {
+        if let Err(error) = listener.await {
+            tracing::error!(%error, "the listener of the worker's health failed");
+        }
+    });
     start_maintenance(&metrics, &db, times);
     let shutdown = shutdown.clone();
     Ok(tokio::spawn(async move {
@@ -71,7 +74,7 @@ pub async fn start_worker(parts: WorkParts, shutdown: &Shutdown) -> anyhow::Resu
             running.stop().await;
         }
         worker::deregister(&worker).await;
-        handle.stop(false).await;
+        listener.stop().await;
         drop(lock);
     }))
 }

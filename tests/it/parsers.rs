@@ -1,5 +1,5 @@
 //! Parsers of what clients and operators write: no text makes them panic, and what was written by the program is read
-//! again as what it was. The parsers in `src/http` have such tests beside them.
+//! again as what it was. Parsers that are not public have such tests beside them.
 
 use std::net::Ipv4Addr;
 

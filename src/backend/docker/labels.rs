@@ -115,8 +115,49 @@ fn has_cluster(cluster: ClusterId, labels: &HashMap<String, String>) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::core::id::JobId;
+
+    const NAMES: [&str; 8] = [CLUSTER, INSTANCE, NETWORK, HOST, GENERATION, JOB, TOKEN, SPEC];
+
+    /// Labels that another program may have set: each of ours with a number, an id, any text, or not at all.
+    fn foreign_labels() -> impl Strategy<Value = HashMap<String, String>> {
+        let id = any::<[u8; 16]>().prop_map(|bytes| uuid::Uuid::from_bytes(bytes).to_string());
+        let value = prop_oneof![id, any::<i64>().prop_map(|number| number.to_string()), any::<String>()];
+        let values = proptest::collection::vec(proptest::option::of(value), NAMES.len());
+        values.prop_map(|values| {
+            let named = NAMES.into_iter().zip(values);
+            named.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn labels_of_others_are_never_this_clusters(labels in foreign_labels(), name in any::<String>()) {
+            let cluster = ClusterId::new();
+
+            prop_assert_eq!(parse_container_labels(cluster, Some(&labels)), None);
+            prop_assert_eq!(parse_network_labels(cluster, Some(&labels)), None);
+            let is_same = |network| network_name(network).eq_ignore_ascii_case(&name);
+            prop_assert!(parse_network_name(&name).is_none_or(is_same));
+        }
+
+        #[test]
+        fn labels_of_this_cluster_are_read_as_they_are_or_not_at_all(mut labels in foreign_labels()) {
+            let cluster = ClusterId::new();
+            labels.insert(CLUSTER.to_owned(), cluster.to_string());
+
+            if let Some(parsed) = parse_container_labels(cluster, Some(&labels)) {
+                prop_assert_eq!(parsed.instance.to_string(), labels[INSTANCE].to_lowercase());
+                prop_assert_eq!(Ok(parsed.generation), labels[GENERATION].parse());
+                prop_assert_eq!(&parsed.spec_hash, &labels[SPEC]);
+            }
+            let network = parse_network_labels(cluster, Some(&labels));
+            prop_assert_eq!(network, labels.get(NETWORK).and_then(|id| id.parse().ok()));
+        }
+    }
 
     #[test]
     fn network_name_is_parsed_back() {

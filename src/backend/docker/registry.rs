@@ -156,7 +156,37 @@ fn is_own(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_reference_has_a_usable_host_or_none(text in any::<String>(), like in "[a-zA-Z0-9.:/@_-]{0,40}") {
+            for image in [text, like] {
+                let Some(registry) = registry_of(&image) else { continue };
+                let start = format!("{registry}/");
+                prop_assert!(image.starts_with(&start));
+                if let Some(host) = host_of(registry) {
+                    let is_name = host.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
+                    prop_assert!(is_name && registry.starts_with(host));
+                }
+                prop_assert_eq!(canonical(&canonical(registry)), canonical(registry));
+                is_unambiguous(registry);
+            }
+        }
+
+        #[test]
+        fn numbers_are_unambiguous_as_dotted_decimals_only(address in any::<u32>()) {
+            let address = Ipv4Addr::from(address);
+
+            let number = u32::from(address);
+            let hexadecimal = format!("0x{number:x}");
+
+            prop_assert!(is_unambiguous(&address.to_string()));
+            prop_assert!(!is_unambiguous(&number.to_string()) && !is_unambiguous(&hexadecimal));
+        }
+    }
 
     #[test]
     fn registry_of_a_reference_is_that_of_the_distribution() {

@@ -185,7 +185,8 @@ impl DualDb {
 async fn is_healthy(pool: &pool::Pool) -> bool {
     let probe = async {
         let rows = ReadConn::open(pool).await?.query("show transaction_read_only", &[]).await?;
-        let is_read_only = rows.first().is_none_or(|row| row.get::<_, &str>(0) != "off");
+        let is_read_only =
+            rows.first().is_none_or(|row| column::<&str>(row, "transaction_read_only").ok() != Some("off"));
         if is_read_only && pool.role() == Role::Primary { Err(DbError::ReadOnly) } else { Ok(()) }
     };
     let answer = tokio::time::timeout(HEALTH_TIMEOUT, probe).await;

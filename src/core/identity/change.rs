@@ -3,6 +3,7 @@
 //! The caller is authorized before, against one version of the key; the statement changes only that version, so a
 //! change in between is detected. A repeated request gets the present state of the key that the first one changed.
 
+use serde::de::IgnoredAny;
 use tokio_postgres::types::Json;
 
 use super::{
@@ -78,7 +79,7 @@ pub(super) async fn change(db: &DualDb, target: Target<'_>, patch: &KeyPatch) ->
     }
     let Some(idempotency) = target.idempotency else { return Ok(None) };
     match idempotency::answer(&conn, target.by.tenant, idempotency).await? {
-        Ok(_) => {
+        Ok(IgnoredAny) => {
             let invalidations = store::current_invalidation(&conn, target.key).await?;
             Ok(Some(Changed { invalidations, replayed: true }))
         }

@@ -175,6 +175,7 @@ fn parse_limits(LimitsDraft { rps, burst }: LimitsDraft, wrong: &mut Vec<Invalid
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option, prelude::*};
     use time::macros::datetime;
 
     use super::*;
@@ -183,6 +184,37 @@ mod tests {
 
     fn draft() -> KeyDraft {
         KeyDraft { name: "ci".into(), scopes: vec!["keys:read".into()], ..KeyDraft::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn draft_is_valid_or_refused_with_places_in_the_body(
+            name in any::<String>(),
+            scopes in vec(prop_oneof![any::<String>(), Just("admin".to_owned()), Just("keys:read".to_owned())], 0..4),
+            limits in option::of((any::<f64>(), any::<u32>())),
+            expires_in_s in option::of(-1000..1000_i64),
+        ) {
+            let draft = KeyDraft {
+                name: name.clone(),
+                scopes: scopes.clone(),
+                limits: limits.map(|(rps, burst)| LimitsDraft { rps, burst }),
+                expires_at: expires_in_s.map(|seconds| NOW + time::Duration::seconds(seconds)),
+                ..KeyDraft::default()
+            };
+
+            match draft.validate(NOW) {
+                Ok(spec) => {
+                    let known: Vec<&str> = spec.scopes.iter().map(|scope| scope.as_str()).collect();
+                    prop_assert!(scopes.iter().all(|scope| known.contains(&scope.as_str())) && !known.is_empty());
+                    prop_assert_eq!(spec.name, name);
+                }
+                Err(wrong) => {
+                    let fields = ["/name", "/scopes", "/limits/rps", "/limits/burst", "/expires_at"];
+                    let is_known = |pointer: &str| fields.iter().any(|field| pointer.starts_with(field));
+                    prop_assert!(!wrong.is_empty() && wrong.iter().all(|one| is_known(&one.pointer)), "{:?}", wrong);
+                }
+            }
+        }
     }
 
     #[test]

@@ -52,8 +52,9 @@ pub async fn run_round(db: &DualDb, times: LeaseTimes) -> Result<Rescued, DbErro
 async fn rescue_expired_leases(db: &DualDb, times: LeaseTimes) -> Result<usize, DbError> {
     let (kinds, from, to) = Transition::table_by_kind(Transition::Failed);
     let (pause, code) = (times.crash_pause().as_secs_f64(), ReasonCode::AttemptsExhausted);
+    let (lease_s, restart_grace_s) = (times.lease.as_secs_f64(), times.restart_grace().as_secs_f64());
     let rows =
-        db.write().await?.query(EXPIRED, &[&pause, &kinds, &from, &to, &code, &times.lease.as_secs_f64()]).await?;
+        db.write().await?.query(EXPIRED, &[&pause, &kinds, &from, &to, &code, &lease_s, &restart_grace_s]).await?;
     Ok(rows.len())
 }
 
@@ -98,8 +99,12 @@ async fn fail_unschedulable_jobs(db: &DualDb) -> Result<usize, DbError> {
 /// removed keeps its status and shows the reason. Returns how many.
 async fn mark_silent_instances(db: &DualDb, times: LeaseTimes) -> Result<usize, DbError> {
     let (from, to) = Transition::HostSilent.table();
-    let (lease_s, code) = (times.lease.as_secs_f64(), ReasonCode::HostLost);
-    let rows = db.write().await?.query(MARK_SILENT_INSTANCES, &[&lease_s, &from, &to, &code]).await?;
+    let (lease_s, restart_grace_s) = (times.lease.as_secs_f64(), times.restart_grace().as_secs_f64());
+    let rows = db
+        .write()
+        .await?
+        .query(MARK_SILENT_INSTANCES, &[&lease_s, &from, &to, &ReasonCode::HostLost, &restart_grace_s])
+        .await?;
     Ok(rows.len())
 }
 

@@ -6,11 +6,12 @@
 -- $4 transition_to text[]
 -- $5 failure_code text
 -- $6 lease_s float8
+-- $7 restart_grace_s float8
 with abandoned as materialized (
   select i.id, i.desired, j.id as job_id, j.kind, j.crashes, j.max_crashes
   from jobs j join instances i on i.id = j.instance_id
   where j.status = 'running' and (j.lease_until < now() or j.deadline_at + make_interval(secs => $6) < now())
-    and pg_postmaster_start_time() < now() - make_interval(secs => $6 * 7 / 6)
+    and pg_postmaster_start_time() < now() - make_interval(secs => $7)
   -- The job's row is locked too: the lease is read again after a heartbeat that came first has extended it.
   order by i.id limit 1000 for update of i, j skip locked),
 rescued as (

@@ -1,4 +1,4 @@
--- Suspends a tenant or lets it in again: every key that is not revoked gets a new version and an outbox row, as a
+-- Suspends or resumes a tenant: every key that is not revoked gets a new version and an outbox row, as a
 -- change and not as a refusal, since a tombstone that is delivered after the tenant was resumed would outlast the
 -- suspension. Returns no row when there is no such tenant, and one without a key when the tenant has none.
 -- $1 name text

@@ -1,10 +1,9 @@
-//! Every `.sql` file of the project on a migrated database: it is one statement, its header names the parameters that
-//! Postgres finds in it, and its plan does not read a large table from end to end.
-//!
-//! Shorter statements are in the Rust code and are prepared by the tests that run them.
+//! Every statement of the project on a migrated database: Postgres can prepare it. Of a `.sql` file also its header
+//! names the parameters that Postgres finds in it, and its plan does not read a large table from end to end.
 
 use std::{collections::BTreeMap, path::Path};
 
+use proc_macro2::{TokenStream, TokenTree};
 use serde_json::Value;
 
 use crate::support::Cluster;
@@ -17,6 +16,11 @@ const WHOLE_TABLE: &[(&str, &str)] = &[(
 
 /// The text of each `.sql` file by its path under `src/`.
 fn sql_files() -> BTreeMap<String, String> {
+    files("sql")
+}
+
+/// The text of each file with this extension by its path under `src/`.
+fn files(wanted: &str) -> BTreeMap<String, String> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
     let (mut folders, mut files) = (vec![root.to_owned()], BTreeMap::new());
     while let Some(folder) = folders.pop() {
@@ -24,7 +28,7 @@ fn sql_files() -> BTreeMap<String, String> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "sql") {
+            } else if path.extension().is_some_and(|extension| extension == wanted) {
                 let name = path.strip_prefix(root).unwrap().display().to_string();
                 files.insert(name, std::fs::read_to_string(&path).unwrap());
             }
@@ -68,6 +72,40 @@ async fn sql_files_declare_the_parameters_that_postgres_finds() {
         let oids: Vec<u32> = oids.into_iter().map(Option::unwrap_or_default).collect();
         assert_eq!(oids, found, "{path}: declared {declared:?}, found {:?}", statement.params());
     }
+}
+
+/// Adds the string literals of a piece of Rust to `into`.
+fn literals(tokens: TokenStream, into: &mut Vec<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => literals(group.stream(), into),
+            TokenTree::Literal(literal) => {
+                if let syn::Lit::Str(text) = syn::Lit::new(literal) {
+                    into.push(text.value());
+                }
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_in_rust_code_fit_the_schema() {
+    const VERBS: [&str; 5] = ["select ", "insert into ", "update ", "delete from ", "with "];
+    let cluster = Cluster::simulated().await;
+    let sql = cluster.sql().await;
+    let mut prepared = 0;
+    for (path, text) in files("rs").into_iter().filter(|(path, _)| path.starts_with("core/")) {
+        // Unit tests are the last part of a file.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut texts = Vec::new();
+        literals(code.parse().unwrap_or_else(|error| panic!("{path}: {error}")), &mut texts);
+        for statement in texts.iter().filter(|text| VERBS.iter().any(|verb| text.starts_with(verb))) {
+            sql.prepare(statement).await.unwrap_or_else(|error| panic!("{path}: {statement}: {error:?}"));
+            prepared += 1;
+        }
+    }
+    assert!(prepared > 20, "only {prepared} statements were found");
 }
 
 /// The tables that a plan reads from end to end.

@@ -233,6 +233,8 @@ mod hex32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         config::identity::RateLimit,
@@ -299,6 +301,17 @@ mod tests {
         }
         for short in 0..40 {
             assert!(!matches!(signer.verify("k", &[7; 32], Some(&value[..short])), Entry::Valid(..)), "{short} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_no_process_signed_say_nothing_about_a_key(bytes in any::<Vec<u8>>(), kind in "[VTNL]") {
+            for value in [bytes.clone(), [kind.as_bytes(), &bytes].concat()] {
+                let entry = signer(1).verify("k", &[7; 32], Some(&value));
+
+                prop_assert!(matches!(entry, Entry::Untrusted(_) | Entry::Lease), "{value:?}");
+            }
         }
     }
 

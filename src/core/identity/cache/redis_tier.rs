@@ -293,3 +293,40 @@ fn parse_batch(mut parts: Vec<String>) -> Result<InvalidationBatch> {
         epoch: parts.swap_remove(0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn batch_is_read_as_the_script_wrote_it(
+            epoch in any::<String>(),
+            bounds in any::<[(u64, u64); 2]>(),
+            entries in vec(any::<((u64, u64), [u8; 16])>(), 0..4),
+        ) {
+            let id = |(ms, seq)| LogId(ms, seq);
+            let mut reply = vec![epoch.clone(), id(bounds[0]).to_string(), id(bounds[1]).to_string()];
+            for (entry, hash) in &entries {
+                reply.extend([id(*entry).to_string(), data_encoding::HEXLOWER.encode(hash)]);
+            }
+
+            let batch = parse_batch(reply).expect("well-formed");
+
+            prop_assert_eq!((batch.epoch, batch.oldest, batch.newest), (epoch, id(bounds[0]), id(bounds[1])));
+            let expected: Vec<_> = entries.into_iter().map(|(entry, hash)| (id(entry), hash)).collect();
+            prop_assert_eq!(batch.entries, expected);
+        }
+
+        #[test]
+        fn any_reply_is_read_whole_or_refused(
+            reply in vec(prop_oneof!["[0-9]{1,21}-[0-9]{1,21}", "[0-9a-f]{32}", any::<String>()], 0..8),
+        ) {
+            if let Ok(batch) = parse_batch(reply.clone()) {
+                prop_assert_eq!(reply.len(), 3 + 2 * batch.entries.len());
+            }
+        }
+    }
+}
