@@ -18,8 +18,8 @@ pub struct EnvironmentArgs {
     pub environment: Environment,
     /// What is logged, in the filter syntax of tracing: LEVEL,CRATE=LEVEL. Bodies and SQL parameters are never logged.
     #[arg(long = "log", env = "RUST_LOG", default_value = LOG_FILTER_DEFAULT, value_name = "FILTER", global = true,
-          value_parser = value("info,app=debug", "directives of tracing's `EnvFilter`", |text| Ok(text.to_owned()))
-              .or_default(LOG_FILTER_DEFAULT))]
+          value_parser = value("info,app=debug", "directives of tracing's `EnvFilter`",
+                               |text| Ok(text.trim().to_owned())).or_default(LOG_FILTER_DEFAULT))]
     pub log_filter: String,
     /// Format of the log on standard error: `text` or `json`.
     #[arg(long, env = "APP_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true,

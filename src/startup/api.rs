@@ -110,7 +110,6 @@ pub async fn start_api(parts: ApiParts, shutdown: &Shutdown) -> anyhow::Result<J
     };
     start_maintenance(&metrics, &parts.db, parts.times);
     let (instance_watch, job_watch) = start_watches(&parts.db);
-    let read_your_writes = ReadYourWrites::new(parts.db.has_replica(), &parts.redis, parts.cluster)?;
     let port_range = parts.instances.port_range;
     let instances = InstanceService::new(parts.db.clone(), notifier.clone(), read_your_writes.clone(), port_range);
     let state = web::Data::new(ApiState {
