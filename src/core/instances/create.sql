@@ -25,8 +25,8 @@
 -- $18 host ports         integer[], 0: any free one
 -- $19 protocols          text[]
 -- $20 first ports        float8[], 0 to 1: where in the range each search begins
--- $21 range, first       integer
--- $22 range, last        integer
+-- $21 first of range     integer
+-- $22 last of range      integer
 -- $23 labels             jsonb
 -- $24 restart policy     text
 -- $25 placement          jsonb
