@@ -24,7 +24,7 @@ pub struct SingleFlight<T> {
 }
 
 struct State<T> {
-    /// Flights that may still be joined.
+    /// Lookups that may still be joined.
     open: HashMap<ShortHash, watch::Receiver<Option<T>>>,
     /// Held by the sealed flight of a key; the next one waits for it.
     turns: HashMap<ShortHash, Turn>,
