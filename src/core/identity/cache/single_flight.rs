@@ -18,7 +18,7 @@ use super::key::ShortHash;
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
-/// The flights of a process.
+/// The lookups in progress of a process.
 pub struct SingleFlight<T> {
     state: Mutex<State<T>>,
 }
@@ -26,7 +26,7 @@ pub struct SingleFlight<T> {
 struct State<T> {
     /// Lookups that may still be joined.
     open: HashMap<ShortHash, watch::Receiver<Option<T>>>,
-    /// Held by the sealed flight of a key; the next one waits for it.
+    /// Held by the sealed lookup of a key; the next one waits for it.
     turns: HashMap<ShortHash, Turn>,
 }
 
