@@ -95,7 +95,7 @@ async fn worker_whose_host_name_was_taken_is_not_ready_with_reason() {
                  update hosts set current_boot = boot_id from other";
     assert_eq!(cluster.sql().await.execute(taken, &[]).await.unwrap(), 1);
 
-    worker.line("another worker has taken this host's name");
+    worker.line("another worker has registered for this host");
     poll_until("the worker is not ready", SECONDS, async || {
         (client.get("/health/ready").await.status == 503).then_some(())
     })

@@ -105,7 +105,7 @@ async fn processes_start_while_redis_is_unreachable() {
     cluster.set("REDIS_URL", redis.url());
     redis.kill();
     let (api, client) = cluster.serve();
-    api.line("redis does not answer yet");
+    api.line("redis does not answer; workers poll postgres");
     assert_eq!(client.get("/health/ready").await.expect(200).body["status"], "degraded");
 }
 
@@ -124,7 +124,7 @@ async fn redis_started_late_is_used_by_all_clients_of_a_process() {
         let (api, client) = cluster.serve();
         let worker = cluster.work();
         for process in [&api, &worker] {
-            process.line("redis does not answer yet");
+            process.line("redis does not answer; workers poll postgres");
         }
         if hangs {
             redis.signal(Signal::SIGCONT);
@@ -164,12 +164,12 @@ async fn evicting_redis_that_starts_late_is_reported() {
     redis.signal(Signal::SIGSTOP);
     let processes = [cluster.spawn("serve"), cluster.work()];
     for process in &processes {
-        process.line("redis does not answer yet");
+        process.line("redis does not answer; workers poll postgres");
     }
     redis.signal(Signal::SIGCONT);
 
     for process in &processes {
-        let line = process.line("the redis that came cannot be relied on");
+        let line = process.line("redis answers, and cannot be relied on");
         assert!(
             line.contains("allkeys-lru") && line.contains("redis-cli config set maxmemory-policy noeviction"),
             "{line}"

@@ -292,7 +292,7 @@ async fn purge_reports_networks_that_a_miscounting_engine_keeps() {
     cluster.docker_host = Some(miscounting.host.clone());
     let output = cluster.run(&["purge", "--yes"]);
     assert!(output.contains("removed container") && output.contains("kept network"), "{output}");
-    assert!(output.contains("until it is restarted"), "{output}");
+    assert!(output.contains("until Docker is restarted"), "{output}");
 
     cluster.docker_host = Some(engine);
     assert_eq!(cluster.in_docker().await.len(), 1, "the network");
