@@ -117,15 +117,15 @@ async fn accepted_request_is_shown_as_sent_by_every_replica_at_once() {
     assert!(created.ends_with('Z'), "{created}");
     time::OffsetDateTime::parse(created, &time::format_description::well_known::Rfc3339).unwrap();
 
-    let asked = json!({
+    let requested = json!({
         "name": "web-1", "image": "registry.example:5000/a/b:1.27@sha256:abc", "command": ["sh", "-c", "echo \"ü\" 'x' $A"],
         "env": {"K": "V", "EMPTY": "", "LINES": "a\nb", "snowman": "☃ 💩"}, "cpu_millis": 500, "memory_mib": 256, "network": "default",
         "ports": [{"container": 80, "host": 0, "protocol": "tcp"}, {"container": 53, "host": 0, "protocol": "udp"}],
         "labels": {"app": "web", "a/b": "c=d"}, "restart_policy": "on_failure", "placement": {"host": "h9", "labels": {"zone": "a"}},
     });
-    let made = client.post("/instances", asked.clone()).await;
+    let made = client.post("/instances", requested.clone()).await;
     let shown = &made.body["instance"];
-    for (field, value) in asked.as_object().unwrap() {
+    for (field, value) in requested.as_object().unwrap() {
         match field.as_str() {
             "network" => assert_eq!(shown["network"]["name"], *value),
             "ports" => {

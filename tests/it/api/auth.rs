@@ -184,17 +184,17 @@ async fn routes_require_exactly_their_scope() {
         let what = format!("{} {}", route.method, route.path);
         // An unknown id, a wrong parameter and a wrong body: all of that is checked later.
         let path = route.with(&BTreeMap::new()) + "?colour=%zz";
-        let ask = async |client: &Client| send(client.request(route.method.clone(), &path).body("{")).await;
+        let submit = async |client: &Client| send(client.request(route.method.clone(), &path).body("{")).await;
         problem(&send(admin.anonymous(route.method.clone(), &path).body("{")).await, "unauthenticated");
         let Some(scope) = route.scope else {
             for client in only.values() {
-                assert_eq!(ask(client).await.code(), "malformed_request", "{what}");
+                assert_eq!(submit(client).await.code(), "malformed_request", "{what}");
             }
             continue;
         };
-        problem(&ask(&all_but[scope]).await, "forbidden");
+        problem(&submit(&all_but[scope]).await, "forbidden");
         for client in [&only[scope], &admin] {
-            let answer = ask(client).await;
+            let answer = submit(client).await;
             assert!(matches!(answer.status, 400 | 404 | 415 | 422), "{what}: {}", answer.text);
         }
         // In another spelling it is the same route, or none: actix decodes a path before it routes by it.
@@ -230,7 +230,7 @@ async fn objects_of_other_tenants_are_not_found() {
     ]);
     let rival_admin = acme.with_key(&cluster.key("rival", "admin"));
     let (rival, _) = key(&rival_admin, &SCOPES).await;
-    let mut asked = 0;
+    let mut requests = 0;
     for route in routes(&acme).await {
         // Tenants, hosts and keys need the scope `admin`, whichever tenant they belong to.
         if !route.path.contains("{id}") || route.scope == Some("admin") {
@@ -244,10 +244,10 @@ async fn objects_of_other_tenants_are_not_found() {
         if !route.path.starts_with("/keys") {
             problem(&send(rival_admin.request(route.method.clone(), &route.with(&ids))).await, "not_found");
         }
-        asked += 1;
+        requests += 1;
     }
 
-    assert!(asked >= 5, "{asked}");
+    assert!(requests >= 5, "{requests}");
 
     for list in
         ["/instances?name=theirs", &format!("/jobs?instance={instance}"), &format!("/instances?network={network}")]

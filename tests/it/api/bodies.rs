@@ -69,9 +69,9 @@ async fn largest_bodies_do_not_delay_other_requests() {
             });
             let mut slowest = Duration::ZERO;
             while !refused.is_finished() {
-                let asked = Instant::now();
+                let sent_at = Instant::now();
                 client.get("/health/live").await.expect(200);
-                slowest = slowest.max(asked.elapsed());
+                slowest = slowest.max(sent_at.elapsed());
             }
             let refused = refused.await.unwrap();
             assert!(matches!(refused.status, 400 | 422), "{what}: {}", refused.status);

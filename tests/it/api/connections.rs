@@ -229,13 +229,13 @@ async fn client_that_stops_reading_is_closed_and_a_slow_one_is_not() {
     }
     // More than both kernels buffer.
     let page = request(&client.key, "GET /instances?limit=500", "", "");
-    let ask = async || {
+    let submit = async || {
         let mut stream = small_receiver(&client).await;
         stream.write_all(page.repeat(ANSWERS).as_bytes()).await.unwrap();
         stream
     };
     let stalled = async {
-        let mut stream = ask().await;
+        let mut stream = submit().await;
         let mut first = [0; 1024];
         stream.read_exact(&mut first).await.unwrap();
         let stopped = Instant::now();
@@ -249,7 +249,7 @@ async fn client_that_stops_reading_is_closed_and_a_slow_one_is_not() {
         assert!(end.is_err() || rest.len() < 1024 * 1024, "{} bytes came all the same", rest.len());
     };
     let slow = async {
-        let (mut stream, began) = (ask().await, Instant::now());
+        let (mut stream, began) = (submit().await, Instant::now());
         let (mut text, mut pace) = (Vec::new(), tokio::time::interval(Duration::from_millis(150)));
         let all_there = |text: &[u8]| text.ends_with(b"}") && raw::answers(text).len() == ANSWERS;
         // 64 KiB at a time.

@@ -304,9 +304,9 @@ async fn refusals_contain_no_text_of_postgres() {
     let (_api, client) = cluster.serve();
     let sql = cluster.sql().await;
     let port = |host: u16, protocol: &str| json!({"container": 80, "host": host, "protocol": protocol});
-    let ask = async |body: serde_json::Value| client.post("/instances", body).await;
+    let submit = async |body: serde_json::Value| client.post("/instances", body).await;
     let taken = json!([port(30200, "tcp"), port(30201, "udp")]);
-    ask(json!({"image": "web:1", "name": "web", "ports": taken})).await.expect(202);
+    submit(json!({"image": "web:1", "name": "web", "ports": taken})).await.expect(202);
     let quota =
         async |set: &str| sql.batch_execute(&format!("update tenants set {set} where name = 'acme'")).await.unwrap();
 
@@ -316,26 +316,26 @@ async fn refusals_contain_no_text_of_postgres() {
         (json!([port(30202, "tcp"), port(30201, "udp")]), "udp port 30201 is taken"),
         (json!([{"container": 81}, {"container": 82}, {"container": 83}, {"container": 84}]), "no host port is free"),
     ] {
-        let answer = ask(json!({"image": "web:1", "ports": ports})).await;
+        let answer = submit(json!({"image": "web:1", "ports": ports})).await;
         problem(&answer, "port_taken");
         assert_eq!(answer.body["detail"], detail);
         answers.push(answer);
     }
-    answers.push(ask(json!({"image": "web:1", "name": "web"})).await);
-    answers.push(ask(json!({"image": "web:1", "network": "elsewhere"})).await);
+    answers.push(submit(json!({"image": "web:1", "name": "web"})).await);
+    answers.push(submit(json!({"image": "web:1", "network": "elsewhere"})).await);
     for set in
         ["max_instances = 1", "max_instances = null, max_cpu_millis = 1", "max_cpu_millis = null, max_memory_mib = 1"]
     {
         quota(set).await;
-        let answer = ask(json!({"image": "web:1"})).await;
+        let answer = submit(json!({"image": "web:1"})).await;
         problem(&answer, "quota_exceeded");
         answers.push(answer);
     }
     quota("max_memory_mib = null").await;
     for _ in 0..4 {
-        ask(json!({"image": "web:1"})).await.expect(202);
+        submit(json!({"image": "web:1"})).await.expect(202);
     }
-    let exhausted = ask(json!({"image": "web:1"})).await;
+    let exhausted = submit(json!({"image": "web:1"})).await;
     problem(&exhausted, "address_exhausted");
     answers.push(exhausted);
     let key = json!({"name": "k", "scopes": ["admin"], "tenant_id": Uuid::now_v7()});

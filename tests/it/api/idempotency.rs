@@ -275,7 +275,7 @@ async fn requests_get_a_conflict_while_the_first_holds_the_key() {
          select id, route, 'held', '\\x00', '{{}}' from tenants, unnest(array['POST /instances', 'POST /keys', 'DELETE {deletion}']) route
          where name = 'acme'"
     );
-    let ask = async || {
+    let submit = async || {
         let (body, key) = (json!({"image": "web:1"}), json!({"name": "k", "scopes": ["admin"]}));
         let delete = client.request(Method::DELETE, &deletion).header("Idempotency-Key", "held");
         let (one, two, three) = future::join3(
@@ -288,7 +288,7 @@ async fn requests_get_a_conflict_while_the_first_holds_the_key() {
     };
     holder.batch_execute(&hold).await.unwrap();
     let started = Instant::now();
-    for answer in ask().await {
+    for answer in submit().await {
         problem(&answer, "idempotency_in_progress");
     }
 
@@ -297,7 +297,7 @@ async fn requests_get_a_conflict_while_the_first_holds_the_key() {
     holder.batch_execute("rollback").await.unwrap();
     // The transaction that held the record was rolled back, so the requests are accepted now.
     assert_eq!(
-        ask().await.map(|answer| (answer.status, replayed(&answer))),
+        submit().await.map(|answer| (answer.status, replayed(&answer))),
         [(202, false), (201, false), (202, false)]
     );
 }

@@ -37,21 +37,21 @@ async fn pages_are_newest_first_and_stable_while_rows_are_added() {
 
     assert_eq!(ids(&client, "/instances").await, made);
 
-    let (mut seen, mut cursor, mut sizes) = (Vec::new(), String::new(), Vec::new());
+    let (mut listed, mut cursor, mut sizes) = (Vec::new(), String::new(), Vec::new());
     loop {
         let page = client.get(&format!("/instances?limit=3&cursor={cursor}")).await.expect(200).body;
         sizes.push(items(&page).len());
-        seen.extend(items(&page));
+        listed.extend(items(&page));
         // Neither a newer row nor the deletion of a row that was listed changes the pages that follow.
         create(&client, json!({"image": "web:1"})).await;
-        client.delete(&format!("/instances/{}", seen[0])).await.expect(202);
+        client.delete(&format!("/instances/{}", listed[0])).await.expect(202);
         match page["next_cursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
             None => break,
         }
     }
 
-    assert_eq!((seen, sizes), (made, vec![3, 3, 1]));
+    assert_eq!((listed, sizes), (made, vec![3, 3, 1]));
 
     // A page that ends with the last item has no next page.
     let page = client.get("/instances?limit=9").await.expect(200).body;
@@ -106,16 +106,16 @@ async fn page_limits_are_capped_or_refused() {
         let answer = client.get(&format!("/instances?limit={limit}")).await;
         assert_eq!(problem(&answer, "validation_failed"), ["?limit"], "{limit}");
     }
-    let (mut seen, mut path) = (HashSet::new(), "/instances?limit=200".to_owned());
+    let (mut listed, mut path) = (HashSet::new(), "/instances?limit=200".to_owned());
 
     loop {
         let page = client.get(&path).await.expect(200).body;
-        assert!(items(&page).into_iter().all(|id| seen.insert(id)), "an item came twice");
+        assert!(items(&page).into_iter().all(|id| listed.insert(id)), "an item came twice");
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         path = format!("/instances?limit=200&cursor={cursor}");
     }
 
-    assert_eq!(seen.len(), 511);
+    assert_eq!(listed.len(), 511);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,7 +237,7 @@ async fn malformed_bodies_are_client_errors_and_leave_nothing() {
     let wrong = wrong().into_iter().map(|(body, pointer)| (body.into_bytes(), WRONG, pointer));
     let bodies: Vec<_> = unreadable.chain(wrong).collect();
     assert!(bodies.len() >= 200);
-    let ask = |(n, (body, code, pointer)): (usize, (Vec<u8>, &'static str, String))| {
+    let submit = |(n, (body, code, pointer)): (usize, (Vec<u8>, &'static str, String))| {
         let shown = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
         let request = client
             .request(Method::POST, "/instances")
@@ -252,7 +252,7 @@ async fn malformed_bodies_are_client_errors_and_leave_nothing() {
             assert!(found.starts_with(&pointer), "{shown}\n{pointer}: {}", answer.text);
         }
     };
-    stream::iter(bodies.into_iter().enumerate()).map(ask).buffer_unordered(16).collect::<Vec<()>>().await;
+    stream::iter(bodies.into_iter().enumerate()).map(submit).buffer_unordered(16).collect::<Vec<()>>().await;
 
     let sql = cluster.sql().await;
     let left = async |table: &str| -> i64 {

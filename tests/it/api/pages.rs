@@ -11,11 +11,11 @@ const MIB: usize = 1024 * 1024;
 
 /// Reads all pages of a list, and returns the size and the number of items of each.
 async fn pages(client: &Client, path: &str) -> Vec<(usize, usize)> {
-    let (mut pages, mut seen, mut cursor) = (Vec::new(), HashSet::new(), String::new());
+    let (mut pages, mut listed, mut cursor) = (Vec::new(), HashSet::new(), String::new());
     loop {
         let page = client.get(&format!("{path}?limit=500&cursor={cursor}")).await.expect(200);
         let items = page.body["items"].as_array().unwrap();
-        assert!(items.iter().all(|item| seen.insert(item["id"].to_string())), "{path}: an item came twice");
+        assert!(items.iter().all(|item| listed.insert(item["id"].to_string())), "{path}: an item came twice");
         assert!(items.is_sorted_by(|newer, older| newer["id"].as_str() > older["id"].as_str()), "{path}");
         pages.push((page.text.len(), items.len()));
         match page.body["next_cursor"].as_str() {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::problem::problem;
 use crate::support::{Answer, Client, Cluster, client::send, cluster::base_url};
 
-async fn ask(client: &Client, method: Method, path: &str, key: &str, body: &Value) -> Answer {
+async fn submit(client: &Client, method: Method, path: &str, key: &str, body: &Value) -> Answer {
     send(client.request(method, path).header("Idempotency-Key", key).json(body)).await
 }
 
@@ -41,7 +41,8 @@ async fn repeated_rotation_rotates_once_and_shows_the_same_key() {
     for (n, grace) in [0, 60].into_iter().enumerate() {
         let (old, path) = made(&client).await;
         let (rotate, body) = (format!("{path}/rotate"), json!({"grace_s": grace}));
-        let answers = future::join_all((0..20).map(|n| ask(&clients[n % 2], Method::POST, &rotate, "r", &body))).await;
+        let answers =
+            future::join_all((0..20).map(|n| submit(&clients[n % 2], Method::POST, &rotate, "r", &body))).await;
         let first = answers[0].body.clone();
         for answer in &answers {
             assert_eq!((answer.status, &answer.body), (201, &first), "{}", answer.text);
@@ -53,16 +54,16 @@ async fn repeated_rotation_rotates_once_and_shows_the_same_key() {
         let id = path.trim_start_matches("/keys/");
         assert_eq!(sql.query_one(of, &[&id]).await.unwrap().get::<_, i64>(0), 1);
         // Also later; the new key is the same, and the old one ends with its grace.
-        let late = ask(&client, Method::POST, &rotate, "r", &body).await.expect(201);
+        let late = submit(&client, Method::POST, &rotate, "r", &body).await.expect(201);
         assert!(replayed(&late) && late.body == first);
         let new = client.with_key(first["key"].as_str().unwrap()).get("/keys/self").await.expect(200).body;
         assert_eq!(new["id"], first["id"]);
         client.with_key(&old).get("/keys/self").await.expect(if grace == 0 { 401 } else { 200 });
         // Another body is another request; another idempotency key is another rotation, if the key can still be
         // rotated.
-        let reused = ask(&client, Method::POST, &rotate, "r", &json!({"grace_s": grace + 1})).await;
+        let reused = submit(&client, Method::POST, &rotate, "r", &json!({"grace_s": grace + 1})).await;
         problem(&reused, "idempotency_key_reused");
-        let again = ask(&client, Method::POST, &rotate, "s", &body).await;
+        let again = submit(&client, Method::POST, &rotate, "s", &body).await;
         if grace == 0 {
             problem(&again, "invalid_state");
         } else {
@@ -90,27 +91,27 @@ async fn repeated_change_does_not_undo_later_changes() {
 
     let (_, path) = made(&client).await;
     let body = json!({"name": "one"});
-    let answers = future::join_all((0..10).map(|_| ask(&client, Method::PATCH, &path, "p", &body))).await;
+    let answers = future::join_all((0..10).map(|_| submit(&client, Method::PATCH, &path, "p", &body))).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.body["name"] == "one"));
     assert_eq!(answers.iter().filter(|answer| !replayed(answer)).count(), 1);
     assert_eq!(events(&sql, "key.changed").await, 1);
 
-    let two = ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200);
+    let two = submit(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200);
     assert!(!replayed(&two));
 
-    let late = ask(&client, Method::PATCH, &path, "p", &body).await.expect(200);
+    let late = submit(&client, Method::PATCH, &path, "p", &body).await.expect(200);
     assert!(replayed(&late));
     assert_eq!(late.body["name"], "two", "a replay shows the present state");
 
-    problem(&ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await, "idempotency_key_reused");
+    problem(&submit(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await, "idempotency_key_reused");
     // Refused requests are not recorded.
-    problem(&ask(&client, Method::PATCH, &path, "v", &json!({"name": ""})).await, "validation_failed");
-    assert!(!replayed(&ask(&client, Method::PATCH, &path, "v", &body).await.expect(200)));
+    problem(&submit(&client, Method::PATCH, &path, "v", &json!({"name": ""})).await, "validation_failed");
+    assert!(!replayed(&submit(&client, Method::PATCH, &path, "v", &body).await.expect(200)));
     // A replay also works for a key that was revoked since; only a new request is refused.
     client.delete(&path).await.expect(204);
-    assert!(replayed(&ask(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200)));
+    assert!(replayed(&submit(&client, Method::PATCH, &path, "q", &json!({"name": "two"})).await.expect(200)));
 
-    problem(&ask(&client, Method::PATCH, &path, "w", &body).await, "invalid_state");
+    problem(&submit(&client, Method::PATCH, &path, "w", &body).await, "invalid_state");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,8 +130,8 @@ async fn changes_get_a_conflict_while_the_first_holds_the_key() {
         .await
         .unwrap();
     let both = async || {
-        let patched = ask(&client, Method::PATCH, &path, "held", &json!({"name": "x"})).await;
-        [patched, ask(&client, Method::POST, &format!("{path}/rotate"), "held", &json!({})).await]
+        let patched = submit(&client, Method::PATCH, &path, "held", &json!({"name": "x"})).await;
+        [patched, submit(&client, Method::POST, &format!("{path}/rotate"), "held", &json!({})).await]
     };
     for answer in both().await {
         problem(&answer, "idempotency_in_progress");
@@ -164,26 +165,26 @@ async fn key_is_shown_again_only_to_callers_that_may_have_it_now() {
 
     // The limits that it got by default are not those that another caller would have got.
     let body = json!({"name": "k", "scopes": ["keys:read"]});
-    let made = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201).body;
+    let made = submit(&admin, Method::POST, "/keys", "c", &body).await.expect(201).body;
     let (text, path) = (made["key"].as_str().unwrap().to_owned(), format!("/keys/{}", made["id"].as_str().unwrap()));
-    refuses(&ask(&limited, Method::POST, "/keys", "c", &body).await, &text);
-    assert_eq!(ask(&peer, Method::POST, "/keys", "c", &body).await.expect(201).body, made);
+    refuses(&submit(&limited, Method::POST, "/keys", "c", &body).await, &text);
+    assert_eq!(submit(&peer, Method::POST, "/keys", "c", &body).await.expect(201).body, made);
     // The key has more scopes since.
     send(admin.request(Method::PATCH, &path).json(&json!({"scopes": ["admin"]}))).await.expect(200);
-    refuses(&ask(&peer, Method::POST, "/keys", "c", &body).await, &text);
-    let again = ask(&admin, Method::POST, "/keys", "c", &body).await.expect(201);
+    refuses(&submit(&peer, Method::POST, "/keys", "c", &body).await, &text);
+    let again = submit(&admin, Method::POST, "/keys", "c", &body).await.expect(201);
     assert!(replayed(&again) && again.body["key"] == made["key"]);
 
     // The old key ends with its grace, the new one does not.
     let (_, path) = self::made(&admin).await;
     let (rotate, body) = (format!("{path}/rotate"), json!({"grace_s": 600}));
-    let new = ask(&admin, Method::POST, &rotate, "r", &body).await.expect(201).body;
+    let new = submit(&admin, Method::POST, &rotate, "r", &body).await.expect(201).body;
     let text = new["key"].as_str().unwrap();
-    refuses(&ask(&mortal, Method::POST, &rotate, "r", &body).await, text);
-    assert_eq!(ask(&peer, Method::POST, &rotate, "r", &body).await.expect(201).body, new);
+    refuses(&submit(&mortal, Method::POST, &rotate, "r", &body).await, text);
+    assert_eq!(submit(&peer, Method::POST, &rotate, "r", &body).await.expect(201).body, new);
     let path = format!("/keys/{}", new["id"].as_str().unwrap());
     send(admin.request(Method::PATCH, &path).json(&json!({"scopes": ["admin"]}))).await.expect(200);
-    refuses(&ask(&peer, Method::POST, &rotate, "r", &body).await, text);
+    refuses(&submit(&peer, Method::POST, &rotate, "r", &body).await, text);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,9 +196,9 @@ async fn key_that_rotates_itself_with_a_grace_can_repeat_it() {
     let made = admin.post("/keys", body).await.expect(201).body;
     let own = admin.with_key(made["key"].as_str().unwrap());
     let rotate = format!("/keys/{}/rotate", made["id"].as_str().unwrap());
-    let first = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+    let first = submit(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
 
-    let again = ask(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
+    let again = submit(&own, Method::POST, &rotate, "r", &json!({"grace_s": 600})).await.expect(201);
 
     assert!(replayed(&again) && again.body == first.body);
 }
@@ -210,8 +211,8 @@ async fn nothing_is_replayed_after_24_h_though_the_record_exists() {
     let (_, path) = made(&client).await;
     let rotate = format!("{path}/rotate");
     let both = async || {
-        let patched = ask(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await;
-        [patched, ask(&client, Method::POST, &rotate, "r", &json!({})).await]
+        let patched = submit(&client, Method::PATCH, &path, "p", &json!({"name": "x"})).await;
+        [patched, submit(&client, Method::POST, &rotate, "r", &json!({})).await]
     };
 
     assert_eq!(both().await.map(|answer| (answer.status, replayed(&answer))), [(200, false), (201, false)]);

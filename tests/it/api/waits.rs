@@ -19,10 +19,10 @@ async fn timed(client: &Client, path: &str) -> (Value, Duration) {
 /// Waits until a request waits for an instance: only then does the process run this statement.
 pub async fn somebody_waits(cluster: &Cluster) {
     let sql = cluster.sql().await;
-    let asked = "select count(*) from pg_stat_activity
+    let waiting = "select count(*) from pg_stat_activity
                  where datname = current_database() and query like 'select id, status from instances%'";
     poll_until("a waiter", Duration::from_secs(60), async || {
-        (sql.query_one(asked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+        (sql.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
     })
     .await;
 }
@@ -173,13 +173,13 @@ async fn two_hundred_waits_cost_few_statements_and_no_connection() {
         started.elapsed()
     };
     let (statuses, others) = future::join(waiters(&PATIENCE.as_secs().to_string()), meanwhile).await;
-    let (asked, took) = (proxy.round_trips() - before, asking.elapsed());
-    eprintln!("{WAITERS} waiters for {took:.1?}: {asked} round trips; five others took {others:.1?}");
+    let (round_trips, took) = (proxy.round_trips() - before, asking.elapsed());
+    eprintln!("{WAITERS} waiters for {took:.1?}: {round_trips} round trips; five others took {others:.1?}");
     assert!(statuses.iter().all(|status| *status == "pending"), "{statuses:?}");
     assert!(others < Duration::from_millis(2500), "{others:?}");
     // One statement at the beginning (the instance; the key is cached); then one for all of them every 100 ms, and the
     // periodic ones of a process. If each wait queried at that rate, there would be 20 000.
-    assert!(asked < WAITERS as u64 + 100 + 40 * took.as_secs(), "{asked} in {took:?}");
+    assert!(round_trips < WAITERS as u64 + 100 + 40 * took.as_secs(), "{round_trips} in {took:?}");
 
     // Every one of the waits gets a response.
     let (statuses, _worker) =

@@ -61,16 +61,16 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
     let retry = ContainerSpec { made_by, host: HostId::new(), ..container_spec.clone() };
     assert_eq!(compute.create(&retry, &wires).await.expect("create again"), container);
 
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!((seen.instance, seen.generation, &seen.container_id), (id, 1, &container));
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((observed.instance, observed.generation, &observed.container_id), (id, 1, &container));
     assert_eq!(
-        (seen.made_by, seen.host),
+        (observed.made_by, observed.host),
         (Some(container_spec.made_by), Some(container_spec.host)),
         "those that created it"
     );
-    assert!(seen.belongs_to(container_spec.host) && !seen.belongs_to(retry.host));
-    assert_eq!(seen.state, ContainerState::Created);
-    assert!((time::OffsetDateTime::now_utc() - seen.created_at).abs() < time::Duration::minutes(1));
+    assert!(observed.belongs_to(container_spec.host) && !observed.belongs_to(retry.host));
+    assert_eq!(observed.state, ContainerState::Created);
+    assert!((time::OffsetDateTime::now_utc() - observed.created_at).abs() < time::Duration::minutes(1));
 
     compute.start(id).await.expect("start");
     compute.start(id).await.expect("start again");
@@ -79,7 +79,7 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].instance, listed[0].state), (id, ContainerState::Running));
     assert_eq!(listed[0].container_id, container);
-    assert_eq!((listed[0].made_by, listed[0].host), (seen.made_by, seen.host));
+    assert_eq!((listed[0].made_by, listed[0].host), (observed.made_by, observed.host));
 
     compute.stop(id, AT_ONCE).await.expect("stop");
     compute.stop(id, AT_ONCE).await.expect("stop again");
@@ -88,8 +88,8 @@ async fn runs_once<C: Compute, F: Network>(compute: &C, networks: &F, network: &
     networks.rejoin(id, &wires).await.expect("rejoin");
     compute.start(id).await.expect("start after stop");
     networks.rejoin(id, &wires).await.expect("rejoin while it runs");
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!((seen.state, seen.container_id), (ContainerState::Running, container), "the same one");
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((observed.state, observed.container_id), (ContainerState::Running, container), "the same one");
 
     networks.unpublish(id).await.expect("unpublish");
     let (first, second) = tokio::join!(compute.remove(id), compute.remove(id));
@@ -108,13 +108,13 @@ async fn new_generation_replaces_the_container<C: Compute>(compute: &C, network:
     let next = ContainerSpec { generation: 2, made_by, ..container_spec };
     let new = compute.create(&next, &wires).await.expect("create the next generation");
     assert_ne!(old, new);
-    let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
-    assert_eq!((seen.generation, seen.state, &seen.container_id), (2, ContainerState::Created, &new));
-    assert_eq!(seen.made_by, Some(next.made_by));
+    let observed = compute.inspect(next.instance).await.expect("inspect").expect("a container");
+    assert_eq!((observed.generation, observed.state, &observed.container_id), (2, ContainerState::Created, &new));
+    assert_eq!(observed.made_by, Some(next.made_by));
     assert_eq!(compute.list().await.expect("list").len(), 1);
-    compute.discard(&Container { container_id: old, ..seen.clone() }).await.expect("discard what was replaced");
+    compute.discard(&Container { container_id: old, ..observed.clone() }).await.expect("discard what was replaced");
     assert_eq!(state(compute, next.instance).await, Some(ContainerState::Created), "another container");
-    compute.discard(&seen).await.expect("discard");
+    compute.discard(&observed).await.expect("discard");
     assert_eq!(state(compute, next.instance).await, None);
 }
 
@@ -215,7 +215,7 @@ async fn wait_for_state<C: Compute>(
 }
 
 async fn state<C: Compute>(compute: &C, instance: InstanceId) -> Option<ContainerState> {
-    compute.inspect(instance).await.expect("inspect").map(|seen| seen.state)
+    compute.inspect(instance).await.expect("inspect").map(|observed| observed.state)
 }
 
 pub fn container_spec(image: &str, command: Option<&str>) -> ContainerSpec {

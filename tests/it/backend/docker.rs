@@ -188,8 +188,8 @@ async fn changed_spec_replaces_container_with_the_planned_address() {
     compute.start(checking.instance).await.expect("start");
     loop {
         changes.next().await.expect("goes on").expect("a change");
-        let seen = compute.inspect(checking.instance).await.expect("inspect").expect("a container");
-        if let ContainerState::Exited { exit_code, .. } = seen.state {
+        let observed = compute.inspect(checking.instance).await.expect("inspect").expect("a container");
+        if let ContainerState::Exited { exit_code, .. } = observed.state {
             assert_eq!(exit_code, 0);
             break;
         }
@@ -214,15 +214,15 @@ async fn renamed_container_is_found_by_its_labels() {
     compute.start(id).await.expect("start");
     networks.publish(id, &wires).await.expect("publish");
     assert!(serves_page(wires.ports[0].host).await);
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!((seen.container_id, seen.state), (container.clone(), ContainerState::Running));
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!((observed.container_id, observed.state), (container.clone(), ContainerState::Running));
     // Another container takes its name and is not mistaken for it.
     let other = engine.docker(&["run", "-d", "--name", &format!("app-{id}"), &engine.image, "sleep", "600"]);
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!(seen.container_id, container);
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(observed.container_id, container);
     compute.stop(id, Duration::ZERO).await.expect("stop");
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert!(matches!(seen.state, ContainerState::Exited { .. }), "{seen:?}");
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert!(matches!(observed.state, ContainerState::Exited { .. }), "{observed:?}");
     compute.remove(id).await.expect("remove");
     assert_eq!(compute.inspect(id).await.expect("inspect"), None);
     assert_eq!(engine.docker(&["inspect", "-f", "{{.State.Running}}", &other]), "true");
@@ -246,15 +246,15 @@ async fn container_with_our_name_wins_and_remove_deletes_all_copies() {
     let labels: Vec<&str> = labels.split_whitespace().flat_map(|label| ["--label", label]).collect();
     let copy = engine.docker(&[&["create"], &labels[..], &[&engine.image]].concat());
 
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!(seen.container_id, container);
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(observed.container_id, container);
     let listed = compute.list().await.expect("list");
     assert_eq!(listed.iter().map(|one| &one.container_id).collect::<Vec<_>>(), [&container]);
     engine.docker(&["rename", &container, &format!("renamed-{id}")]);
-    let seen = compute.inspect(id).await.expect("inspect").expect("a container");
-    assert_eq!(seen.container_id, copy, "the newest");
+    let observed = compute.inspect(id).await.expect("inspect").expect("a container");
+    assert_eq!(observed.container_id, copy, "the newest");
     assert_eq!(compute.list().await.expect("list")[0].container_id, copy);
-    compute.discard(&seen).await.expect("discard");
+    compute.discard(&observed).await.expect("discard");
     let left = compute.inspect(id).await.expect("inspect").expect("the other one");
     assert_eq!(left.container_id, container, "discarded one, not all");
     engine.docker(&[&["create"], &labels[..], &[&engine.image]].concat());
@@ -285,8 +285,8 @@ async fn anonymous_volumes_go_with_remove_and_outlive_a_replacement() {
         if run {
             compute.start(next.instance).await.expect("start");
         }
-        let seen = compute.inspect(next.instance).await.expect("inspect").expect("a container");
-        compute.discard(&seen).await.expect("discard");
+        let observed = compute.inspect(next.instance).await.expect("inspect").expect("a container");
+        compute.discard(&observed).await.expect("discard");
         volume
     };
     let (unused, used) = (discarded(false).await, discarded(true).await);
@@ -359,8 +359,8 @@ async fn exit_by_out_of_memory_is_reported() {
     compute.start(hungry.instance).await.expect("start");
     loop {
         changes.next().await.expect("goes on").expect("a change");
-        let seen = compute.inspect(hungry.instance).await.expect("inspect").expect("a container");
-        if let ContainerState::Exited { exit_code, oom_killed } = seen.state {
+        let observed = compute.inspect(hungry.instance).await.expect("inspect").expect("a container");
+        if let ContainerState::Exited { exit_code, oom_killed } = observed.state {
             assert_eq!((exit_code, oom_killed), (137, true));
             break;
         }

@@ -26,7 +26,7 @@ async fn pause(cluster: &Cluster) -> Duration {
     let sql = cluster.sql().await;
     let claims = "select extract(epoch from query_start)::float8 from pg_stat_activity
                   where datname = current_database() and application_name = 'app-primary'
-                    and query like 'with recursive me as%' and query_start > to_timestamp($1)";
+                    and query like '-- Claims at most %' and query_start > to_timestamp($1)";
     let now: f64 = sql.query_one("select extract(epoch from clock_timestamp())::float8", &[]).await.unwrap().get(0);
     let mut began: Vec<f64> = Vec::new();
     let pauses = poll_until("claims", Duration::from_secs(60), async || {
