@@ -32,6 +32,6 @@ deny_advisories() {
 	if timeout "$ADVISORIES_TIMEOUT" "$DENY_ROOT/bin/cargo-deny" --locked fetch db; then
 		deny advisories
 	else
-		loud "ADVISORIES NOT CHECKED: the RustSec database could not be fetched (the reason is above)"
+		warn "ADVISORIES NOT CHECKED: the RustSec database could not be fetched (the reason is above)"
 	fi
 }
