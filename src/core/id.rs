@@ -110,7 +110,7 @@ ids! {
     BootId;
     /// One claim of one job: never reused, so that a restored database cannot confuse two claims.
     LeaseId;
-    /// One installation; everything it creates outside Postgres carries this id.
+    /// One cluster; everything it creates outside Postgres carries this id.
     ClusterId;
 }
 

@@ -71,7 +71,7 @@ impl Maintenance {
     async fn rescue(&self) {
         match rescue::run_round(&self.db, self.times).await {
             Ok(rescued) if rescued != rescue::Rescued::default() => {
-                tracing::info!(?rescued, "rescued");
+                tracing::info!(?rescued, "rescued jobs and instances");
                 for (what, count) in [
                     ("expired_lease", rescued.expired_leases),
                     ("unschedulable_job", rescued.unschedulable_jobs),

@@ -79,7 +79,7 @@ mod tests {
 
         assert!(refused.starts_with("APP_HOST_NAME: "), "{refused}");
         assert!(HostLock::acquire(state.path(), cluster, "another").is_ok());
-        assert!(HostLock::acquire(state.path(), ClusterId::new(), "h").is_ok(), "another installation");
+        assert!(HostLock::acquire(state.path(), ClusterId::new(), "h").is_ok(), "another cluster");
 
         let path = lock.path.clone();
         drop(lock);

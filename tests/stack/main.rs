@@ -65,7 +65,7 @@ const STEPS: &[Step] = steps![
     faults::instances_run_on_while_the_worker_restarts,
     metrics::prometheus_scrapes_all_targets,
     isolation::instance_reaches_no_service_of_the_system,
-    two_stacks::installations_on_one_docker_are_independent,
+    two_stacks::clusters_on_one_docker_are_independent,
 ];
 
 fn main() -> ExitCode {

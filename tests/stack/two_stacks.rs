@@ -1,4 +1,4 @@
-//! Two installations on one Docker engine do not affect each other.
+//! Two clusters on one Docker engine do not affect each other.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     stack::{Stack, demo_image, docker, docker_succeeds, first_page, page},
 };
 
-/// The id of the installation that the container of an instance belongs to.
+/// The id of the cluster that the container of an instance belongs to.
 fn cluster(instance: &Value) -> String {
     let container = format!("app-{}", instance["id"].as_str().unwrap());
     docker(&["inspect", "-f", "{{index .Config.Labels \"app.cluster\"}}", &container]).trim().to_owned()
@@ -17,7 +17,7 @@ fn count(cluster: &str) -> usize {
     docker(&["ps", "-aq", "-f", &format!("label=app.cluster={cluster}")]).split_whitespace().count()
 }
 
-pub async fn installations_on_one_docker_are_independent(first: &Stack) {
+pub async fn clusters_on_one_docker_are_independent(first: &Stack) {
     let second = Stack::second();
     let body = json!({"name": "mine", "image": demo_image(), "ports": [{"container": 80}]});
     let ours = first.client.create_running(body.clone()).await;
@@ -27,7 +27,7 @@ pub async fn installations_on_one_docker_are_independent(first: &Stack) {
     for instance in [&ours, &theirs] {
         assert!(first_page(instance).await.contains("It runs."));
     }
-    // A key of one installation is not valid in the other.
+    // A key of one cluster is not valid in the other.
     second.client.with_key(&first.client.key).get("/keys/self").await.expect(401);
 
     // The second has no grace period for orphans: it removes its own orphan and keeps that of the first.
@@ -44,7 +44,7 @@ pub async fn installations_on_one_docker_are_independent(first: &Stack) {
         if docker_succeeds(&["inspect", &their_orphan]) { Err(&their_orphan) } else { Ok(()) }
     })
     .await;
-    assert!(docker_succeeds(&["inspect", &our_orphan]), "removed by the other installation");
+    assert!(docker_succeeds(&["inspect", &our_orphan]), "removed by the other cluster");
     docker(&["rm", "-f", &our_orphan]);
     assert!(page(&ours).await.is_ok());
 

@@ -1,6 +1,6 @@
 //! Names and labels of containers and networks, by which this cluster's are recognised.
 //!
-//! A name alone proves nothing, since another installation may use it too. What lacks our `app.cluster` label, or has
+//! A name alone proves nothing, since another cluster may use it too. What lacks our `app.cluster` label, or has
 //! labels that do not parse, is not this cluster's. A container without `app.host`, `app.job` or `app.token` is this
 //! cluster's: an older release created it.
 

@@ -52,7 +52,7 @@ impl Registries {
         }
         tracing::info!(image, "refused a pull: its registry has no public address and is not in APP_REGISTRIES");
         let refusal = format!(
-            "{image}: the registry's name does not resolve to public addresses, and this installation does not allow it"
+            "{image}: the registry's name does not resolve to public addresses, and this cluster does not allow it"
         );
         Err(BackendError::ImagePullFailed(refusal.into()))
     }

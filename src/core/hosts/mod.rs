@@ -1,4 +1,4 @@
-//! Provisioning hosts, and the installation that they belong to.
+//! Provisioning hosts, and the cluster that they belong to.
 //!
 //! A host's row is written by its worker (`core::queue::workers`), which registers with a `HostSpec` when it starts.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// The name, address, labels and capacity of a host, from its worker's configuration.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
-    /// Its name, unique in the installation.
+    /// Its name, unique in the cluster.
     pub name: String,
     /// Where the published ports of its instances are reached; `None`: at its name.
     pub address: Option<String>,

@@ -1,4 +1,4 @@
-//! Reading the installation's own row.
+//! Reading the cluster's own row.
 
 use crate::core::{
     db::{Consistency, DbError, DualDb, column},
@@ -8,7 +8,7 @@ use crate::core::{
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
-/// Reads this installation's id, which the first migration writes; `None`: `app migrate` has not run.
+/// Reads this cluster's id, which the first migration writes; `None`: `app migrate` has not run.
 ///
 /// # Errors
 /// Those of `DualDb::read`.

@@ -48,7 +48,7 @@ impl KeyEnv {
     }
 }
 
-/// A key in a request, whose form and checksum are right. Whether this installation made it is not known yet.
+/// A key in a request, whose form and checksum are right. Whether this cluster made it is not known yet.
 pub struct PresentedKey<'a>(&'a str);
 
 impl<'a> PresentedKey<'a> {
@@ -105,7 +105,7 @@ struct VersionedMac {
 }
 
 impl KeyRing {
-    /// Makes a ring of an installation's secrets.
+    /// Makes a ring of a cluster's secrets.
     pub fn new(secrets: &KeySecrets) -> Self {
         let macs = |secrets: &[Versioned]| secrets.iter().map(VersionedMac::from).collect();
         Self { peppers: macs(&secrets.peppers), tags: macs(&secrets.tags) }

@@ -1,4 +1,4 @@
-//! The rate limit of a key: its own, or the general one of the installation.
+//! The rate limit of a key: its own, or the general one of the cluster.
 //!
 //! In Postgres, Redis and JSON it is `{}` (the general limit) or `{"rps", "burst"}`. Anything else is an error of the
 //! row: a limit that cannot be read is never replaced by the general one.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::core::db::DualDb;
 
-/// Verifies keys with Postgres alone. A key that this installation did not make costs no I/O, since its tag is wrong.
+/// Verifies keys with Postgres alone. A key that this cluster did not make costs no I/O, since its tag is wrong.
 #[derive(Clone)]
 pub struct PgIdentity {
     db: DualDb,

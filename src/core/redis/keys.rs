@@ -1,6 +1,6 @@
 //! Every key that this program uses in Redis, in one list.
 //!
-//! A key is `app:<cluster>:<what>`: two installations that share a server never use the same key. Nothing in Redis is the
+//! A key is `app:<cluster>:<what>`: two clusters that share a server never use the same key. Nothing in Redis is the
 //! only copy of anything, so that a server which loses its data costs time and no correctness.
 
 use data_encoding::BASE64URL_NOPAD;
@@ -33,7 +33,7 @@ pub enum RedisKey<'a> {
 }
 
 impl RedisKey<'_> {
-    /// Returns the key's name for this installation.
+    /// Returns the key's name for this cluster.
     pub fn name(self, cluster: ClusterId) -> String {
         let what = match self {
             Self::HostWakeups(host) => format!("wakeups:host:{host}"),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_the_installations_prefix_and_never_collide() {
+    fn keys_have_the_clusters_prefix_and_never_collide() {
         let (ours, other) = (ClusterId::new(), ClusterId::new());
         let keys = one_of_each(&[7; 32]);
 

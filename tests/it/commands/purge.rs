@@ -45,7 +45,7 @@ async fn purge_touches_no_other_cluster() {
     let (ours, theirs) = (Cluster::simulated().await, Cluster::simulated().await);
 
     let mut theirs_here = theirs;
-    // Both on one machine, as two installations may be.
+    // Both on one machine, as two clusters may be.
     theirs_here.set("APP_STATE_DIR", ours.state.path().display());
     let (_api, client) = theirs_here.serve();
     let worker = theirs_here.work();

@@ -13,7 +13,7 @@ const EVERYTHING: &str = "trace,tokio_postgres=trace,tokio_postgres::query=trace
 /// A text to search for, and what it is.
 type Needle = (&'static str, String);
 
-/// Uses an installation that logs everything. Returns all logs, and all texts that must not be in them.
+/// Uses a cluster that logs everything. Returns all logs, and all texts that must not be in them.
 async fn live(cluster: &Cluster) -> (String, Vec<Needle>) {
     let created = cluster
         .command(&["keys", "create", "--tenant", "acme", "--name", "first", "--scope", "admin"])

@@ -16,7 +16,7 @@ use app::{
 
 use crate::support::Cluster;
 
-/// Opens the pool of a process of this installation, without a replica.
+/// Opens the pool of a process of this cluster, without a replica.
 fn dual(cluster: &Cluster, max_conns: usize) -> DualDb {
     open(&cluster.database_url, None, max_conns)
 }

@@ -31,11 +31,11 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An installation whose primary has a standby; its processes reach Postgres through `proxy`.
+/// A cluster whose primary has a standby; its processes reach Postgres through `proxy`.
 struct Pair {
     primary: Postgres,
     standby: Postgres,
-    /// The URL of the installation's database on each of them.
+    /// The URL of the cluster's database on each of them.
     primary_url: String,
     standby_url: String,
     proxy: Proxy,

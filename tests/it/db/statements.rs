@@ -18,7 +18,7 @@ const READ: &str = "select v from notes where id = 1";
 const WRITE: &str = "insert into notes (id, v) values (2, 8) returning v";
 const PID: &str = "select pg_backend_pid()";
 
-/// Creates an installation with a table of the test's own, whose `v` is an integer.
+/// Creates a cluster with a table of the test's own, whose `v` is an integer.
 async fn cluster_with_notes() -> Cluster {
     let cluster = Cluster::simulated().await;
     let notes = "create table notes (id integer, v integer); insert into notes values (1, 7)";

@@ -256,9 +256,9 @@ async fn instance_deleted_during_provision_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn purge_removes_only_its_own_installation() {
-    let Some(ours) = Cluster::docker("purge_removes_only_its_own_installation").await else { return };
-    let theirs = Cluster::docker("purge_removes_only_its_own_installation").await.unwrap();
+async fn purge_removes_only_its_own_cluster() {
+    let Some(ours) = Cluster::docker("purge_removes_only_its_own_cluster").await else { return };
+    let theirs = Cluster::docker("purge_removes_only_its_own_cluster").await.unwrap();
 
     for cluster in [&ours, &theirs] {
         let (_api, client) = cluster.serve();

@@ -60,7 +60,7 @@ async fn registry_on_the_host_is_refused_before_any_request() {
         let (job, instance) = failed(&client, &format!("{host}:{port}/a/b:1")).await;
         assert_eq!(job["error"]["code"], "image_pull_failed", "{job}");
         let detail = instance["status_reason"]["detail"].as_str().unwrap();
-        assert!(detail.ends_with("does not resolve to public addresses, and this installation does not allow it"));
+        assert!(detail.ends_with("does not resolve to public addresses, and this cluster does not allow it"));
         assert!(!format!("{job}{instance}").contains(SECRET));
     }
 

@@ -1,4 +1,4 @@
-//! Creates thousands of keys at once with the installation's own secrets, by one statement.
+//! Creates thousands of keys at once with the cluster's own secrets, by one statement.
 
 use app::{
     config::secrets::{KeySecrets, Versioned},
@@ -18,7 +18,7 @@ pub struct TestKey {
     pub hash: Vec<u8>,
 }
 
-/// Creates keys of one installation.
+/// Creates keys of one cluster.
 pub struct KeyFactory {
     ring: KeyRing,
     sql: tokio_postgres::Client,
@@ -91,7 +91,7 @@ impl KeyFactory {
     }
 }
 
-/// Reads the installation's own secrets, and creates them when they are missing.
+/// Reads the cluster's own secrets, and creates them when they are missing.
 pub fn secrets(cluster: &Cluster) -> KeySecrets {
     cluster.run(&["secrets", "init"]);
     let secret = |file: &str| {

@@ -225,7 +225,7 @@ impl RedisDistance {
     }
 }
 
-/// An installation with two processes that verify keys, of which the first is far from Redis, and a third that revokes
+/// A cluster with two processes that verify keys, of which the first is far from Redis, and a third that revokes
 /// them.
 pub struct RevocationRace {
     pub verifiers: [(App, String); 2],

@@ -7,7 +7,7 @@ use tokio_postgres::Client as Sql;
 
 use crate::support::{Client, Cluster, poll::poll_until};
 
-/// Waits until this many statements of the installation wait for a lock; `done` returns how many of them are not
+/// Waits until this many statements of the cluster wait for a lock; `done` returns how many of them are not
 /// expected any more.
 pub async fn blocked(sql: &Sql, least: usize, done: impl Fn() -> usize) {
     poll_until("the others wait, or are done", Duration::from_secs(60), async || {

@@ -1,4 +1,4 @@
-//! An installation without processes: tests call the statements of the queue directly.
+//! A cluster without processes: tests call the statements of the queue directly.
 
 use std::time::Duration;
 

@@ -106,7 +106,7 @@ fn invariants_hold_under_arbitrary_interleavings() {
         panic!("{error}");
     }
 
-    // Inside the runtime, which dropping the installation needs.
+    // Inside the runtime, which dropping the cluster needs.
     runtime.block_on(async move { drop(fixture) });
 }
 

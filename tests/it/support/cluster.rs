@@ -1,4 +1,4 @@
-//! An installation of a test's own: a database, a range of ports, a default network and a state directory. Tests share
+//! A cluster of a test's own: a database, a range of ports, a default network and a state directory. Tests share
 //! Redis and Docker, where the names of all keys and containers carry the cluster's id. Dropping a cluster removes all
 //! of it.
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{App, Client, Postgres, env};
 
-/// Numbers the installations of this run, so that each has 60 ports and a /24 of its own.
+/// Numbers the clusters of this run, so that each has 60 ports and a /24 of its own.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 const PORTS: u16 = 60;
 
@@ -31,24 +31,24 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Creates an installation on the simulated backend.
+    /// Creates a cluster on the simulated backend.
     pub async fn simulated() -> Self {
         Self::new(None, "web:1".into()).await
     }
 
-    /// Creates an installation on real Docker; `None` where there is no engine, and then this test reports itself as
+    /// Creates a cluster on real Docker; `None` where there is no engine, and then this test reports itself as
     /// skipped.
     pub async fn docker(test: &str) -> Option<Self> {
         let (host, image) = env::docker(test)?;
         Some(Self::new(Some(host), image).await)
     }
 
-    /// Creates an installation with an empty database that is not migrated yet.
+    /// Creates a cluster with an empty database that is not migrated yet.
     pub async fn empty() -> Self {
         Self::unmigrated(&env::required("TEST_DATABASE_URL"), None, "web:1".into()).await
     }
 
-    /// Creates an installation on the simulated backend and a Postgres of the test's own.
+    /// Creates a cluster on the simulated backend and a Postgres of the test's own.
     pub async fn on(server: &Postgres) -> Self {
         let mut cluster = Self::unmigrated(&server.url("postgres"), None, "web:1".into()).await;
         // The database is removed with its server, which may be stopped by then.
@@ -89,7 +89,7 @@ impl Cluster {
         self
     }
 
-    /// Returns a command that runs the program with this installation's environment and no other variable.
+    /// Returns a command that runs the program with this cluster's environment and no other variable.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
         let first_port = 10_000 + self.n * PORTS;
@@ -158,17 +158,17 @@ impl Cluster {
         App::spawn(&format!("{role} of {}", self.name), self.command(&[role]))
     }
 
-    /// Opens a connection to the installation's database, to read and change rows that the API does not show.
+    /// Opens a connection to the cluster's database, to read and change rows that the API does not show.
     pub async fn sql(&self) -> tokio_postgres::Client {
         connect(&self.database_url).await
     }
 
-    /// Reads this installation's id.
+    /// Reads this cluster's id.
     pub async fn id(&self) -> uuid::Uuid {
         self.sql().await.query_one("select id from cluster", &[]).await.unwrap().get(0)
     }
 
-    /// Returns the names of this installation's Redis keys that begin with `prefix` after the cluster's own prefix.
+    /// Returns the names of this cluster's Redis keys that begin with `prefix` after the cluster's own prefix.
     pub async fn in_redis(&self, prefix: &str) -> Vec<String> {
         let pattern = format!("app:{}:{prefix}*", self.id().await);
         let scan = Command::new("redis-cli").args(["-u", &self.redis_url, "--scan", "--pattern", &pattern]).output();
@@ -177,7 +177,7 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap().lines().map(ToOwned::to_owned).collect()
     }
 
-    /// Returns this installation's containers, networks and volumes in Docker.
+    /// Returns this cluster's containers, networks and volumes in Docker.
     pub async fn in_docker(&self) -> Vec<String> {
         let id = self.id().await;
         let host = self.docker_host.as_deref().expect("on Docker");

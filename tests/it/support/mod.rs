@@ -1,4 +1,4 @@
-//! What all integration tests share: installations, processes that can be started and killed, proxies, and an HTTP
+//! What all integration tests share: clusters, processes that can be started and killed, proxies, and an HTTP
 //! client.
 
 pub mod client;

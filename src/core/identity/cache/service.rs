@@ -40,7 +40,7 @@ pub struct Start<'a> {
     pub db: DualDb,
     /// The address of Redis.
     pub redis: &'a RedisConfig,
-    /// The installation, which is part of every Redis key.
+    /// The cluster, which is part of every Redis key.
     pub cluster: ClusterId,
     /// The secrets that keys are recognised with.
     pub ring: Arc<KeyRing>,

@@ -28,7 +28,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// Returns the Redis key of the list. The cluster's id keeps two installations on one Redis apart.
+    /// Returns the Redis key of the list. The cluster's id keeps two clusters on one Redis apart.
     fn redis_key(self, cluster: ClusterId) -> String {
         match self {
             Self::Host(host) => RedisKey::HostWakeups(host).name(cluster),
