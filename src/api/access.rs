@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn method_that_a_path_does_not_have_is_public_only_on_a_public_path() {
+    fn method_that_a_path_lacks_is_public_only_on_public_paths() {
         let table = AccessTable::new([
             ("/health", Method::GET, Access::Public),
             ("/keys", Method::GET, Access::Scope(Scope::KeysRead)),

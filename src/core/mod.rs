@@ -17,6 +17,7 @@ pub mod maintenance;
 pub mod networks;
 pub mod page;
 pub mod queue;
+pub mod random;
 pub mod read_your_writes;
 pub mod redis;
 pub mod tenants;

@@ -11,7 +11,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use uuid::Uuid;
 
-use super::db::{DbError, Row, column, log_unreadable};
+use super::db::{DbError, Row, column, decode_or_skip};
 
 /// The position of a page: at most `limit` items older than `before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl PageRequest {
         decode: impl Fn(&Row) -> Result<T, DbError>,
     ) -> Result<Page<T>, DbError> {
         let sized = |row| {
-            let item = decode(row).inspect_err(|error| log_unreadable(row, noun, error)).ok();
+            let item = decode_or_skip(row, noun, &decode);
             Ok(((column::<Uuid>(row, "id")?, item), column(row, "page_bytes")?))
         };
         let rows = rows.iter().map(sized).collect::<Result<Vec<_>, DbError>>()?;

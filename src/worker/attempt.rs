@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fault::Fault,
-    jitter::random_unit,
     jobs::{self, step::JobError},
     leases::{ActiveJob, StopReason},
     provision_worker::ProvisionWorker,
@@ -37,6 +36,7 @@ use crate::core::{
         job::JobKind,
         rescue, retry,
     },
+    random::random_unit,
     text::CleanText,
 };
 

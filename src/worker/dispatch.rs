@@ -21,7 +21,6 @@ use tracing::{Instrument, Span};
 
 use super::{
     attempt,
-    jitter::random_unit,
     provision_worker::ProvisionWorker,
     watchdog::{LOOP_WAIT_MAX, LoopProgress},
 };
@@ -34,6 +33,7 @@ use crate::{
             notify::{Subscriber, Wakeup},
             workers,
         },
+        random::random_unit,
     },
     shutdown::{FAILED_PART_STATUS, Shutdown},
     telemetry,

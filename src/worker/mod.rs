@@ -27,7 +27,6 @@ mod fault;
 mod gauges;
 pub mod health;
 pub mod host_lock;
-mod jitter;
 mod jobs;
 mod leases;
 mod orphans;

@@ -28,6 +28,7 @@ const BASICS: &[&str] = &[
     "core::invalid",
     "core::label",
     "core::page",
+    "core::random",
     "core::redis",
     "core::text",
     "core::text_enum",
@@ -112,7 +113,7 @@ const ARROWS: &[Arrow] = &[
     arrow(&["core::page"], &[&["core::db"]], "core::page imports what it reads rows with"),
     arrow(&["core::db", "core::redis"], &[&["config", "core::id"]], "a connection imports its settings and no noun"),
     arrow(
-        &["core::breaker", "core::id", "core::invalid", "core::label", "core::text", "core::text_enum"],
+        &["core::breaker", "core::id", "core::invalid", "core::label", "core::random", "core::text", "core::text_enum"],
         &[],
         "plain values import nothing of ours",
     ),

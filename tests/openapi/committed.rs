@@ -39,7 +39,7 @@ fn unnamed(changes: Vec<String>, changelog: &str) -> Vec<String> {
 }
 
 #[test]
-fn committed_document_is_the_generated_one_and_breaks_no_client_unsaid() {
+fn committed_document_is_the_generated_one_and_breaks_no_client() {
     let generated = document();
     let text = format!("{}\n", serde_json::to_string_pretty(&generated).expect("serializes"));
 

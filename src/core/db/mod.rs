@@ -35,7 +35,7 @@ use std::{
 
 pub use conn::{Param, ReadConn, Row, WriteConn};
 pub use error::DbError;
-pub use row::{column, decode_each, log_unreadable, seconds};
+pub use row::{column, decode_each, decode_one, decode_or_skip, seconds};
 
 use self::connect::Role;
 use crate::config::database::DatabaseConfig;

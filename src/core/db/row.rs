@@ -29,19 +29,32 @@ pub fn seconds(row: &Row, name: &str) -> Result<Duration, DbError> {
         .map_err(|error| DbError::Invariant(format!("column {name}: {seconds} s: {error}")))
 }
 
-/// Decodes each row. A row that cannot be decoded is logged with its `id` and left out, so that it does not fail the
-/// other rows.
-pub fn decode_each<'a, T>(
-    rows: impl IntoIterator<Item = &'a Row>,
+/// Decodes the row that a request is about. `noun`: what a row of the table is called.
+///
+/// # Errors
+/// Those of `decode`; an `Invariant` also names the row, by its noun and `id`.
+pub fn decode_one<T>(
+    row: &Row,
     noun: &'static str,
-    decode: impl Fn(&Row) -> Result<T, DbError>,
-) -> Vec<T> {
-    let decode = |row| decode(row).inspect_err(|error| log_unreadable(row, noun, error)).ok();
-    rows.into_iter().filter_map(decode).collect()
+    decode: impl FnOnce(&Row) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    decode(row).map_err(|error| match (error, row.try_get::<_, Uuid>("id")) {
+        (DbError::Invariant(what), Ok(id)) => DbError::Invariant(format!("{noun} {id}: {what}")),
+        (error, _) => error,
+    })
 }
 
-/// Logs a row that cannot be decoded, with its `id`. `noun`: what a row of the table is called.
-pub fn log_unreadable(row: &Row, noun: &'static str, error: &DbError) {
-    let id: Option<Uuid> = row.try_get("id").ok();
-    tracing::error!(noun, id = id.map(tracing::field::display), %error, "cannot read a row; leaving it out");
+/// Decodes one of several rows. A row that cannot be decoded is logged with its `id`; `None` leaves it out, so that it
+/// does not fail the other rows.
+pub fn decode_or_skip<T>(row: &Row, noun: &'static str, decode: impl FnOnce(&Row) -> Result<T, DbError>) -> Option<T> {
+    let log = |error: &DbError| {
+        let id: Option<Uuid> = row.try_get("id").ok();
+        tracing::error!(noun, id = id.map(tracing::field::display), %error, "cannot read a row; leaving it out");
+    };
+    decode(row).inspect_err(log).ok()
+}
+
+/// Decodes each row by `decode_or_skip`.
+pub fn decode_each<T>(rows: &[Row], noun: &'static str, decode: impl Fn(&Row) -> Result<T, DbError>) -> Vec<T> {
+    rows.iter().filter_map(|row| decode_or_skip(row, noun, &decode)).collect()
 }

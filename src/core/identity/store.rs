@@ -5,7 +5,7 @@ use tokio_postgres::types::Json;
 
 use super::{caller::Scope, invalidation::Invalidation, limits::KeyLimits};
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row, WriteConn, column, log_unreadable},
+    db::{Consistency, DbError, DualDb, Row, WriteConn, column, decode_one},
     id::{KeyId, TenantId},
     page::{Page, PageRequest},
 };
@@ -66,7 +66,7 @@ impl KeyRecord {
 /// Returns the key from the primary; `None`: there is none. `tenant`: whose key it must be, `None` for any.
 ///
 /// # Errors
-/// `Invariant`, also logged with the key's id, when the row cannot be read; else as for `DualDb::read`.
+/// `Invariant`, with the key's id, when the row cannot be read; else as for `DualDb::read`.
 pub(super) async fn get(db: &DualDb, tenant: Option<TenantId>, key: KeyId) -> Result<Option<KeyRecord>, DbError> {
     let rows = db
         .read(Consistency::Primary, |c| async move {
@@ -80,8 +80,7 @@ pub(super) async fn get(db: &DualDb, tenant: Option<TenantId>, key: KeyId) -> Re
             .await
         })
         .await?;
-    let read = |row| KeyRecord::from_row(row).inspect_err(|error| log_unreadable(row, "key", error));
-    rows.first().map(read).transpose()
+    rows.first().map(|row| decode_one(row, "key", KeyRecord::from_row)).transpose()
 }
 
 /// Returns a page of keys that are not revoked, newest first. `tenant`: whose keys, `None` for those of all. Rows that
@@ -100,25 +99,7 @@ pub(super) async fn list(
             c.query(LIST, &[&tenant, &page.before, &page.rows(), &PageRequest::BYTES_MAX]).await
         })
         .await?;
-    let mut keys = Vec::with_capacity(rows.len());
-    for row in &rows {
-        keys.push((KeyRow::from_row(row)?, column(row, "page_bytes")?));
-    }
-    let page = page.finish(keys, |key| key.id.uuid());
-    Ok(Page { items: page.items.into_iter().filter_map(|key| key.record).collect(), next_cursor: page.next_cursor })
-}
-
-/// A row of a list. The page is cut by ids before unreadable rows are left out, so that they do not end the list.
-struct KeyRow {
-    id: KeyId,
-    record: Option<KeyRecord>,
-}
-
-impl KeyRow {
-    fn from_row(row: &Row) -> Result<Self, DbError> {
-        let record = KeyRecord::from_row(row).inspect_err(|error| log_unreadable(row, "key", error)).ok();
-        Ok(Self { id: column(row, "id")?, record })
-    }
+    page.decode(&rows, "key", KeyRecord::from_row)
 }
 
 /// Returns the present state of a key as a change to deliver, for a request that is repeated: the process that

@@ -21,6 +21,7 @@ use crate::core::{
     db::{DbError, DualDb, Param, WriteConn},
     id::{InstanceId, JobId, TenantId},
     idempotency::{self, IdempotencyKey, NoReplay, Replay},
+    random::random_unit,
 };
 
 /// How a request for an instance was accepted.
@@ -308,13 +309,6 @@ fn mac(instance: InstanceId) -> String {
     let bytes = instance.uuid().into_bytes();
     let tail: Vec<String> = bytes[11..].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("02:{}", tail.join(":"))
-}
-
-/// Returns a number from 0 to 1, uniformly distributed.
-fn random_unit() -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
-    let unit = (getrandom::u64().unwrap_or_default() >> 11) as f64 / (1u64 << 53) as f64;
-    unit
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{
     spec::{Placement, Port},
 };
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row, column, decode_each},
+    db::{Consistency, DbError, DualDb, Row, column, decode_each, decode_one},
     id::{HostId, InstanceId, JobId, NetworkId, TenantId},
     page::{Page, PageRequest},
 };
@@ -153,7 +153,7 @@ pub async fn list(
             }
         })
         .await?;
-    page.decode(&rows, "instance", record)
+    page.decode(&rows, "instance", decode)
 }
 
 /// Reads the present status of many instances at once, for requests that wait for a change. A row that cannot be read is
@@ -281,19 +281,15 @@ pub async fn live_among(db: &DualDb, ids: Vec<InstanceId>) -> Result<Vec<LiveIns
 /// # Errors
 /// `Invariant`, with the instance's id and the column.
 pub(super) fn record(row: &Row) -> Result<InstanceRecord, DbError> {
-    let id: InstanceId = column(row, "id")?;
-    decode(row, id).map_err(|error| match error {
-        DbError::Invariant(what) => DbError::Invariant(format!("instance {id}: {what}")),
-        other => other,
-    })
+    decode_one(row, "instance", decode)
 }
 
-fn decode(row: &Row, id: InstanceId) -> Result<InstanceRecord, DbError> {
+fn decode(row: &Row) -> Result<InstanceRecord, DbError> {
     let host: Option<HostId> = column(row, "host_id")?;
     let host_name: Option<String> = column(row, "host_name")?;
     let address: Option<String> = column(row, "host_address")?;
     Ok(InstanceRecord {
-        id,
+        id: column(row, "id")?,
         name: column(row, "name")?,
         tenant: column(row, "tenant_id")?,
         image: column(row, "image")?,
@@ -321,4 +317,20 @@ fn decode(row: &Row, id: InstanceId) -> Result<InstanceRecord, DbError> {
         started_at: column(row, "started_at")?,
         finished_at: column(row, "finished_at")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LIST, LIST_BY_STATUS};
+
+    #[test]
+    fn both_lists_differ_in_their_status_condition_only() {
+        let body = |sql: &'static str| {
+            let at = sql.find("\nselect ").expect("a statement after the header");
+            sql[at..].to_owned()
+        };
+        let by_status = "i.status = $9\n      and (i.deleted_at is null or i.deleted_at > now() - interval '24 hours')";
+
+        assert_eq!(body(LIST_BY_STATUS).replace(by_status, "i.status <> 'deleted'"), body(LIST));
+    }
 }

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row, column},
+    db::{Consistency, DbError, DualDb, Row, column, decode_one},
     id::{NetworkId, TenantId},
     page::{Page, PageRequest},
 };
@@ -30,7 +30,7 @@ pub struct NetworkRecord {
 pub async fn get(db: &DualDb, tenant: TenantId, id: NetworkId) -> Result<Option<NetworkRecord>, DbError> {
     let sql = "select id, name, tenant_id, cidr, created_at from networks where id = $1 and tenant_id = $2";
     let rows = db.read(Consistency::Primary, |c| async move { c.query(sql, &[&id, &tenant]).await }).await?;
-    rows.first().map(record).transpose()
+    rows.first().map(|row| decode_one(row, "network", record)).transpose()
 }
 
 /// Lists networks, newest first; `None`: those of all tenants.

@@ -18,7 +18,7 @@ use cidr::{IpCidr, Ipv4Cidr};
 use tokio_postgres::types::Json;
 
 use crate::core::{
-    db::{DbError, DualDb, Row, column, log_unreadable, seconds},
+    db::{DbError, DualDb, Row, column, decode_or_skip, seconds},
     id::{BootId, HostId, InstanceId, JobId, LeaseId, NetworkId, TenantId},
     instances::{Transition, spec::Port},
     queue::job::JobKind,
@@ -176,7 +176,7 @@ pub async fn recover(db: &DualDb, worker: WorkerIdentity, lease: LeaseId) -> Res
 fn decode_jobs(rows: &[Row], lease: LeaseId) -> Vec<Claimed> {
     let decode = |row: &Row| {
         let job = column::<Option<JobId>>(row, "id").transpose()?;
-        job.and_then(|job| decode_job(row, job, lease)).inspect_err(|error| log_unreadable(row, "job", error)).ok()
+        decode_or_skip(row, "job", |row| decode_job(row, job?, lease))
     };
     rows.iter().filter_map(decode).collect()
 }

@@ -1,8 +1,8 @@
 //! Reading jobs for their owner. The statements that change jobs are in the other modules of `queue` and in
 //! `instances`.
 //!
-//! A row that holds a value this release does not know is an error of that row: `get` returns it, and `list` logs the
-//! row's id and leaves the row out.
+//! A row that holds a value this release does not know is an error of that row: `get` returns it with the row's id, and
+//! `list` logs the id and leaves the row out.
 
 use time::OffsetDateTime;
 use tokio_postgres::types::Json;
@@ -13,7 +13,7 @@ use super::{
     step::Step,
 };
 use crate::core::{
-    db::{Consistency, DbError, DualDb, Row, column, decode_each},
+    db::{Consistency, DbError, DualDb, Row, column, decode_each, decode_one},
     id::{InstanceId, JobId, TenantId},
     instances::Reason,
     page::{Page, PageRequest},
@@ -84,7 +84,7 @@ pub async fn get(db: &DualDb, tenant: TenantId, id: JobId) -> Result<Option<JobR
             .await
         })
         .await?;
-    rows.first().map(decode_record).transpose()
+    rows.first().map(|row| decode_one(row, "job", decode_record)).transpose()
 }
 
 /// Returns a page of jobs, newest first.
@@ -115,12 +115,7 @@ pub async fn list(
             .await
         })
         .await?;
-    // The page ends by its rows, and those that cannot be read are left out afterwards: the next cursor stays right.
-    let sized = |row| Ok(((row, column::<JobId>(row, "id")?), column(row, "page_bytes")?));
-    let rows = rows.iter().map(sized).collect::<Result<Vec<_>, DbError>>()?;
-    let page = page.finish(rows, |(_, id)| id.uuid());
-    let items = decode_each(page.items.into_iter().map(|(row, _)| row), "job", decode_record);
-    Ok(Page { items, next_cursor: page.next_cursor })
+    page.decode(&rows, "job", decode_record)
 }
 
 /// Returns the present status of each of these jobs, in one statement for all clients that wait.

@@ -36,3 +36,27 @@ async fn unreadable_row_fails_alone_and_is_logged_with_its_id() {
     let line = api.line("answering 500");
     assert!(line.contains(&created[1]) && line.contains("status_reason"), "{line}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_job_fails_alone_and_is_logged_with_its_id() {
+    let cluster = Cluster::simulated().await;
+    let (api, client) = cluster.serve();
+    let mut created = Vec::new();
+    for _ in 0..3 {
+        created.push(client.post("/instances", json!({"image": "web:1"})).await.job());
+    }
+    let unreadable: Uuid = created[1].parse().unwrap();
+    let error = json!({"code": "of_a_newer_release", "detail": "unknown here"});
+    let sql = "update jobs set error = $2 where id = $1";
+    assert_eq!(cluster.sql().await.execute(sql, &[&unreadable, &error]).await.unwrap(), 1);
+
+    let shown = client.get(&format!("/jobs/{unreadable}")).await;
+    let first = client.get("/jobs?limit=2").await.expect(200);
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let second = client.get(&format!("/jobs?limit=2&cursor={cursor}")).await.expect(200);
+
+    problem(&shown, "internal");
+    assert_eq!((ids(&first), ids(&second)), (vec![created[2].as_str()], vec![created[0].as_str()]));
+    let line = api.line("answering 500");
+    assert!(line.contains(&created[1]) && line.contains("error"), "{line}");
+}

@@ -13,7 +13,7 @@ fn line(process: &App, text: &str, request_id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_id_of_a_500_is_on_the_lines_with_its_cause_and_its_end() {
+async fn request_id_of_a_500_is_on_the_lines_with_cause_and_end() {
     let cluster = Cluster::simulated().await;
     let (api, client) = cluster.serve();
     cluster.sql().await.batch_execute("alter table networks rename to networks_gone").await.unwrap();
@@ -31,7 +31,7 @@ async fn request_id_of_a_500_is_on_the_lines_with_its_cause_and_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_id_of_a_202_is_on_the_lines_of_the_worker_that_does_its_job() {
+async fn request_id_of_a_202_is_on_the_lines_of_its_worker() {
     let cluster = Cluster::simulated().await;
     let (api, client) = cluster.serve();
     let worker = cluster.work();

@@ -20,7 +20,7 @@ use crate::support::{Cluster, poll_until};
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worker_stopped_for_longer_than_the_limit_goes_on_when_continued() {
+async fn worker_stopped_beyond_the_limit_goes_on_when_continued() {
     let mut cluster = Cluster::simulated().await;
     cluster.set("SIMULATED_LATENCY_MS", 600);
     let (_api, client) = cluster.serve();

@@ -27,6 +27,7 @@ use super::{
 use crate::core::{
     db::{DbError, DualDb},
     identity::{error::IdentityError, meter::Source},
+    random::random_unit,
 };
 
 /// How long a lookup waits for its turn at the primary.
@@ -296,9 +297,4 @@ fn as_lookup(entry: Entry<Arc<CachedKey>>) -> Entry<KeyLookup> {
 
 fn swap_event(result: Result<bool, TierError>) -> Event<KeyLookup> {
     result.map_or(Event::RedisFailed, Event::Swapped)
-}
-
-/// Returns a random number in 0..=1.
-pub(super) fn random_unit() -> f64 {
-    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
 }

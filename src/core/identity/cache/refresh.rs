@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::{
     entry::{CasToken, VALID_TTL_MS},
     key::CachedKey,
-    lookup::{Lookups, PRIMARY_QUEUE_TIMEOUT, random_unit},
+    lookup::{Lookups, PRIMARY_QUEUE_TIMEOUT},
 };
+use crate::core::random::random_unit;
 
 /// A value older than this part of its life is refreshed.
 const REFRESH_AGE: f64 = 0.8;
